@@ -1,0 +1,175 @@
+"""From a view and flat arrays to kernel calls: serial or parallel, whole groups or pieces, and the scratch they need.
+
+Whatever is chosen here, the bits of the results are the same.
+"""
+
+import numpy as np
+
+from fastbn import _runtime
+from fastbn.kernels import columns, runs
+
+PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, where nothing else would stay
+_PAST_CACHE_RUN = 1024  # bytes: shorter runs have too many ends that share a cache line with their neighbours
+
+_ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
+_MOST_BLOCKS = 64
+
+_LIKE = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
+
+
+def _past_cache(y, run):
+    return y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN
+
+
+def _busy(units, threads):
+    """Whether so many units keep all threads about equally busy."""
+    return threads == 1 or units >= 4 * threads or units % threads == 0
+
+
+
+
+def forward(view, x, y, w, b, eps, centered, mean, rstd):
+    """Normalize flat x into y with its own statistics; mean, rstd: float64 (groups,), or empty where not wanted."""
+    threads = _runtime.threads_for(x.nbytes)
+    run = _columns_forward if view.columns else _runs_forward
+    run(view, x, y, w, b, eps, centered, mean, rstd, threads)
+
+
+def _runs_forward(view, x, y, w, b, eps, centered, mean, rstd, threads):
+    shape, parallel = view.geometry, threads > 1
+    count, groups, parts, length, _ = shape
+    per_group = runs.pieces(count, parts * length)
+    affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
+    past_cache = _past_cache(y, length)
+    if per_group == 1 or _busy(groups, threads):
+        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, mean, rstd)
+        return
+    mean, rstd = (v if v.size else np.empty(groups) for v in (mean, rstd))
+    pieces = groups * per_group
+    sums = np.empty((pieces, 3))
+    runs.reduce.parallel(pieces, x, shape, per_group, centered, sums)
+    runs.finish.serial(groups, shape, per_group, eps, centered, sums, mean, rstd)
+    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, past_cache, mean, rstd)
+
+
+def _columns_forward(view, x, y, w, b, eps, centered, mean, rstd, threads):
+    shape, parallel = view.geometry, threads > 1
+    pieces, panels, width = _extent(view)
+    channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
+    past_cache = _past_cache(y, shape[6])
+    mean, rstd = (v if v.size else np.empty(view.groups) for v in (mean, rstd))
+    like = _LIKE[_computed_in(x)]
+    units = view.blocks * panels
+    if pieces == 1 or _busy(units, threads):
+        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, mean, rstd, like)
+        return
+    sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 3 * width, like.dtype)
+    columns.reduce.parallel(view.blocks * pieces, x, shape, centered, sums)
+    columns.finish.parallel(units, x, shape, eps, centered, sums, mean, rstd)
+    columns.coefficients.serial(view.blocks, shape, *channel, mean, rstd, coefficients)
+    columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients)
+
+
+def apply(view, x, y, w, b, mean, rstd):
+    """Normalize flat x into y with given statistics, a channel each."""
+    parallel = _runtime.threads_for(x.nbytes) > 1
+    shape = view.geometry
+    if view.columns:
+        pieces, _, width = _extent(view)
+        coefficients = np.empty(view.blocks * 3 * width, _computed_in(x))
+        columns.coefficients.serial(view.blocks, shape, w, b, mean, rstd, coefficients)
+        past_cache = _past_cache(y, shape[6])
+        columns.apply[parallel](view.blocks * pieces, x, y, shape, None, None, past_cache, coefficients)
+        return
+    count, groups, parts, length, _ = shape
+    per_group = runs.pieces(count, parts * length)
+    past_cache = _past_cache(y, length)
+    runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, past_cache, mean, rstd)
+
+
+def backward(view, dy, x, dx, w, mean, rstd, dweight, dbias):
+    """The gradients of `forward`; mean: None for RMS norm; dx: None where only those of weight and bias are wanted."""
+    threads = _runtime.threads_for(x.nbytes)
+    if view.columns:
+        run = _columns_backward
+    else:
+        run = _rows_backward if view.affine == "element" else _runs_backward
+    run(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads)
+
+
+def _runs_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+    shape, parallel = view.geometry, threads > 1
+    count, groups, parts, length, channels = shape
+    per_part = runs.pieces(count, length)
+    pieces = groups * parts * per_part
+    sums = np.empty((pieces, 2))
+    if dx is not None and (pieces == groups or _busy(groups, threads)):
+        past_cache = _past_cache(dx, length)
+        runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, sums)
+    else:
+        slopes = np.empty((groups, 2))
+        runs.reduce_back[parallel](pieces, dy, x, shape, per_part, None, mean, sums)
+        runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, slopes)
+        if dx is not None:
+            past_cache = _past_cache(dx, length)
+            runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, slopes)
+    runs.collect.serial(channels, sums, per_part, parts, rstd, dweight, dbias)
+
+
+def _rows_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+    shape, parallel = view.geometry, threads > 1
+    _, rows, _, length, weights = shape
+    per_row = runs.pieces(1, length)
+    block = max(_ROW_BLOCK, -(-rows // _MOST_BLOCKS))
+    blocks = -(-rows // block)
+    grads = np.zeros((blocks, 2, weights))
+    past_cache = _past_cache(dx, length)
+    if per_row == 1 or _busy(blocks, threads):
+        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, mean, rstd, block, grads)
+    else:
+        sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
+        runs.reduce_back.parallel(rows * per_row, dy, x, shape, per_row, w, mean, sums)
+        runs.finish_rows.serial(rows, length, per_row, mean is not None, rstd, sums, slopes)
+        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, mean, rstd, block, grads, slopes)
+    _collect(grads, dweight, dbias, parallel)
+
+
+def _columns_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+    shape, parallel = view.geometry, threads > 1
+    pieces, panels, width = _extent(view)
+    by_row = view.affine == "row"
+    channel, row = (None, w) if by_row else (w, None)
+    centered = mean is not None
+    mean = mean if centered else np.zeros(view.groups)
+    grads = np.zeros((0 if by_row else view.blocks, 2, shape[5]))
+    row_grads = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
+    like = _LIKE[_computed_in(x)]
+    units = view.blocks * panels
+    past_cache = _past_cache(x, shape[6])
+    if dx is not None and (pieces == 1 or _busy(units, threads)):
+        columns.backward[parallel](
+            units, dy, x, dx, shape, channel, row, centered, past_cache, mean, rstd, grads, row_grads, like
+        )
+    else:
+        sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 5 * width, like.dtype)
+        columns.reduce_back[parallel](view.blocks * pieces, dy, x, shape, row, mean, sums)
+        columns.finish_back[parallel](units, shape, channel, centered, sums, mean, rstd, grads, coefficients)
+        if dx is not None:
+            columns.apply_back.parallel(
+                view.blocks * pieces, dy, x, dx, shape, row, past_cache, mean, rstd, row_grads, coefficients
+            )
+    _collect(row_grads if by_row else grads, dweight, dbias, parallel)
+
+
+def _collect(grads, dweight, dbias, parallel):
+    runs.collect_rows[parallel](-(-dweight.size // runs.COLLECTED), grads, dweight, dbias)
+
+
+def _extent(view):
+    """Pieces and panels of a block, and columns of a folded row."""
+    rows, width, fold, _, _, _, panel, piece = view.geometry
+    return -(-(-(-rows // fold)) // piece), -(-width * fold // panel), width * fold
+
+
+def _computed_in(x):
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)

@@ -1,0 +1,39 @@
+"""The ``fastbn`` command.
+
+A subcommand is a module of this package with ``add_parser(subparsers)`` and ``run(args) -> int``; it imports what it
+needs inside ``run``, so that ``fastbn --help`` stays quick and works without the extras.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import fastbn
+from fastbn.cli._errors import CommandError
+
+COMMANDS = ("demo", "info")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastbn", description=(fastbn.__doc__ or "").strip())
+    parser.add_argument("--version", action="version", version=f"fastbn {fastbn.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for command in COMMANDS:
+        module = import_module(f"fastbn.cli.{command}")
+        module.add_parser(subparsers).set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand: 0 is success, 1 a failed check, 2 a wrong call, 130 an interrupt."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        return status
+    except CommandError as error:
+        print(f"fastbn {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"fastbn {args.command}: interrupted", file=sys.stderr)
+        return 130

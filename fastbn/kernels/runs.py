@@ -1,0 +1,343 @@
+"""Groups made of contiguous runs: batch, group and instance norm with channels first, layer and RMS norm.
+
+x is seen as (count, groups, parts, length) in memory order; `view` holds these four and the number of weights.  Group g shares its statistics over all the rest: `count`
+chunks of parts*length adjacent elements.  Every part of a group has one weight and one bias, at (g*parts + k) modulo
+their number ("channel"), or every element of a chunk has its own ("element"):
+
+    batch norm      (N, C, 1, S)      channel          layer and RMS norm   (1, M, 1, K)     element
+    group norm      (1, N*G, C/G, S)  channel          group norm, S = 1    (1, N*G, 1, C/G) element
+    instance norm   (1, N*C, 1, S)    channel
+
+A group's work is cut into pieces that depend on the shape alone; a piece's sums are added up in order.  So it makes no
+difference to any bit whether one thread does a whole group while it is in its cache (`forward`, `backward`), or many
+share one (`reduce`, `finish` and `apply`, one after the other).
+"""
+
+import numpy as np
+from numba import prange
+
+from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.simd import rounded, splat, splat64, total
+from fastbn.kernels.tile import ROWS_AT_ONCE, add_products, gradient, moments, normalize, products
+
+PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
+
+COLLECTED = 1024  # weights: work for one thread
+
+
+def pieces(count, length):
+    """Into how many pieces `count` chunks of `length` elements are cut."""
+    if length > PIECE:
+        return count * -(-length // PIECE)
+    return -(-count // (PIECE // length))
+
+
+@tile
+def _span(p, count, length):
+    """Piece p: chunks j0 to j1, and of each the elements e0 to e1."""
+    if length > PIECE:
+        cuts = (length + PIECE - 1) // PIECE
+        e0 = p % cuts * PIECE
+        return p // cuts, p // cuts + 1, e0, min(e0 + PIECE, length)
+    j0 = p * (PIECE // length)
+    return j0, min(j0 + PIECE // length, count), 0, length
+
+
+@tile
+def pick(values, index, default):
+    """A weight or bias as float64, or the default where there is none."""
+    if values is None:
+        return default
+    return np.float64(values[index])
+
+
+@tile
+def statistics(shift, s, q, n, eps, centered):
+    """Mean and 1/sqrt(var + eps) of n elements from their sums about `shift`; not centered: about zero."""
+    if not centered:
+        return 0.0, 1.0 / np.sqrt(q / n + eps)
+    d = s / n
+    var = (q - s * d) / n
+    if var < 0.0:  # a rounding below zero; NaN stays NaN
+        var = 0.0
+    return shift + d, 1.0 / np.sqrt(var + eps)
+
+
+# Forward --------------------------------------------------------------------------------------------------------------
+
+
+@tile
+def _reduce(x, view, g, p, centered):
+    """The sums of piece p of group g about the group's first element, which comes back too."""
+    count, groups, parts, length, _ = view
+    chunk = parts * length
+    shift = np.float64(x[g * chunk]) if centered else 0.0
+    j0, j1, e0, e1 = _span(p, count, chunk)
+    s, q = splat64(0.0), splat64(0.0)
+    for j in range(j0, j1):
+        s, q = moments(x, (j * groups + g) * chunk + e0, e1 - e0, splat64(shift), s, q)
+    return shift, total(s), total(q)
+
+
+@tile
+def _apply(x, y, view, g, p, mean, rstd, channel, element, past_cache):
+    """Normalize piece p of group g."""
+    count, groups, parts, length, affine = view
+    j0, j1, e0, e1 = _span(p, count, parts * length)
+    hi = rounded(x, mean)
+    for j in range(j0, j1):
+        start = (j * groups + g) * parts * length
+        e, k = e0, e0 // length
+        while e < e1:
+            n = min(e1, (k + 1) * length) - e
+            c = (g * parts + k) % affine
+            a = rstd * pick(channel[0], c, 1.0)
+            t = pick(channel[1], c, 0.0) - (mean - hi) * a
+            f = g * length % affine + e  # of use where every element has its own weight
+            normalize(
+                x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), element[0], element[1], f, past_cache
+            )
+            e += n
+            k += 1
+
+
+@driver
+def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, mean, rstd):
+    """y, mean and rstd of x (flat arrays), a group a unit, in `per_group` pieces.
+
+    w, b: a weight and bias a channel, we, be: an element, or None.  mean, rstd: float64 (groups,), or empty where not
+    wanted.
+    """
+    n = view[0] * view[2] * view[3]
+    for g in prange(units):
+        shift, s, q = 0.0, 0.0, 0.0
+        for p in range(per_group):
+            shift, ds, dq = _reduce(x, view, g, p, centered)
+            s += ds
+            q += dq
+        m, r = statistics(shift, s, q, n, eps, centered)
+        for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
+            _apply(x, y, view, g, p, m, r, (w, b), (we, be), past_cache)
+        if mean.size > 0:
+            mean[g] = m
+        if rstd.size > 0:
+            rstd[g] = r
+
+
+@driver
+def reduce(units, x, view, per_group, centered, sums):
+    """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
+    for u in prange(units):
+        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(x, view, u // per_group, u % per_group, centered)
+
+
+@driver
+def finish(units, view, per_group, eps, centered, sums, mean, rstd):
+    """mean and rstd of every group from the sums of its pieces."""
+    n = view[0] * view[2] * view[3]
+    for g in prange(units):
+        s, q = 0.0, 0.0
+        for p in range(g * per_group, (g + 1) * per_group):
+            s += sums[p, 1]
+            q += sums[p, 2]
+        mean[g], rstd[g] = statistics(sums[g * per_group, 0], s, q, n, eps, centered)
+
+
+@driver
+def apply(units, x, y, view, per_group, w, b, we, be, past_cache, mean, rstd):
+    """y from given mean and rstd, a piece a unit."""
+    for u in prange(units):
+        g = u // per_group
+        _apply(x, y, view, g, u % per_group, mean[g], rstd[g], (w, b), (we, be), past_cache)
+
+
+# Backward -------------------------------------------------------------------------------------------------------------
+
+
+@tile
+def _reduce_back(dy, x, view, i, p, mean, we, f):
+    """The sums of dy and dy (x - mean) over piece p of part i; we: a weight an element from place f on, or None."""
+    count, groups, parts, length, _ = view
+    j0, j1, e0, e1 = _span(p, count, length)
+    s, q = splat64(0.0), splat64(0.0)
+    for j in range(j0, j1):
+        s, q = products(
+            dy, x, (j * groups * parts + i) * length + e0, e1 - e0, splat64(mean), we, we, f + e0, s, q
+        )
+    return total(s), total(q)
+
+
+@tile
+def slopes(s, q, n, rstd, centered):
+    """avg(g) and rstd^2 avg(g (x - mean)) of a group from its sums: what the gradient subtracts."""
+    return (s / n if centered else 0.0), rstd * (rstd * (q / n))
+
+
+@tile
+def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, past_cache):
+    """The gradient of piece p of part i."""
+    count, groups, parts, length, _ = view
+    j0, j1, e0, e1 = _span(p, count, length)
+    hi = rounded(x, mean)
+    v = v - (mean - hi) * u
+    for j in range(j0, j1):
+        start = (j * groups * parts + i) * length + e0
+        gradient(
+            dy, x, dx, start, e1 - e0, splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd), w, f + e0, past_cache
+        )
+
+
+@driver
+def reduce_back(units, dy, x, view, per_part, we, mean, sums):
+    """The sums of dy and dy (x - mean) of every piece of every part: float64 (pieces of all parts, 2)."""
+    _, _, parts, length, affine = view
+    for u in prange(units):
+        i = u // per_part
+        m, f = pick(mean, i // parts, 0.0), i * length % affine
+        sums[u, 0], sums[u, 1] = _reduce_back(dy, x, view, i, u % per_part, m, we, f)
+
+
+# Backward, a weight a channel -----------------------------------------------------------------------------------------
+
+
+@tile
+def _finish_group(sums, view, g, per_part, w, rstd):
+    """Add up the pieces of each part of group g (into its first piece's place), then the parts: the group's slopes."""
+    count, _, parts, length, affine = view
+    s, q = 0.0, 0.0
+    for i in range(g * parts, (g + 1) * parts):
+        first = i * per_part
+        for p in range(first + 1, first + per_part):
+            sums[first, 0] += sums[p, 0]
+            sums[first, 1] += sums[p, 1]
+        weight = pick(w, i % affine, 1.0)
+        s += weight * sums[first, 0]
+        q += weight * sums[first, 1]
+    return slopes(s, q, count * parts * length, rstd, True)
+
+
+@tile
+def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, past_cache):
+    weight = splat(x, pick(w, i % view[4], 1.0))
+    _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, past_cache)
+
+
+@driver
+def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums):
+    """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None."""
+    _, _, parts, _, _ = view
+    for g in prange(units):
+        m, r = mean[g], rstd[g]
+        for i in range(g * parts, (g + 1) * parts):
+            for p in range(per_part):
+                s, q = _reduce_back(dy, x, view, i, p, m, None, 0)
+                sums[i * per_part + p, 0], sums[i * per_part + p, 1] = s, q
+        v, u = _finish_group(sums, view, g, per_part, w, r)
+        for i in range((g + 1) * parts - 1, g * parts - 1, -1):
+            for p in range(per_part - 1, -1, -1):
+                _apply_part(dy, x, dx, view, i, p, m, r, v, u, w, past_cache)
+
+
+@driver
+def finish_back(units, view, per_part, w, rstd, sums, group_slopes):
+    """The slopes of every group, float64 (groups, 2); the sums of a part come to stand in its first piece's place."""
+    for g in prange(units):
+        group_slopes[g, 0], group_slopes[g, 1] = _finish_group(sums, view, g, per_part, w, rstd[g])
+
+
+@driver
+def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes):
+    """dx from the slopes, a piece of a part a unit."""
+    parts = view[2]
+    for k in prange(units):
+        i = k // per_part
+        g = i // parts
+        v, u = group_slopes[g, 0], group_slopes[g, 1]
+        _apply_part(dy, x, dx, view, i, k % per_part, mean[g], rstd[g], v, u, w, past_cache)
+
+
+@driver
+def collect(units, sums, per_part, parts, rstd, dweight, dbias):
+    """dweight and dbias from the sums of the parts, a channel a unit."""
+    for c in prange(units):
+        s, q = 0.0, 0.0
+        for i in range(c, sums.shape[0] // per_part, units):
+            s += sums[i * per_part, 0]
+            q += sums[i * per_part, 1] * rstd[i // parts]
+        dweight[c], dbias[c] = q, s
+
+
+# Backward, a weight an element ----------------------------------------------------------------------------------------
+
+
+@tile
+def _add_rows(dy, x, row, last, e0, e1, view, mean, rstd, grads):
+    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias (grads[0]) and dweight (grads[1])."""
+    _, _, _, length, affine = view
+    step = last - row if affine == length else 1  # rows that lie over the same weights
+    for r in range(row, last, step):
+        f = r * length % affine
+        p, q = grads[0, f + e0 : f + e1], grads[1, f + e0 : f + e1]
+        add_products(dy, x, r * length + e0, length, step, e1 - e0, None, mean, None, rstd, r, p, q)
+
+
+@driver
+def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads):
+    """dx, and what `block` rows add to dbias and dweight, such a block a unit; every element of a row has its own weight.
+
+    mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).
+    """
+    _, rows, _, length, affine = view
+    start = 0
+    for unit in prange(units):
+        last = min((unit + 1) * block, rows)
+        for row in range(unit * block, last, ROWS_AT_ONCE):
+            above = min(row + ROWS_AT_ONCE, last)
+            _add_rows(dy, x, row, above, start, length, view, mean, rstd, grads[unit])
+            for r in range(row, above):
+                m, f = pick(mean, r, 0.0), r * length % affine
+                s, q = 0.0, 0.0
+                for p in range(per_row):
+                    ds, dq = _reduce_back(dy, x, view, r, p, m, w, f)
+                    s += ds
+                    q += dq
+                v, u = slopes(s, q, length, rstd[r], mean is not None)
+                for p in range(per_row):
+                    _apply_back(dy, x, dx, view, r, p, m, rstd[r], v, u, w, f, past_cache)
+
+
+@driver
+def finish_rows(units, length, per_row, centered, rstd, sums, row_slopes):
+    """The slopes of every row, float64 (rows, 2), from the sums of its pieces."""
+    for r in prange(units):
+        s, q = 0.0, 0.0
+        for p in range(r * per_row, (r + 1) * per_row):
+            s += sums[p, 0]
+            q += sums[p, 1]
+        row_slopes[r, 0], row_slopes[r, 1] = slopes(s, q, length, rstd[r], centered)
+
+
+@driver
+def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes):
+    """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
+    _, rows, _, length, affine = view
+    for p in prange(units):
+        _, _, e0, e1 = _span(p, 1, length)
+        for row in range(0, rows, block):
+            _add_rows(dy, x, row, min(row + block, rows), e0, e1, view, mean, rstd, grads[row // block])
+        for r in range(rows):
+            v, u = row_slopes[r, 0], row_slopes[r, 1]
+            m, f = pick(mean, r, 0.0), r * length % affine
+            _apply_back(dy, x, dx, view, r, p, m, rstd[r], v, u, w, f, past_cache)
+
+
+@driver
+def collect_rows(units, grads, dweight, dbias):
+    """dweight and dbias from the sums of the blocks, COLLECTED weights a unit."""
+    for unit in prange(units):
+        for k in range(unit * COLLECTED, min((unit + 1) * COLLECTED, dweight.size)):
+            s, q = 0.0, 0.0
+            for g in range(grads.shape[0]):
+                s += grads[g, 0, k]
+                q += grads[g, 1, k]
+            dweight[k], dbias[k] = q, s

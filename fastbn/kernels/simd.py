@@ -1,0 +1,361 @@
+"""Vectors of 16 lanes as values inside compiled code.
+
+Numba has no vector type, so a reduction's order, its tail and its width are whatever LLVM's loop vectoriser makes of
+them on the machine at hand.  Here they are written down: a `Vec` holds 16 numbers of the type computed in (float32, or
+float64 for float64 arrays and for sums), `+ - *` act lane by lane, and `total` adds the lanes in one fixed order.  LLVM
+maps a Vec to whatever registers there are, one or eight, and the bits of every result are the same on all of them.
+No multiply-add is ever fused for the same reason; where memory is the limit, it would not be faster.
+
+Where an argument is described as "a Vec, an array or None", `at` reads it: a Vec stands for itself (one value for the
+whole run), an array is loaded from the given place, and None stays None, which `times` and `plus` take as nothing to do.
+
+Every function has a twin in NumPy, for NUMBA_DISABLE_JIT=1, in `simd_numpy`.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.core.imputils import impl_ret_borrowed
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+
+_FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
+_INT1, _INT32, _INT64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class VecType(types.Type):
+    """16 lanes of float32 or float64."""
+
+    def __init__(self, bits):
+        self.bits = bits
+        super().__init__(name=f"Vec{LANES}xfloat{bits}")
+
+
+VEC32, VEC64 = VecType(32), VecType(64)
+
+
+@register_model(VecType)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, manager, vec):
+        super().__init__(manager, vec, _ir_type(vec))
+
+
+def _ir_type(vec):
+    return ir.VectorType(_FLOAT[vec.bits], LANES)
+
+
+def _define_operator(function, instruction):
+    class Template(ConcreteTemplate):
+        cases = [signature(vec, vec, vec) for vec in (VEC32, VEC64)]  # noqa: RUF012
+
+    infer_global(function)(Template)
+    for vec in (VEC32, VEC64):
+
+        @lower_builtin(function, vec, vec)
+        def lower(context, builder, sig, args):
+            return getattr(builder, instruction)(*args)
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.iadd, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+):
+    _define_operator(_function, _instruction)
+
+
+# Building blocks of the intrinsics below ------------------------------------------------------------------------------
+
+
+def _computed_in(array):
+    """The Vec that elements of `array` become in registers."""
+    return VEC64 if array.dtype == types.float64 else VEC32
+
+
+def _pointer(context, builder, array_type, array, index):
+    data = context.make_array(array_type)(context, builder, array).data
+    lanes = ir.VectorType(context.get_data_type(array_type.dtype), LANES)
+    return builder.bitcast(builder.gep(data, [index]), lanes.as_pointer())
+
+
+def _splat(builder, scalar):
+    vector = ir.VectorType(scalar.type, LANES)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, _INT32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES))
+
+
+def _first(builder, count):
+    """A mask of the first `count` lanes."""
+    lanes = ir.Constant(ir.VectorType(_INT64, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _splat(builder, count))
+
+
+def _masked(builder, kind, vector, result, args):
+    """Call llvm.masked.load or llvm.masked.store for vectors of the given IR type."""
+    element = {"float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
+    function = ir.FunctionType(result, [a.type for a in args])
+    name = f"llvm.masked.{kind}.v{LANES}{element}.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
+
+
+def _from_memory(builder, raw, array_type):
+    return raw
+
+
+def _to_memory(builder, value, array_type):
+    return value
+
+
+def _size(array_type):
+    return array_type.dtype.bitwidth // 8
+
+
+def _stream_alignment(array_type):
+    """Bytes: what the widest non-temporal store requires, a Vec or a cache line."""
+    return min(64, LANES * _size(array_type))
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def load(typing, array, index):
+    """array[index : index + 16] in the type computed in."""
+    vec = _computed_in(array)
+
+    def codegen(context, builder, sig, args):
+        return _load(context, builder, sig.args[0], *args)
+
+    return vec(array, types.intp), codegen
+
+
+def _load(context, builder, array_type, array, index):
+    pointer = _pointer(context, builder, array_type, array, index)
+    return _from_memory(builder, builder.load(pointer, align=_size(array_type)), array_type)
+
+
+@intrinsic
+def load_part(typing, array, index, count):
+    """array[index : index + count] in the first lanes, zeros in the others; nothing past it is read."""
+    vec = _computed_in(array)
+
+    def codegen(context, builder, sig, args):
+        return _load_part(context, builder, sig.args[0], *args)
+
+    return vec(array, types.intp, types.intp), codegen
+
+
+def _load_part(context, builder, array_type, array, index, count):
+    pointer = _pointer(context, builder, array_type, array, index)
+    vector = pointer.type.pointee
+    args = [pointer, _INT32(_size(array_type)), _first(builder, count), ir.Constant(vector, None)]
+    return _from_memory(builder, _masked(builder, "load", vector, vector, args), array_type)
+
+
+@intrinsic
+def at(typing, source, index):
+    """A Vec or None as it is; of an array, 16 elements from `index` on."""
+    if not isinstance(source, types.Array):
+        return source(source, types.intp), lambda context, builder, sig, args: args[0]
+    vec = _computed_in(source)
+
+    def codegen(context, builder, sig, args):
+        return _load(context, builder, sig.args[0], *args)
+
+    return vec(source, types.intp), codegen
+
+
+@intrinsic
+def at_part(typing, source, index, count):
+    """As `at`; of an array, only the first `count` elements are read."""
+    if not isinstance(source, types.Array):
+        return source(source, types.intp, types.intp), lambda context, builder, sig, args: args[0]
+    vec = _computed_in(source)
+
+    def codegen(context, builder, sig, args):
+        return _load_part(context, builder, sig.args[0], *args)
+
+    return vec(source, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store(typing, array, index, vec):
+    """array[index : index + 16] = vec, rounded to nearest even where the array is narrower."""
+
+    def codegen(context, builder, sig, args):
+        array_type = sig.args[0]
+        pointer = _pointer(context, builder, array_type, args[0], args[1])
+        builder.store(_to_memory(builder, args[2], array_type), pointer, align=_size(array_type))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vec), codegen
+
+
+@intrinsic
+def stream(typing, array, index, vec):
+    """As `store`, past the cache; the place must be aligned (see `gap`)."""
+
+    def codegen(context, builder, sig, args):
+        array_type = sig.args[0]
+        pointer = _pointer(context, builder, array_type, args[0], args[1])
+        value = _to_memory(builder, args[2], array_type)
+        instruction = builder.store(value, pointer, align=_stream_alignment(array_type))
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vec), codegen
+
+
+@intrinsic
+def store_part(typing, array, index, vec, count):
+    """array[index : index + count] = the first lanes of vec."""
+
+    def codegen(context, builder, sig, args):
+        array_type = sig.args[0]
+        pointer = _pointer(context, builder, array_type, args[0], args[1])
+        value = _to_memory(builder, args[2], array_type)
+        masked = [value, pointer, _INT32(_size(array_type)), _first(builder, args[3])]
+        _masked(builder, "store", value.type, ir.VoidType(), masked)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vec, types.intp), codegen
+
+
+@intrinsic
+def gap(typing, array, index):
+    """How many elements from `index` to the next place that `stream` may write to: at most 15."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        address = builder.ptrtoint(builder.gep(data, [args[1]]), _INT64)
+        behind = builder.and_(builder.neg(address), _INT64(_stream_alignment(sig.args[0]) - 1))
+        return builder.udiv(behind, _INT64(_size(sig.args[0])))
+
+    return types.intp(array, types.intp), codegen
+
+
+# Arithmetic -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def splat(typing, array, value):
+    """`value`, a float64, rounded to the type that elements of `array` are computed in, in every lane."""
+    vec = _computed_in(array)
+
+    def codegen(context, builder, sig, args):
+        scalar = args[1] if vec.bits == 64 else builder.fptrunc(args[1], _FLOAT[32])
+        return _splat(builder, scalar)
+
+    return vec(array, types.float64), codegen
+
+
+@intrinsic
+def rounded(typing, array, value):
+    """`value`, a float64, after rounding to the type that elements of `array` are computed in."""
+    vec = _computed_in(array)
+
+    def codegen(context, builder, sig, args):
+        if vec.bits == 64:
+            return args[1]
+        return builder.fpext(builder.fptrunc(args[1], _FLOAT[32]), _FLOAT[64])
+
+    return types.float64(array, types.float64), codegen
+
+
+@intrinsic
+def splat64(typing, value):
+    """A float64 in every lane."""
+    return VEC64(types.float64), lambda context, builder, sig, args: _splat(builder, args[0])
+
+
+@intrinsic
+def wide(typing, vec):
+    """A Vec in float64; None stays None."""
+    if vec != VEC32:
+        return vec(vec), lambda context, builder, sig, args: args[0]
+    return VEC64(vec), lambda context, builder, sig, args: builder.fpext(args[0], _ir_type(VEC64))
+
+
+@intrinsic
+def keep(typing, vec, count):
+    """The first `count` lanes, zeros in the others."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(_first(builder, args[1]), args[0], ir.Constant(args[0].type, None))
+
+    return vec(vec, types.intp), codegen
+
+
+@intrinsic
+def times(typing, vec, factor):
+    """vec * factor, or vec where the factor is None."""
+    if factor == types.none:
+        return vec(vec, factor), lambda context, builder, sig, args: args[0]
+    return vec(vec, vec), lambda context, builder, sig, args: builder.fmul(*args)
+
+
+@intrinsic
+def minus(typing, vec, term):
+    """vec - term, or vec where the term is None."""
+    if term == types.none:
+        return vec(vec, term), lambda context, builder, sig, args: args[0]
+    return vec(vec, vec), lambda context, builder, sig, args: builder.fsub(*args)
+
+
+@intrinsic
+def of_row(typing, values, row):
+    """values[row] in every lane, in the type that `values` are computed in; None stays None."""
+    if values == types.none:
+        return values(values, types.intp), lambda context, builder, sig, args: args[0]
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return _splat(builder, builder.load(builder.gep(data, [args[1]])))
+
+    return _computed_in(values)(values, types.intp), codegen
+
+
+@intrinsic
+def plus(typing, vec, term):
+    """vec + term, or vec where the term is None."""
+    if term == types.none:
+        return vec(vec, term), lambda context, builder, sig, args: args[0]
+    return vec(vec, vec), lambda context, builder, sig, args: builder.fadd(*args)
+
+
+@intrinsic
+def either(typing, first, second):
+    """The first, or the second where the first is None; decided when compiling."""
+    k = 1 if first == types.none else 0
+    result = second if k else first
+    return result(first, second), lambda context, builder, sig, args: impl_ret_borrowed(
+        context, builder, sig.return_type, args[k]
+    )
+
+
+@intrinsic
+def total(typing, vec):
+    """The sum of the lanes: halves are added to each other until one lane is left."""
+
+    def codegen(context, builder, sig, args):
+        vector, width = args[0], LANES
+        while width > 1:
+            width //= 2
+            low, high = (
+                ir.Constant(ir.VectorType(_INT32, width), list(range(start, start + width))) for start in (0, width)
+            )
+            vector = builder.fadd(
+                builder.shuffle_vector(vector, vector, low), builder.shuffle_vector(vector, vector, high)
+            )
+        return builder.extract_element(vector, _INT32(0))
+
+    return types.float64(VEC64), codegen
+
+
+if config.DISABLE_JIT:
+    from fastbn.kernels.simd_numpy import *  # noqa: F403

@@ -1,0 +1,248 @@
+"""Backward functions against central differences, and against the float64 reference over the whole table of shapes."""
+
+import numpy as np
+import pytest
+from cases import (
+    CASES,
+    FLOATS,
+    HUGE,
+    MEDIUM,
+    OFFSETS,
+    SMALL,
+    Case,
+    assert_close,
+    assert_same_bits,
+    by_channel,
+    central_differences,
+    channels_last_view,
+    gradient_scales,
+    gradient_tolerance,
+    ids,
+    memory_order,
+    strided,
+    trailing,
+)
+
+import fastbn
+from fastbn import reference
+
+
+def check_backward(case, dy, x, offset=0.0, named=None, **frozen):
+    """Given the reference's statistics of the same data, so that only backward is judged."""
+    named = {"weight": case.parameters(x.dtype)["weight"]} if named is None else named
+    _, statistics = case.forward(reference, x)
+    before = dy.copy(), x.copy()
+    gradients = case.backward(fastbn, dy, x, statistics, **named, **frozen)
+    expected = case.backward(reference, dy, x, statistics, **named, **frozen)
+    assert_gradients_close(case, gradients, expected, statistics, gradient_tolerance(x.dtype, offset))
+    for after, array in zip((dy, x), before, strict=True):
+        assert_same_bits(after, array)
+    return gradients
+
+
+def assert_gradients_close(case, gradients, expected, statistics, tolerance, upstream=1.0):
+    assert len(gradients) == (2 if case.op == "rms_norm" else 3)
+    scales = gradient_scales(case, statistics, upstream)[: len(gradients)]
+    for gradient, truth, scale in zip(gradients, expected, scales, strict=True):
+        assert_close(gradient, truth, tolerance, scale)
+
+
+# Central differences --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", SMALL, ids=ids)
+def test_central_differences(case):
+    x, dy, parameters = case.data(np.float64), case.upstream(np.float64), case.parameters(np.float64)
+    # a large eps keeps the function smooth where a pair of values happens to lie close together
+    _, statistics = case.forward(fastbn, x, **parameters, eps=0.1)
+    gradients = case.backward(fastbn, dy, x, statistics, weight=parameters["weight"])
+    for gradient, expected in zip(gradients, central_differences(case, dy, x, parameters, eps=0.1), strict=True):
+        assert_close(gradient, expected, 1e-8, scale=1.0)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("case", CASES, ids=ids)
+def test_backward(case, offset, dtype):
+    dx, *sums = check_backward(case, case.upstream(dtype), case.data(dtype, offset), offset)
+    assert dx.dtype == dtype
+    for value in sums:
+        assert value.shape == case.parameter_shape
+        assert np.issubdtype(value.dtype, np.floating)
+
+
+@pytest.mark.parametrize("case", HUGE, ids=ids)
+def test_backward_beyond_the_cache(case):
+    check_backward(case, case.upstream(np.float32), case.data(np.float32, 1e3), 1e3)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_forward_and_backward_together(case, offset):
+    """With the statistics that fastbn itself saved."""
+    x, dy, parameters = case.data(np.float32, offset), case.upstream(np.float32), case.parameters(np.float32)
+    _, statistics = case.forward(fastbn, x, **parameters)
+    _, truth = case.forward(reference, x, **parameters)
+    gradients = case.backward(fastbn, dy, x, statistics, weight=parameters["weight"])
+    expected = case.backward(reference, dy, x, truth, weight=parameters["weight"])
+    assert_gradients_close(case, gradients, expected, truth, gradient_tolerance(np.float32))
+
+
+@pytest.mark.parametrize("offset", [0.5, 1e3])
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_upstream_gradient_with_a_mean(case, offset):
+    # avg(g) is then most of g: what is left after it is taken away must still be right
+    dy = case.upstream(np.float32) + np.float32(offset)
+    x = case.data(np.float32)
+    _, statistics = case.forward(reference, x)
+    gradients = case.backward(fastbn, dy, x, statistics)
+    expected = case.backward(reference, dy, x, statistics)
+    assert_gradients_close(case, gradients, expected, statistics, gradient_tolerance(np.float32), offset)
+
+
+# Weight ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_without_weight(case, dtype):
+    check_backward(case, case.upstream(dtype), case.data(dtype, 10.0), 10.0, named={})
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("weight_dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_weight_of_other_float_types(case, dtype, weight_dtype):
+    weight = case.parameters(weight_dtype)["weight"]
+    check_backward(case, case.upstream(dtype), case.data(dtype), named={"weight": weight})
+
+
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_weight_and_statistics_with_strides(case):
+    dy, x, weight = case.upstream(np.float32), case.data(np.float32), case.parameters(np.float32)["weight"]
+    _, statistics = case.forward(fastbn, x)
+    expected = case.backward(fastbn, dy, x, statistics, weight=weight)
+    gradients = case.backward(fastbn, dy, x, tuple(map(strided, statistics)), weight=strided(weight))
+    for gradient, truth in zip(gradients, expected, strict=True):
+        assert_same_bits(gradient, truth)
+
+
+# Frozen statistics ----------------------------------------------------------------------------------------------------
+
+FROZEN = [case for case in CASES if case.op == "batch_norm"] + [Case("batch_norm", (1, 5)), Case("batch_norm", (1, 1))]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("case", FROZEN, ids=ids)
+def test_frozen_statistics(case, offset, dtype):
+    """Statistics that are constants, and not those of the data."""
+    x, dy, weight = case.data(dtype, offset), case.upstream(dtype), case.parameters(dtype)["weight"]
+    rng = np.random.default_rng(3)
+    mean, rstd = rng.standard_normal(case.parameter_shape) + offset, rng.uniform(0.5, 2.0, case.parameter_shape)
+    gradients = case.backward(fastbn, dy, x, (mean, rstd), weight=weight, training=False)
+    expected = case.backward(reference, dy, x, (mean, rstd), weight=weight, training=False)
+    assert_gradients_close(case, gradients, expected, (mean, rstd), gradient_tolerance(dtype, offset))
+
+
+# Memory layouts -------------------------------------------------------------------------------------------------------
+
+VIEWS = [
+    case
+    for shape, groups in [
+        ((2, 3, 5), (3,)),
+        ((4, 6, 9, 11), (1, 3, 6)),
+        ((1, 17, 12, 13), (17,)),
+        ((2, 6, 3, 5, 7), (2,)),
+        ((3, 130, 7, 7), (13,)),
+        ((2, 2, 129, 131), (1,)),
+        ((8, 64, 28, 28), (8,)),
+    ]
+    for case in by_channel(shape, groups)
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("case", VIEWS, ids=ids)
+def test_channels_last_view_of_channels_first_shape(case, offset, dtype):
+    dy, x = channels_last_view(case.upstream(dtype)), channels_last_view(case.data(dtype, offset))
+    dx, *_ = check_backward(case, dy, x, offset)
+    assert memory_order(dx) == memory_order(x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "case",
+    [c for shape in [(2, 5, 3), (2, 7, 5, 3), (3, 6, 7, 64), (2, 129, 131, 4)] for c in trailing(shape, shape[-1])],
+    ids=ids,
+)
+def test_trailing_axis_that_is_the_channel_axis_in_memory(case, dtype):
+    dy, x = (
+        np.moveaxis(np.ascontiguousarray(np.moveaxis(v, -1, 1)), 1, -1)
+        for v in (case.upstream(dtype), case.data(dtype, 1e3))
+    )
+    dx, *_ = check_backward(case, dy, x, 1e3)
+    assert memory_order(dx) == memory_order(x)
+
+
+ARRANGEMENTS = {
+    "plain": np.ascontiguousarray,
+    "channels-last-view": channels_last_view,
+    "steps": strided,
+    "Fortran": np.asfortranarray,
+    "backwards": lambda v: np.flip(np.flip(v).copy()),
+}
+
+
+@pytest.mark.parametrize("arrange_x", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("arrange_dy", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_layouts_of_dy_and_x_are_independent(case, arrange_dy, arrange_x):
+    check_backward(case, arrange_dy(case.upstream(np.float32)), arrange_x(case.data(np.float32, 1e3)), 1e3)
+
+
+@pytest.mark.parametrize("case", MEDIUM, ids=ids)
+def test_a_gradient_that_was_broadcast(case):
+    """The gradient of a sum: one read-only number, seen as the whole array."""
+    check_backward(case, np.broadcast_to(np.float32(2.0), case.shape), case.data(np.float32))
+
+
+# Where the result goes ------------------------------------------------------------------------------------------------
+
+LARGE = [*by_channel((16, 32, 28, 28), (8,)), *by_channel((16, 28, 28, 64), (8,), axis=-1), *trailing((2048, 768), 768)]
+
+
+@pytest.mark.parametrize("arrange", list(ARRANGEMENTS.values())[:3], ids=list(ARRANGEMENTS)[:3])
+@pytest.mark.parametrize("destination", ["another", "dy", "x"])
+@pytest.mark.parametrize("case", MEDIUM + LARGE, ids=ids)
+def test_out(case, destination, arrange):
+    dy, x = arrange(case.upstream(np.float32)), arrange(case.data(np.float32))
+    weight = case.parameters(np.float32)["weight"]
+    _, statistics = case.forward(fastbn, x)
+    fresh = case.backward(fastbn, dy, x, statistics, weight=weight)
+    out = {"another": arrange(np.full(case.shape, np.nan, np.float32)), "dy": dy, "x": x}[destination]
+    gradients = case.backward(fastbn, dy, x, statistics, weight=weight, out=out)
+    assert gradients[0] is out
+    for gradient, expected in zip(gradients, fresh, strict=True):
+        assert_same_bits(gradient, expected)
+
+
+# Nothing to normalize -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "case", [*by_channel((0, 6, 4, 4), (2,)), *by_channel((0, 4, 6), (3,), -1), *trailing((0, 7), 7)], ids=ids
+)
+def test_empty_batch(case, dtype):
+    x = np.empty(case.shape, dtype)
+    statistics = [np.zeros(case.statistics_shape)] * (1 if case.op == "rms_norm" else 2)
+    dx, *sums = case.backward(fastbn, x, x, statistics, weight=case.parameters(dtype)["weight"])
+    assert dx.shape == case.shape
+    assert dx.dtype == dtype
+    for value in sums:
+        np.testing.assert_array_equal(value, np.zeros(case.parameter_shape))
