@@ -5,10 +5,14 @@ Nothing is written to any array before all arguments of a call have been accepte
 
 import math
 import operator
+import sys
 
 import numpy as np
 
-COMPUTED_IN = {np.dtype(np.float32): np.dtype(np.float32), np.dtype(np.float64): np.dtype(np.float64)}
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+# A supported dtype -> the dtype it is computed in.  bfloat16, which NumPy does not know, is added when first met.
+COMPUTED_IN = {np.dtype(np.float16): _FLOAT32, _FLOAT32: _FLOAT32, _FLOAT64: _FLOAT64}
 
 
 def array(x, name):
@@ -16,21 +20,42 @@ def array(x, name):
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...)")
     x = _asarray(x, name)
-    if x.dtype not in COMPUTED_IN:
-        if x.dtype.newbyteorder("=") in COMPUTED_IN:
+    if not _supported(x.dtype):
+        if _supported(x.dtype.newbyteorder("=")):
             return x.astype(x.dtype.newbyteorder("="))
-        names = ", ".join(str(d) for d in COMPUTED_IN)
-        raise TypeError(f"{name} has dtype {x.dtype}; expected one of {names}")
+        raise TypeError(f"{name} has dtype {x.dtype}; expected float16, bfloat16 (of ml_dtypes), float32 or float64")
     return x if x.flags.aligned else x.copy()
+
+
+def _supported(dtype):
+    """Whether arrays of this dtype are computed with, in this byte order."""
+    if dtype.name == "bfloat16" and dtype.itemsize == 2:
+        COMPUTED_IN.setdefault(dtype, _FLOAT32)
+    return dtype in COMPUTED_IN and dtype.isnative
+
+
+def _is_float(dtype):
+    return dtype.kind == "f" or _supported(dtype)
 
 
 def _asarray(x, name):
     if type(x) is np.ndarray:
         return x
+    if str(getattr(x, "dtype", None)) == "torch.bfloat16":
+        return _from_torch(x, name)
     try:
         return np.asarray(x)
     except (ValueError, TypeError) as error:
         raise TypeError(f"{name} cannot be read as an array of floats: {error}") from None
+
+
+def _from_torch(x, name):
+    """A torch.bfloat16 tensor by its bits; torch has no NumPy dtype for it."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise TypeError(f'{name} is a torch.bfloat16 tensor, which needs ml_dtypes: pip install "fastbn[half]"') from None
+    return x.detach().view(sys.modules["torch"].int16).numpy().view(bfloat16)
 
 
 def rank(x, least, name="x"):
@@ -106,7 +131,7 @@ def vector(value, name, shape, dtype):
     if value is None:
         return None
     v = _asarray(value, name)
-    if v.dtype.kind != "f":
+    if not _is_float(v.dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
         raise ValueError(f"{name} has shape {v.shape}; expected {shape}")
@@ -119,7 +144,7 @@ def running(value, name, channels):
         return
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a NumPy array, which is updated in place")
-    if value.dtype.kind != "f":
+    if not _is_float(value.dtype):
         raise TypeError(f"{name} has dtype {value.dtype}; expected a float dtype")
     if value.shape != (channels,):
         raise ValueError(f"{name} has shape {value.shape}; expected {(channels,)}, one number a channel")

@@ -20,8 +20,10 @@ class _Alias:
 
 
 def _flat(a, order):
-    """A contiguous array as the kernels take it: one axis, in memory order."""
+    """A contiguous array as the kernels take it: one axis, in memory order, half precision by its bits."""
     flat = (a if order is None else a.transpose(order)).reshape(-1)
+    if flat.itemsize == 2:
+        flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
     return flat if flat.flags.writeable else np.asarray(_Alias(flat))
 
 

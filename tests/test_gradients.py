@@ -44,7 +44,8 @@ def assert_gradients_close(case, gradients, expected, statistics, tolerance, ups
     assert len(gradients) == (2 if case.op == "rms_norm" else 3)
     scales = gradient_scales(case, statistics, upstream)[: len(gradients)]
     for gradient, truth, scale in zip(gradients, expected, scales, strict=True):
-        assert_close(gradient, truth, tolerance, scale)
+        rounding = np.finfo(gradient.dtype).eps / 2  # counts where a weight is of a narrower type than x
+        assert_close(gradient, truth, tolerance + rounding, scale)
 
 
 # Central differences --------------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_backward(case, offset, dtype):
     assert dx.dtype == dtype
     for value in sums:
         assert value.shape == case.parameter_shape
-        assert np.issubdtype(value.dtype, np.floating)
+        assert value.dtype == dtype
 
 
 @pytest.mark.parametrize("case", HUGE, ids=ids)
@@ -117,7 +118,9 @@ def test_without_weight(case, dtype):
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_weight_of_other_float_types(case, dtype, weight_dtype):
     weight = case.parameters(weight_dtype)["weight"]
-    check_backward(case, case.upstream(dtype), case.data(dtype), named={"weight": weight})
+    dx, *sums = check_backward(case, case.upstream(dtype), case.data(dtype), named={"weight": weight})
+    assert dx.dtype == dtype
+    assert {value.dtype for value in sums} == {weight.dtype}
 
 
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)

@@ -21,7 +21,7 @@ from numba import prange
 
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import pick, slopes, statistics
-from fastbn.kernels.simd import either, of_row, splat64, total
+from fastbn.kernels.simd import either, element, of_row, splat64, total
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products
 
 
@@ -87,7 +87,8 @@ def _shifts(x, view, block, c0, centered, shift):
     """For every column from c0 on the first element of its group, or zero."""
     rows, width, _, span, _, _, _, _ = view
     for j in range(shift.size):
-        shift[j] = np.float64(x[block * rows * width + (c0 + j) % width // span * span]) if centered else 0.0
+        first = block * rows * width + (c0 + j) % width // span * span
+        shift[j] = element(x, first) if centered else 0.0
 
 
 @tile

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import rounded, splat, splat64, total
+from fastbn.kernels.simd import element, rounded, splat, splat64, total
 from fastbn.kernels.tile import ROWS_AT_ONCE, add_products, gradient, moments, normalize, products
 
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
@@ -71,7 +71,7 @@ def _reduce(x, view, g, p, centered):
     """The sums of piece p of group g about the group's first element, which comes back too."""
     count, groups, parts, length, _ = view
     chunk = parts * length
-    shift = np.float64(x[g * chunk]) if centered else 0.0
+    shift = element(x, g * chunk) if centered else 0.0
     j0, j1, e0, e1 = _span(p, count, chunk)
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
@@ -283,7 +283,7 @@ def _add_rows(dy, x, row, last, e0, e1, view, mean, rstd, grads):
 
 @driver
 def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads):
-    """dx, and what `block` rows add to dbias and dweight, such a block a unit; every element of a row has its own weight.
+    """dx, and what `block` rows, a unit, add to dbias and dweight; every element of a row has its own weight.
 
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).
     """

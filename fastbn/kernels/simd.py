@@ -7,24 +7,28 @@ maps a Vec to whatever registers there are, one or eight, and the bits of every 
 No multiply-add is ever fused for the same reason; where memory is the limit, it would not be faster.
 
 Where an argument is described as "a Vec, an array or None", `at` reads it: a Vec stands for itself (one value for the
-whole run), an array is loaded from the given place, and None stays None, which `times` and `plus` take as nothing to do.
+whole run), an array is loaded from the given place, and None stays None, for which `times` and `plus` do nothing.
 
 Every function has a twin in NumPy, for NUMBA_DISABLE_JIT=1, in `simd_numpy`.
 """
 
 import operator
+from functools import cache
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 from numba.core.imputils import impl_ret_borrowed
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
-_INT1, _INT32, _INT64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+_LANES_F32 = ir.VectorType(_FLOAT[32], LANES)
+_LANES_I16, _LANES_I32 = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(_INT32, LANES)
 
 
 class VecType(types.Type):
@@ -104,11 +108,66 @@ def _masked(builder, kind, vector, result, args):
 
 
 def _from_memory(builder, raw, array_type):
-    return raw
+    """A loaded vector in the type computed in: uint16 arrays hold the bits of float16, int16 those of bfloat16."""
+    if array_type.dtype == types.int16:
+        return builder.bitcast(builder.shl(builder.zext(raw, _LANES_I32), _constant(16)), _LANES_F32)
+    if array_type.dtype != types.uint16:
+        return raw
+    if _converts_float16():
+        return builder.fpext(builder.bitcast(raw, ir.VectorType(ir.HalfType(), LANES)), _LANES_F32)
+    bits = builder.zext(raw, _LANES_I32)
+    sign = builder.shl(builder.and_(bits, _constant(0x8000)), _constant(16))
+    magnitude = builder.and_(bits, _constant(0x7FFF))
+    # As float32 bits the value is too small by the difference of the biases, subnormal or not: 2^112 makes up for it.
+    value = builder.bitcast(builder.shl(magnitude, _constant(13)), _LANES_F32)
+    finite = builder.bitcast(builder.fmul(value, ir.Constant(_LANES_F32, [2.0**112] * LANES)), _LANES_I32)
+    special = builder.or_(builder.shl(magnitude, _constant(13)), _constant(0x7F800000))
+    quiet = builder.or_(special, _constant(0x00400000))
+    special = builder.select(builder.icmp_unsigned(">", magnitude, _constant(0x7C00)), quiet, special)
+    result = builder.select(builder.icmp_unsigned("<", magnitude, _constant(0x7C00)), finite, special)
+    return builder.bitcast(builder.or_(result, sign), _LANES_F32)
 
 
 def _to_memory(builder, value, array_type):
-    return value
+    """The inverse of `_from_memory`, rounded to nearest even."""
+    if array_type.dtype not in (types.int16, types.uint16):
+        return value
+    if array_type.dtype == types.uint16 and _converts_float16():
+        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), LANES))
+        return builder.bitcast(half, _LANES_I16)
+    bits = builder.bitcast(value, _LANES_I32)
+    magnitude = builder.and_(bits, _constant(0x7FFFFFFF))
+    is_nan = builder.icmp_unsigned(">", magnitude, _constant(0x7F800000))
+    if array_type.dtype == types.int16:
+        high = builder.lshr(bits, _constant(16))
+        odd = builder.and_(high, _constant(1))
+        rounded_up = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
+        nan = builder.or_(high, _constant(0x40))
+        result = builder.select(is_nan, nan, builder.lshr(rounded_up, _constant(16)))
+        return builder.trunc(result, _LANES_I16)
+    sign = builder.and_(builder.lshr(bits, _constant(16)), _constant(0x8000))
+    # Subnormal results: adding 0.5 leaves the float16 fraction, rounded, in the lowest bits.
+    shifted = builder.fadd(builder.bitcast(magnitude, _LANES_F32), ir.Constant(_LANES_F32, [0.5] * LANES))
+    small = builder.sub(builder.bitcast(shifted, _LANES_I32), _constant(0x3F000000))
+    odd = builder.and_(builder.lshr(magnitude, _constant(13)), _constant(1))
+    rebiased = builder.sub(magnitude, _constant(112 << 23))
+    normal = builder.lshr(builder.add(rebiased, builder.add(odd, _constant(0xFFF))), _constant(13))
+    result = builder.select(builder.icmp_unsigned("<", magnitude, _constant(0x38800000)), small, normal)
+    result = builder.select(builder.icmp_unsigned(">=", magnitude, _constant(0x47800000)), _constant(0x7C00), result)
+    payload = builder.and_(builder.lshr(magnitude, _constant(13)), _constant(0x3FF))
+    result = builder.select(is_nan, builder.or_(payload, _constant(0x7E00)), result)
+    return builder.trunc(builder.or_(result, sign), _LANES_I16)
+
+
+def _constant(value):
+    return ir.Constant(_LANES_I32, [value] * LANES)
+
+
+@cache
+def _converts_float16():
+    """Whether the processor compiled for has instructions for float16; a call into a library would stand in for them."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple.startswith("aarch64") or "+f16c" in features.split(",")
 
 
 def _size(array_type):
@@ -137,6 +196,18 @@ def load(typing, array, index):
 def _load(context, builder, array_type, array, index):
     pointer = _pointer(context, builder, array_type, array, index)
     return _from_memory(builder, builder.load(pointer, align=_size(array_type)), array_type)
+
+
+@intrinsic
+def element(typing, array, index):
+    """array[index] as a float64."""
+
+    def codegen(context, builder, sig, args):
+        one = _load_part(context, builder, sig.args[0], *args, _INT64(1))
+        value = builder.extract_element(one, _INT32(0))
+        return value if value.type == _FLOAT[64] else builder.fpext(value, _FLOAT[64])
+
+    return types.float64(array, types.intp), codegen
 
 
 @intrinsic

@@ -17,14 +17,39 @@ def _computed_in(array):
     return np.float64 if array.dtype == np.float64 else np.float32
 
 
+def _from_memory(raw):
+    """uint16 arrays hold the bits of float16, int16 those of bfloat16."""
+    if raw.dtype == np.uint16:
+        return raw.view(np.float16).astype(np.float32)
+    if raw.dtype == np.int16:
+        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return raw
+
+
+def _to_memory(vec, dtype):
+    if dtype == np.uint16:
+        with np.errstate(over="ignore"):
+            return np.asarray(vec).astype(np.float16).view(np.uint16)
+    if dtype == np.int16:
+        bits = np.asarray(vec).view(np.uint32)
+        rounded_up = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
+        result = np.where(np.isnan(vec), bits >> 16 | 0x40, rounded_up >> 16)
+        return result.astype(np.uint16).view(np.int16)
+    return vec
+
+
 def load(array, index):
-    return _vec(array[index : index + LANES].astype(_computed_in(array)))
+    return _vec(_from_memory(array[index : index + LANES]).copy())
 
 
 def load_part(array, index, count):
     lanes = np.zeros(LANES, _computed_in(array))
-    lanes[:count] = array[index : index + count]
+    lanes[:count] = _from_memory(array[index : index + count])
     return _vec(lanes)
+
+
+def element(array, index):
+    return np.float64(_from_memory(array[index : index + 1])[0])
 
 
 def at(source, index):
@@ -36,14 +61,14 @@ def at_part(source, index, count):
 
 
 def store(array, index, vec):
-    array[index : index + LANES] = vec
+    array[index : index + LANES] = _to_memory(vec, array.dtype)
 
 
 stream = store
 
 
 def store_part(array, index, vec, count):
-    array[index : index + count] = vec[:count]
+    array[index : index + count] = _to_memory(vec[:count], array.dtype)
 
 
 def gap(array, index):
