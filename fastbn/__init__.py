@@ -1,5 +1,6 @@
 """fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward."""
 
+from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn.functional import (
     batch_norm,
     batch_norm_backward,
@@ -42,6 +43,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "get_num_threads",
     "group_norm",
     "group_norm_backward",
     "group_norm_forward",
@@ -51,9 +53,11 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "num_threads",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",
+    "set_num_threads",
 ]
 
 __version__ = "0.1.0"

@@ -54,7 +54,7 @@ def _from_torch(x, name):
     try:
         from ml_dtypes import bfloat16
     except ImportError:
-        raise TypeError(f'{name} is a torch.bfloat16 tensor, which needs ml_dtypes: pip install "fastbn[half]"') from None
+        raise TypeError(f'{name} is a torch.bfloat16 tensor: pip install "fastbn[half]" to read it') from None
     return x.detach().view(sys.modules["torch"].int16).numpy().view(bfloat16)
 
 
@@ -76,7 +76,7 @@ def sample_axis(value, x):
     """A channel axis where axis 0 counts samples."""
     a = axis(value, x)
     if a == 0:
-        raise ValueError(f"axis is {value}, the samples' own axis of x with shape {x.shape}; expected 1 to {x.ndim - 1}")
+        raise ValueError(f"axis is {value}, the axis of the samples; expected a channel axis of x, of shape {x.shape}")
     return a
 
 
@@ -113,6 +113,13 @@ def groups(value, channels):
     return n
 
 
+def groups_of(rstd):
+    """The number of groups that saved statistics tell."""
+    if np.ndim(rstd) != 2:
+        raise ValueError(f"rstd has shape {np.shape(rstd)}; expected (N, G), as group_norm_forward returned it")
+    return np.shape(rstd)[1]
+
+
 def normalized_shape(value, x):
     """The trailing shape as a tuple; x ends in it."""
     try:
@@ -126,8 +133,8 @@ def normalized_shape(value, x):
     return shape
 
 
-def vector(value, name, shape, dtype):
-    """A weight, bias or statistic of exactly this shape, contiguous in `dtype`; None stays None."""
+def vector(value, name, shape, dtype=None):
+    """A weight, bias or statistic of exactly this shape, contiguous in `dtype` (None: its own); None stays None."""
     if value is None:
         return None
     v = _asarray(value, name)
@@ -135,32 +142,55 @@ def vector(value, name, shape, dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
         raise ValueError(f"{name} has shape {v.shape}; expected {shape}")
-    return np.ascontiguousarray(v, dtype)
+    return v if dtype is None else np.ascontiguousarray(v, dtype)
 
 
-def running(value, name, channels):
-    """A running statistic that is about to be updated in place; None stays None."""
+def given(value, name, shape):
+    """A statistic that a call cannot do without, in float64."""
     if value is None:
-        return
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a NumPy array, which is updated in place")
-    if not _is_float(value.dtype):
-        raise TypeError(f"{name} has dtype {value.dtype}; expected a float dtype")
-    if value.shape != (channels,):
-        raise ValueError(f"{name} has shape {value.shape}; expected {(channels,)}, one number a channel")
-    if not value.flags.writeable:
-        raise ValueError(f"{name} is read-only; training updates it in place")
+        raise ValueError(f"{name} is None; expected an array of shape {shape}")
+    return vector(value, name, shape, np.float64)
 
 
-def same_shape(value, name, x, other="x"):
-    if value.shape != x.shape:
-        raise ValueError(f"{name} has shape {value.shape}; expected {x.shape}, the shape of {other}")
-    if value.dtype != x.dtype:
-        raise TypeError(f"{name} has dtype {value.dtype}; expected {x.dtype}, the dtype of {other}")
+def leading(value, name, x):
+    """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
+    kept = np.ndim(value)
+    if value is None or kept >= x.ndim:
+        was = "None" if value is None else f"of shape {np.shape(value)}"
+        raise ValueError(f"{name} is {was}; expected the leading axes of x, which has shape {x.shape}")
+    return x.shape[:kept], x.shape[kept:]
+
+
+def running(mean, var, shape, *inputs):
+    """Running statistics that are about to be updated in place."""
+    for value, name in ((mean, "running_mean"), (var, "running_var")):
+        if value is None:
+            continue
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name} is a {type(value).__name__}; expected a NumPy array, which is updated in place")
+        if not _is_float(value.dtype):
+            raise TypeError(f"{name} has dtype {value.dtype}; expected a float dtype")
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {value.shape}; expected {shape}, one number a channel")
+        if not value.flags.writeable:
+            raise ValueError(f"{name} is read-only; training updates it in place")
+        _no_overlap(value, name, *inputs)
+    if mean is not None and var is not None:
+        _no_overlap(mean, "running_mean", var)
+
+
+def gradient(dy, x):
+    """dy and x, of one shape and dtype."""
+    x, dy = array(x, "x"), array(dy, "dy")
+    if dy.shape != x.shape:
+        raise ValueError(f"dy has shape {dy.shape}; expected {x.shape}, the shape of x")
+    if dy.dtype != x.dtype:
+        raise TypeError(f"dy has dtype {dy.dtype}; expected {x.dtype}, the dtype of x")
+    return dy, x
 
 
 def out(value, x, *inputs):
-    """Where the result goes: None, or an array like x that is one of the inputs or shares no memory with any."""
+    """Where the result goes: None, or an array like x that is x (or dy) or shares no memory with any input."""
     if value is None:
         return
     if not isinstance(value, np.ndarray):
@@ -170,20 +200,24 @@ def out(value, x, *inputs):
     if value.dtype != x.dtype:
         raise TypeError(f"out has dtype {value.dtype}; expected {x.dtype}, the dtype of x")
     if not value.flags.writeable:
-        raise ValueError("out is read-only")
+        raise ValueError("out is read-only; expected an array that can be written to")
     if not value.flags.aligned:
-        raise ValueError("out is misaligned in memory; expected an ordinary array")
+        raise ValueError("out is misaligned in memory; expected an ordinary array, as numpy.empty makes it")
     if any(extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)):
-        raise ValueError("out overlaps itself (a broadcast array); expected an ordinary array")
+        raise ValueError("out overlaps itself (a broadcast array); expected an array with memory for every element")
+    _no_overlap(value, "out", *(given for given in inputs if not _same_memory(value, given)))
+
+
+def _no_overlap(value, name, *inputs):
     for given in inputs:
-        if isinstance(given, np.ndarray) and np.may_share_memory(value, given) and not _same_memory(value, given):
-            if np.shares_memory(value, given):
-                raise ValueError("out overlaps an input without being it; expected x itself or memory of its own")
+        if isinstance(given, np.ndarray) and np.may_share_memory(value, given) and np.shares_memory(value, given):
+            raise ValueError(f"{name} overlaps another argument; expected memory of its own")
 
 
 def _same_memory(a, b):
     return (
-        a.shape == b.shape
+        isinstance(b, np.ndarray)
+        and a.shape == b.shape
         and a.strides == b.strides
         and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
     )

@@ -26,78 +26,88 @@ def _busy(units, threads):
     return threads == 1 or units >= 4 * threads or units % threads == 0
 
 
+def _ceil(a, b):
+    return -(-a // b)
 
 
-def forward(view, x, y, w, b, eps, centered, mean, rstd):
-    """Normalize flat x into y with its own statistics; mean, rstd: float64 (groups,), or empty where not wanted."""
-    threads = _runtime.threads_for(x.nbytes)
+def _with_threads(run, view, x, *args):
+    """Call `run` with as many threads as are good for it."""
+    if x.nbytes < _runtime.SERIAL_BYTES:
+        run(view, x, *args, 1)
+        return
+    with _runtime.team((run.__name__, view, x.dtype), x.nbytes) as threads:
+        run(view, x, *args, threads)
+
+
+def forward(view, x, y, w, b, eps, centered, mean, var):
+    """Normalize flat x into y with its own statistics; mean, var: float64 (groups,), or empty where not wanted."""
     run = _columns_forward if view.columns else _runs_forward
-    run(view, x, y, w, b, eps, centered, mean, rstd, threads)
+    _with_threads(run, view, x, y, w, b, eps, centered, mean, var)
 
 
-def _runs_forward(view, x, y, w, b, eps, centered, mean, rstd, threads):
+def _runs_forward(view, x, y, w, b, eps, centered, mean, var, threads):
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
     past_cache = _past_cache(y, length)
     if per_group == 1 or _busy(groups, threads):
-        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, mean, rstd)
+        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, mean, var)
         return
-    mean, rstd = (v if v.size else np.empty(groups) for v in (mean, rstd))
+    mean, var = (v if v.size else np.empty(groups) for v in (mean, var))
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
     runs.reduce.parallel(pieces, x, shape, per_group, centered, sums)
-    runs.finish.serial(groups, shape, per_group, eps, centered, sums, mean, rstd)
-    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, past_cache, mean, rstd)
+    runs.finish.serial(groups, shape, per_group, centered, sums, mean, var)
+    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var)
 
 
-def _columns_forward(view, x, y, w, b, eps, centered, mean, rstd, threads):
+def _columns_forward(view, x, y, w, b, eps, centered, mean, var, threads):
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
     past_cache = _past_cache(y, shape[6])
-    mean, rstd = (v if v.size else np.empty(view.groups) for v in (mean, rstd))
+    mean, var = (v if v.size else np.empty(view.groups) for v in (mean, var))
     like = _LIKE[_computed_in(x)]
     units = view.blocks * panels
     if pieces == 1 or _busy(units, threads):
-        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, mean, rstd, like)
+        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, mean, var, like)
         return
     sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 3 * width, like.dtype)
     columns.reduce.parallel(view.blocks * pieces, x, shape, centered, sums)
-    columns.finish.parallel(units, x, shape, eps, centered, sums, mean, rstd)
-    columns.coefficients.serial(view.blocks, shape, *channel, mean, rstd, coefficients)
+    columns.finish.parallel(units, x, shape, centered, sums, mean, var)
+    columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
     columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients)
 
 
-def apply(view, x, y, w, b, mean, rstd):
+def apply(view, x, y, w, b, eps, mean, var):
     """Normalize flat x into y with given statistics, a channel each."""
-    parallel = _runtime.threads_for(x.nbytes) > 1
-    shape = view.geometry
+    _with_threads(_apply, view, x, y, w, b, eps, mean, var)
+
+
+def _apply(view, x, y, w, b, eps, mean, var, threads):
+    shape, parallel = view.geometry, threads > 1
     if view.columns:
         pieces, _, width = _extent(view)
         coefficients = np.empty(view.blocks * 3 * width, _computed_in(x))
-        columns.coefficients.serial(view.blocks, shape, w, b, mean, rstd, coefficients)
+        columns.coefficients.serial(view.blocks, shape, w, b, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
         columns.apply[parallel](view.blocks * pieces, x, y, shape, None, None, past_cache, coefficients)
         return
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     past_cache = _past_cache(y, length)
-    runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, past_cache, mean, rstd)
+    runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, eps, past_cache, mean, var)
 
 
 def backward(view, dy, x, dx, w, mean, rstd, dweight, dbias):
     """The gradients of `forward`; mean: None for RMS norm; dx: None where only those of weight and bias are wanted."""
-    threads = _runtime.threads_for(x.nbytes)
-    if view.columns:
-        run = _columns_backward
-    else:
-        run = _rows_backward if view.affine == "element" else _runs_backward
-    run(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads)
+    by_runs = _rows_backward if view.affine == "element" else _runs_backward
+    run = _columns_backward if view.columns else by_runs
+    _with_threads(run, view, x, dy, dx, w, mean, rstd, dweight, dbias)
 
 
-def _runs_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+def _runs_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, channels = shape
     per_part = runs.pieces(count, length)
@@ -116,12 +126,12 @@ def _runs_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
     runs.collect.serial(channels, sums, per_part, parts, rstd, dweight, dbias)
 
 
-def _rows_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+def _rows_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
     per_row = runs.pieces(1, length)
-    block = max(_ROW_BLOCK, -(-rows // _MOST_BLOCKS))
-    blocks = -(-rows // block)
+    block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
+    blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
     past_cache = _past_cache(dx, length)
     if per_row == 1 or _busy(blocks, threads):
@@ -134,7 +144,7 @@ def _rows_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
     _collect(grads, dweight, dbias, parallel)
 
 
-def _columns_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
+def _columns_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     by_row = view.affine == "row"
@@ -162,13 +172,13 @@ def _columns_backward(view, dy, x, dx, w, mean, rstd, dweight, dbias, threads):
 
 
 def _collect(grads, dweight, dbias, parallel):
-    runs.collect_rows[parallel](-(-dweight.size // runs.COLLECTED), grads, dweight, dbias)
+    runs.collect_rows[parallel](_ceil(dweight.size, runs.COLLECTED), grads, dweight, dbias)
 
 
 def _extent(view):
     """Pieces and panels of a block, and columns of a folded row."""
     rows, width, fold, _, _, _, panel, piece = view.geometry
-    return -(-(-(-rows // fold)) // piece), -(-width * fold // panel), width * fold
+    return _ceil(_ceil(rows, fold), piece), _ceil(width * fold, panel), width * fold
 
 
 def _computed_in(x):

@@ -1,10 +1,263 @@
-"""Threads: how many a call may use."""
+"""Threads: how many a call may use, and whether more than one helps at the moment.
+
+Serial and parallel kernels give the same bits, so the choice is free.  Small arrays are always done by the calling
+thread.  In between, where handing out the work costs about what it saves (and, on a machine whose cores are busy, many
+times that), both ways are timed as calls go by and the faster one is taken.  Large arrays use all threads.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from math import ceil
+from operator import index
+from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numba
+from numba.core import config
 
-_SERIAL_BYTES = 1 << 19  # of x: below it, starting threads costs more than they save
+SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
+TEAM_BYTES = 1 << 24  # from here on all threads are used without a measurement
+
+_RETRY = 0.25  # seconds after which the slower way is tried once more, for machines change
+_RETRY_SHARE = 100  # and at least so many times its own cost, so that trying costs at most a hundredth
+
+_chosen: int | None = None  # by set_num_threads
+_here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
+_forked_from_omp = False
 
 
-def threads_for(nbytes):
-    """How many threads a call over an array of so many bytes uses."""
-    return 1 if nbytes < _SERIAL_BYTES else numba.get_num_threads()
+# How many threads -----------------------------------------------------------------------------------------------------
+
+
+def set_num_threads(n: int) -> None:
+    """Use at most `n` threads in calls of this process.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to the number of threads that Numba was started with (NUMBA_NUM_THREADS).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer, or out of range.
+
+    Notes
+    -----
+    The number of threads never changes a bit of any result.  Numba's own setting and those of other libraries stay as
+    they are.  The environment variable FASTBN_NUM_THREADS sets the initial value.
+    """
+    global _chosen
+    _chosen = _checked(n, "n")
+
+
+def get_num_threads() -> int:
+    """The largest number of threads that a call uses here.
+
+    Without `set_num_threads`, `num_threads` or FASTBN_NUM_THREADS, it is the number of CPUs that the process may use:
+    its affinity, a container's CPU quota and Numba's own setting are all honoured.
+    """
+    asked = _here.get() or _chosen or _from_environment()
+    return asked or min(numba.get_num_threads(), _cpus())
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use at most `n` threads within a ``with`` block, in this thread (or asynchronous task) alone.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> with fastbn.num_threads(1):
+    ...     fastbn.get_num_threads()
+    1
+    """
+    token = _here.set(_checked(n, "n"))
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def _checked(n: Any, name: str) -> int:
+    try:
+        number = index(n)
+    except TypeError:
+        raise TypeError(f"{name} is {n!r}; expected an integer") from None
+    if not 1 <= number <= config.NUMBA_NUM_THREADS:
+        raise ValueError(
+            f"{name} is {number}; expected 1 to {config.NUMBA_NUM_THREADS}, the threads that Numba was started with "
+            "(set NUMBA_NUM_THREADS before Python starts to change that)"
+        )
+    return number
+
+
+@cache
+def _from_environment() -> int | None:
+    text = os.environ.get("FASTBN_NUM_THREADS")
+    if not text:
+        return None
+    try:
+        return min(_checked(int(text), "FASTBN_NUM_THREADS"), config.NUMBA_NUM_THREADS)
+    except ValueError as error:
+        raise ValueError(f"environment variable FASTBN_NUM_THREADS={text!r}: {error}") from None
+
+
+@cache
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return affinity if quota is None else max(1, min(affinity, ceil(quota)))
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time that the process's control group may use, or None."""
+    quotas = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = Path("/sys/fs/cgroup")
+        if controllers == "":
+            files = [(folder / "cpu.max",) for folder in _ancestors(root, path)]
+        elif "cpu" in controllers.split(","):
+            folders = _ancestors(root / "cpu", path)
+            files = [(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in folders]
+        else:
+            continue
+        quotas += [quota for names in files if (quota := _quota(names)) is not None]
+    return min(quotas, default=None)
+
+
+def _ancestors(root: Path, path: str) -> list[Path]:
+    folder = root / path.lstrip("/")
+    return [folder, *(p for p in folder.parents if p == root or root in p.parents)]
+
+
+def _quota(names: tuple[Path, ...]) -> float | None:
+    try:
+        quota, period = " ".join(name.read_text() for name in names).split()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+
+
+# Whether to use them --------------------------------------------------------------------------------------------------
+
+
+def threading_layer() -> str | None:
+    """What runs Numba's threads: "omp", "tbb" or "workqueue"; None if none can be started."""
+    if config.DISABLE_JIT:
+        return None
+    return _started_layer()
+
+
+@cache
+def _started_layer() -> str | None:
+    try:
+        numba.get_num_threads()  # starts the threads
+        return str(numba.threading_layer())
+    except (ValueError, ImportError, AttributeError):
+        return None
+
+
+def _after_fork() -> None:
+    """GNU OpenMP's threads do not survive a fork, and using them in a child ends the process."""
+    global _forked_from_omp
+    try:
+        _forked_from_omp = numba.threading_layer() == "omp"
+    except ValueError:  # no threads were started before the fork
+        _forked_from_omp = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def available_threads() -> int:
+    """How many threads a call may use here and now."""
+    if config.DISABLE_JIT or _forked_from_omp:
+        return 1
+    layer = threading_layer()
+    # Numba's own pool, "workqueue", aborts the process when two threads use it at once.
+    if layer is None or (layer == "workqueue" and threading.current_thread() is not threading.main_thread()):
+        return 1
+    return get_num_threads()
+
+
+class _Pace:
+    """What one kind of call has cost so far, serial and parallel."""
+
+    __slots__ = ("cost", "retry", "runs")
+
+    def __init__(self) -> None:
+        self.cost = [0.0, 0.0]
+        self.runs = [0, 0]
+        self.retry = 0.0
+
+    def choose(self) -> bool:
+        """Whether to run parallel: the faster way, or the other one if it has not been tried for a while."""
+        for way in (False, True):
+            if self.runs[way] < 2:  # a first run may compile, and counts for nothing
+                return way
+        better = self.cost[True] < self.cost[False]
+        now = perf_counter()
+        if now < self.retry:
+            return better
+        self.retry = now + max(_RETRY, _RETRY_SHARE * self.cost[not better])
+        return not better
+
+    def record(self, way: bool, seconds: float) -> None:
+        self.runs[way] += 1
+        old = self.cost[way]
+        self.cost[way] = seconds if seconds < old or self.runs[way] <= 2 else (old + seconds) / 2
+
+
+_paces: dict[Any, _Pace] = {}
+
+
+def clear_paces() -> None:
+    """Forget what calls have cost."""
+    _paces.clear()
+
+
+@contextmanager
+def team(kind: Any, nbytes: int) -> Iterator[int]:
+    """The number of threads for one call of this kind, over an x of so many bytes."""
+    most = available_threads() if nbytes >= SERIAL_BYTES else 1
+    if most == 1:
+        yield 1
+    elif nbytes >= TEAM_BYTES:
+        with _numba_threads(most):
+            yield most
+    else:
+        if len(_paces) > 4096:
+            _paces.clear()
+        pace = _paces.setdefault((kind, most), _Pace())
+        way = pace.choose()
+        start = perf_counter()
+        with _numba_threads(most if way else 1):
+            yield most if way else 1
+        pace.record(way, perf_counter() - start)
+
+
+@contextmanager
+def _numba_threads(n: int) -> Iterator[None]:
+    """Numba's setting for this thread, for the time of a call."""
+    before = numba.get_num_threads()
+    if n == 1 or n == before:
+        yield
+        return
+    numba.set_num_threads(n)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

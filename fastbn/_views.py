@@ -12,10 +12,10 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-
 __all__ = ["View", "batch_view", "group_view", "layer_view", "memory_order"]
 
 _NARROW_PLANE = 128  # elements: below it, a channel's runs are too short to be read one by one
+_NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
 _FOLDED_WIDTH = 64  # columns: narrower rows are taken several at a time
 _PIECE = 65536  # elements of a piece of columns
 _MOST_PIECES = 128  # of a block, so that their sums stay small beside x
@@ -46,8 +46,8 @@ def memory_order(x):
 
 
 @lru_cache(maxsize=4096)
-def batch_view(shape, order, axis):
-    """Batch norm: a group is a channel."""
+def batch_view(shape, order, axis, statistics=True):
+    """Batch norm: a group is a channel; statistics: whether they are to be computed."""
     roles = ["r"] * len(shape)
     roles[axis] = "c"
     word, sizes = _spell(shape, order, roles)
@@ -55,7 +55,7 @@ def batch_view(shape, order, axis):
     inner = sizes[-1] if word in ("cr", "rcr", "r") else 1
     channels = shape[axis]
     common = {"stats_shape": (channels,), "groups": channels, "count": outer * inner, "weights": channels}
-    if inner == 1 or (inner < _NARROW_PLANE and outer > 3):
+    if inner == 1 or (outer > 3 and inner < (_NARROW_PLANE if statistics else _NARROWEST_PLANE)):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)
 
@@ -65,7 +65,7 @@ def group_view(shape, order, axis, num_groups):
     """Group norm, and instance norm with as many groups as channels; None where the memory order is not read."""
     channels = shape[axis]
     span = channels // num_groups
-    split = shape[:axis] + (num_groups, span) + shape[axis + 1 :]
+    split = (*shape[:axis], num_groups, span, *shape[axis + 1 :])
     roles = ["r"] * len(split)
     roles[0], roles[axis], roles[axis + 1] = "n", "g", "k"
     if order is not None:

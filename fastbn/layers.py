@@ -493,12 +493,11 @@ class _InstanceNorm(_ChannelNorm):
         if frozen := self._frozen_context(x):
             return self._infer(x), frozen
         batch = self._batched(x)
-        y, mean, rstd = F.instance_norm_forward(batch, self.weight, self.bias, self.eps, axis=self.axis)
-        if self.running_mean is not None:
-            # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
-            momentum = 0.0 if self.momentum is None else self.momentum
-            running = self.running_mean, self.running_var
-            F.instance_norm(batch, *running, self.weight, self.bias, True, momentum, self.eps, axis=self.axis, out=y)
+        # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
+        momentum = 0.0 if self.momentum is None else self.momentum
+        y, mean, rstd = F.instance_norm_with_running(
+            batch, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.axis, None
+        )
         return y if batch is x else y[0], Context(x, mean, rstd)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:

@@ -2,9 +2,10 @@
 
     NUMBA_DISABLE_JIT=1 pytest tests/small_shapes.py
 
-An element costs microseconds there, so ``pytest`` by itself leaves this file alone.
+An element costs a microsecond there, so ``pytest`` by itself leaves this file alone.
 """
 
+from contextlib import nullcontext
 from math import prod
 
 import pytest
@@ -12,13 +13,25 @@ from cases import CASES, FLOATS, ids
 from test_forward import check_forward
 from test_gradients import check_backward
 
+from fastbn import _launch, _runtime
+
 MOST_ELEMENTS = 20_000
-SMALL_SHAPES = [case for case in CASES if prod(case.shape) <= MOST_ELEMENTS]
+IN_PIECES = [(1, 3, 100_003), (2, 9000, 17)]  # long enough that even a single group is cut up for several threads
+SHAPES = [case for case in CASES if prod(case.shape) <= MOST_ELEMENTS or case.shape in IN_PIECES]
 
 pytestmark = [
-    pytest.mark.parametrize("case", SMALL_SHAPES, ids=ids),
+    pytest.mark.parametrize("case", SHAPES, ids=ids),
     pytest.mark.parametrize("dtype", FLOATS),
 ]
+
+
+@pytest.fixture(params=["as small", "as large"], autouse=True)
+def treatment(request, monkeypatch):
+    """As the small arrays that they are, or as if they were large and there were many threads to share them."""
+    if request.param == "as large":
+        monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
+        monkeypatch.setattr(_runtime, "team", lambda *_: nullcontext(64))
+        monkeypatch.setattr(_launch, "PAST_CACHE_BYTES", 0)
 
 
 def test_forward(case, dtype):

@@ -12,7 +12,7 @@ from importlib import import_module
 import fastbn
 from fastbn.cli._errors import CommandError
 
-COMMANDS = ("demo", "info")
+COMMANDS = ("bench", "demo", "info")
 
 
 def build_parser() -> argparse.ArgumentParser:

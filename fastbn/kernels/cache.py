@@ -1,8 +1,8 @@
 """Compiled kernels on disk: never stale, and never the reason that a call fails.
 
 Numba's own cache does not notice an edited callee, a changed option or a damaged file, and a disk that is full or
-read-only fails the caller.  Here an entry's name is a digest of everything that shaped it, its content is checked before
-it is used, whatever cannot be read counts as absent, and what cannot be written is told once.
+read-only fails the caller.  Here an entry's name is a digest of everything that shaped it, its content is checked
+before it is used, whatever cannot be read counts as absent, and what cannot be written is told once.
 
 The class underneath is private to Numba.  `attach` falls back to the public `cache=True` behaviour if it has moved.
 """
@@ -62,7 +62,9 @@ class _KernelCache(FunctionCache):
     def _save_overload(self, sig, data):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NumbaWarning)  # code built with NUMBA_OPT=0 cannot be kept, and need not
+                warnings.simplefilter(
+                    "ignore", NumbaWarning
+                )  # code built with NUMBA_OPT=0 cannot be kept, and need not
                 super()._save_overload(sig, data)
         except OSError as error:
             _tell(error)

@@ -10,10 +10,10 @@ columns and all rows; column c has weight number c // repeat, modulo the number 
     layer norm, channels first        (N, C, S)      span 1, a weight a row
 
 Narrow rows are taken `fold` at a time, as one row of fold*width columns (the last one may be shorter); a group then
-gathers the columns that stand for the same channel.  `view` is (rows, width, fold, span, repeat, weights, panel, piece):
-`forward` and `backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `apply`, one after
-the other, work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order either way,
-so which one is taken makes no difference to any bit.
+gathers the columns that stand for the same channel.  `view` is (rows, width, fold, span, repeat, weights, panel,
+piece): `forward` and `backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `apply`,
+one after the other, work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order
+either way, so which one is taken makes no difference to any bit.
 """
 
 import numpy as np
@@ -106,8 +106,8 @@ def _reduce(x, view, block, p, c0, shift, s, q):
 
 
 @tile
-def _finish(view, block, c0, shift, s, q, eps, centered, mean, rstd):
-    """Mean and rstd of the groups in the columns from c0 on."""
+def _finish(view, block, c0, shift, s, q, centered, mean, var):
+    """Mean and variance of the groups in the columns from c0 on."""
     rows, width, _, span, _, _, _, _ = view
     for g in range(c0 // span, min(c0 + s.size, width) // span):
         gs, gq = 0.0, 0.0
@@ -116,18 +116,18 @@ def _finish(view, block, c0, shift, s, q, eps, centered, mean, rstd):
                 gs += s[c]
                 gq += q[c]
         k = block * (width // span) + g
-        mean[k], rstd[k] = statistics(shift[g * span - c0], gs, gq, rows * span, eps, centered)
+        mean[k], var[k] = statistics(shift[g * span - c0], gs, gq, rows * span, centered)
 
 
 @tile
-def _coefficients(view, block, c0, w, b, mean, rstd, hi, a, t):
+def _coefficients(view, block, c0, w, b, eps, mean, var, hi, a, t):
     """What `normalize` takes for the columns from c0 on."""
     _, width, _, span, repeat, weights, _, _ = view
     for j in range(hi.size):
         c = (c0 + j) % width
         g = block * (width // span) + c // span
         k = c // repeat % weights
-        scale = rstd[g] * pick(w, k, 1.0)
+        scale = 1.0 / np.sqrt(var[g] + eps) * pick(w, k, 1.0)
         hi[j] = mean[g]
         a[j] = scale
         t[j] = pick(b, k, 0.0) - (mean[g] - np.float64(hi[j])) * scale
@@ -146,10 +146,10 @@ def _apply(x, y, view, block, p, c0, hi, a, t, rw, rb, past_cache):
 
 
 @driver
-def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, rstd, like):
-    """y, mean and rstd of x (flat arrays), a panel a unit.
+def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, var, like):
+    """y, mean and variance of x (flat arrays), a panel a unit.
 
-    w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, rstd: float64 (blocks * groups,).  like: any array
+    w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, var: float64 (blocks * groups,).  like: any array
     of the type computed in.
     """
     pieces, panels = _counts(view)
@@ -167,8 +167,8 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, rs
             _reduce(x, view, block, p, c0, shift, ps, pq)
             _add(s, ps)
             _add(q, pq)
-        _finish(view, block, c0, shift, s, q, eps, centered, mean, rstd)
-        _coefficients(view, block, c0, w, b, mean, rstd, hi, a, t)
+        _finish(view, block, c0, shift, s, q, centered, mean, var)
+        _coefficients(view, block, c0, w, b, eps, mean, var, hi, a, t)
         for p in range(pieces - 1, -1, -1):
             _apply(x, y, view, block, p, c0, hi, a, t, rw, rb, past_cache)
 
@@ -185,8 +185,8 @@ def reduce(units, x, view, centered, sums):
 
 
 @driver
-def finish(units, x, view, eps, centered, sums, mean, rstd):
-    """mean and rstd from the sums of the pieces, a panel a unit."""
+def finish(units, x, view, centered, sums, mean, var):
+    """Mean and variance from the sums of the pieces, a panel a unit."""
     pieces, panels = _counts(view)
     n = view[1] * view[2]
     for unit in prange(units):
@@ -200,16 +200,16 @@ def finish(units, x, view, eps, centered, sums, mean, rstd):
         for p in range(block * pieces, (block + 1) * pieces):
             _add(s, _part(sums, 2 * p, n)[c0:c1])
             _add(q, _part(sums, 2 * p + 1, n)[c0:c1])
-        _finish(view, block, c0, shift, s, q, eps, centered, mean, rstd)
+        _finish(view, block, c0, shift, s, q, centered, mean, var)
 
 
 @driver
-def coefficients(units, view, w, b, mean, rstd, columns):
-    """What `apply` takes, (blocks * 3 * columns,) in the type computed in, from mean and rstd; a block a unit."""
+def coefficients(units, view, w, b, eps, mean, var, columns):
+    """What `apply` takes, (blocks * 3 * columns,) in the type computed in, from mean and variance; a block a unit."""
     n = view[1] * view[2]
     for block in prange(units):
         hi, a, t = _three(_part(columns, block, 3 * n), n)
-        _coefficients(view, block, 0, w, b, mean, rstd, hi, a, t)
+        _coefficients(view, block, 0, w, b, eps, mean, var, hi, a, t)
 
 
 @driver

@@ -1,8 +1,9 @@
 """Groups made of contiguous runs: batch, group and instance norm with channels first, layer and RMS norm.
 
-x is seen as (count, groups, parts, length) in memory order; `view` holds these four and the number of weights.  Group g shares its statistics over all the rest: `count`
-chunks of parts*length adjacent elements.  Every part of a group has one weight and one bias, at (g*parts + k) modulo
-their number ("channel"), or every element of a chunk has its own ("element"):
+x is seen as (count, groups, parts, length) in memory order; `view` holds these four and the number of weights.  Group g
+shares its statistics over all the rest: `count` chunks of parts*length adjacent elements.  Every part of a group has
+one weight and one bias, at (g*parts + k) modulo their number ("channel"), or every element of a chunk has its own
+("element"):
 
     batch norm      (N, C, 1, S)      channel          layer and RMS norm   (1, M, 1, K)     element
     group norm      (1, N*G, C/G, S)  channel          group norm, S = 1    (1, N*G, 1, C/G) element
@@ -52,15 +53,15 @@ def pick(values, index, default):
 
 
 @tile
-def statistics(shift, s, q, n, eps, centered):
-    """Mean and 1/sqrt(var + eps) of n elements from their sums about `shift`; not centered: about zero."""
+def statistics(shift, s, q, n, centered):
+    """Mean and variance of n elements from their sums about `shift`; not centered: zero and the mean square."""
     if not centered:
-        return 0.0, 1.0 / np.sqrt(q / n + eps)
+        return 0.0, q / n
     d = s / n
     var = (q - s * d) / n
     if var < 0.0:  # a rounding below zero; NaN stays NaN
         var = 0.0
-    return shift + d, 1.0 / np.sqrt(var + eps)
+    return shift + d, var
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
@@ -94,18 +95,16 @@ def _apply(x, y, view, g, p, mean, rstd, channel, element, past_cache):
             a = rstd * pick(channel[0], c, 1.0)
             t = pick(channel[1], c, 0.0) - (mean - hi) * a
             f = g * length % affine + e  # of use where every element has its own weight
-            normalize(
-                x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), element[0], element[1], f, past_cache
-            )
+            normalize(x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), element[0], element[1], f, past_cache)
             e += n
             k += 1
 
 
 @driver
-def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, mean, rstd):
-    """y, mean and rstd of x (flat arrays), a group a unit, in `per_group` pieces.
+def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, mean, var):
+    """y, mean and variance of x (flat arrays), a group a unit, in `per_group` pieces.
 
-    w, b: a weight and bias a channel, we, be: an element, or None.  mean, rstd: float64 (groups,), or empty where not
+    w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
     wanted.
     """
     n = view[0] * view[2] * view[3]
@@ -115,13 +114,14 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
             shift, ds, dq = _reduce(x, view, g, p, centered)
             s += ds
             q += dq
-        m, r = statistics(shift, s, q, n, eps, centered)
+        m, v = statistics(shift, s, q, n, centered)
+        r = 1.0 / np.sqrt(v + eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
             _apply(x, y, view, g, p, m, r, (w, b), (we, be), past_cache)
         if mean.size > 0:
             mean[g] = m
-        if rstd.size > 0:
-            rstd[g] = r
+        if var.size > 0:
+            var[g] = v
 
 
 @driver
@@ -132,23 +132,24 @@ def reduce(units, x, view, per_group, centered, sums):
 
 
 @driver
-def finish(units, view, per_group, eps, centered, sums, mean, rstd):
-    """mean and rstd of every group from the sums of its pieces."""
+def finish(units, view, per_group, centered, sums, mean, var):
+    """Mean and variance of every group from the sums of its pieces."""
     n = view[0] * view[2] * view[3]
     for g in prange(units):
         s, q = 0.0, 0.0
         for p in range(g * per_group, (g + 1) * per_group):
             s += sums[p, 1]
             q += sums[p, 2]
-        mean[g], rstd[g] = statistics(sums[g * per_group, 0], s, q, n, eps, centered)
+        mean[g], var[g] = statistics(sums[g * per_group, 0], s, q, n, centered)
 
 
 @driver
-def apply(units, x, y, view, per_group, w, b, we, be, past_cache, mean, rstd):
-    """y from given mean and rstd, a piece a unit."""
+def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var):
+    """y from given mean and variance, a piece a unit."""
     for u in prange(units):
         g = u // per_group
-        _apply(x, y, view, g, u % per_group, mean[g], rstd[g], (w, b), (we, be), past_cache)
+        r = 1.0 / np.sqrt(var[g] + eps)
+        _apply(x, y, view, g, u % per_group, mean[g], r, (w, b), (we, be), past_cache)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -161,9 +162,7 @@ def _reduce_back(dy, x, view, i, p, mean, we, f):
     j0, j1, e0, e1 = _span(p, count, length)
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
-        s, q = products(
-            dy, x, (j * groups * parts + i) * length + e0, e1 - e0, splat64(mean), we, we, f + e0, s, q
-        )
+        s, q = products(dy, x, (j * groups * parts + i) * length + e0, e1 - e0, splat64(mean), we, we, f + e0, s, q)
     return total(s), total(q)
 
 

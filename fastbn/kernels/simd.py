@@ -165,7 +165,7 @@ def _constant(value):
 
 @cache
 def _converts_float16():
-    """Whether the processor compiled for has instructions for float16; a call into a library would stand in for them."""
+    """Whether the processor compiled for has instructions for float16; else LLVM would call into a library."""
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     return triple.startswith("aarch64") or "+f16c" in features.split(",")
 

@@ -1,0 +1,251 @@
+"""The steps that all operations share: checked arguments -> view -> kernel -> result as the caller sees it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import _checks, _launch, _runtime, _views
+from fastbn.kernels import runs
+
+Array = NDArray[Any]
+ViewOf = Callable[..., _views.View | None]
+
+_EMPTY = np.empty(0)
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+class _Alias:
+    """Another array over the memory of a read-only one: kernels take one array type and never write to inputs."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
+def _flat(a: Array, order: Any = None) -> Array:
+    """A contiguous array as the kernels take it: one axis, in memory order, half precision by its bits."""
+    flat = (a if order is None else a.transpose(order)).reshape(-1)
+    if flat.itemsize == 2:
+        flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
+    return flat if flat.flags.writeable else np.asarray(_Alias(flat))
+
+
+def _inverse(order: Any) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _seen(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
+    """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
+    order = _views.memory_order(x)
+    view = None if order is False else view_of(x.shape, order, *args)
+    if view is None:
+        x, order = np.ascontiguousarray(x), None
+        view = view_of(x.shape, None, *args)
+        assert view is not None, "every operation reads C-contiguous arrays"
+    return x, order, view
+
+
+def _in_order(a: Array, order: Any) -> Array:
+    """a with the given memory order, copied if it has another."""
+    if order is None:
+        return np.ascontiguousarray(a)
+    return np.ascontiguousarray(a.transpose(order)).transpose(_inverse(order))
+
+
+def _target(x: Array, order: Any, out: Array | None) -> Array:
+    """`out` if it has the memory order that is written, else a new array."""
+    if out is not None and (out if order is None else out.transpose(order)).flags.c_contiguous:
+        return out
+    if order is None:
+        return np.empty(x.shape, x.dtype)
+    return np.empty([x.shape[a] for a in order], x.dtype).transpose(_inverse(order))
+
+
+def _deliver(y: Array, out: Array | None) -> Array:
+    """The result in `out`, if there is one and it was not written in place."""
+    if out is None or out is y:
+        return y
+    out[...] = y
+    return out
+
+
+# Weights and statistics -----------------------------------------------------------------------------------------------
+
+
+def _weights(w: Array | None, view: _views.View) -> Array | None:
+    """A weight or bias, flat, in the order of the elements in memory."""
+    if w is None or view.weight_order is None:
+        return w if w is None else _flat(w)
+    shape, tail = view.weight_order
+    return w.reshape(shape).transpose(tail).reshape(-1)
+
+
+def _gradient(g: Array, view: _views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
+    """A weight's gradient in the weight's own order, shape and dtype."""
+    if view.weight_order is not None:
+        lengths, tail = view.weight_order
+        g = g.reshape([lengths[a] for a in tail]).transpose(_inverse(tail))
+    g = g.reshape(shape)
+    return g if given is None else g.astype(given.dtype, copy=False)
+
+
+def _statistics(values: Array, view: _views.View) -> Array:
+    """Flat statistics in the shape that users see."""
+    values = values.reshape(view.stats_shape)
+    return values if view.stats_axes is None else values.transpose(view.stats_axes)
+
+
+def _flat_statistics(values: Array, view: _views.View) -> Array:
+    """What users see, flat in memory order."""
+    if view.stats_axes is not None:
+        values = values.transpose(_inverse(view.stats_axes))
+    return _flat(np.ascontiguousarray(values))
+
+
+def rstd(var: Array, eps: float) -> Array:
+    """1/sqrt(var + eps)."""
+    with np.errstate(divide="ignore"):  # a constant group, and eps zero
+        return 1.0 / np.sqrt(var + eps)
+
+
+# Calls ----------------------------------------------------------------------------------------------------------------
+
+
+def normalize(
+    x: Array,
+    view_of: ViewOf,
+    args: tuple[Any, ...],
+    w: Array | None,
+    b: Array | None,
+    eps: float,
+    out: Array | None,
+    keep: bool,
+    centered: bool = True,
+    key: Any = None,
+) -> tuple[Array, Array, Array]:
+    """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
+
+    keep: whether the statistics are wanted; they are empty if not.  key: what to remember the call by, see `again`.
+    """
+    x, order, view = _seen(x, view_of, *args)
+    mean = np.empty(view.groups) if keep and centered else _EMPTY
+    var = np.empty(view.groups) if keep else _EMPTY
+    y = _target(x, order, out)
+    if x.size:
+        flat_w, flat_b = _weights(w, view), _weights(b, view)
+        _launch.forward(view, _flat(x, order), _flat(y, order), flat_w, flat_b, eps, centered, mean, var)
+        if key is not None and order is None:
+            shapes = (None if v is None else v.shape for v in (w, b))
+            _remember(key, x, view, *shapes, eps, centered)
+    elif keep:
+        mean[...], var[...] = np.nan, np.nan  # of nothing
+    y = _deliver(y, out)
+    if not keep:
+        return y, mean, var
+    return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
+
+
+def apply(
+    x: Array, axis: int, w: Array | None, b: Array | None, eps: float, mean: Array, var: Array, out: Array | None
+) -> Array:
+    """Normalize every channel of x with given statistics."""
+    x, order, view = _seen(x, _views.batch_view, axis, False)
+    y = _target(x, order, out)
+    if x.size:
+        flat_w, flat_b = _weights(w, view), _weights(b, view)
+        _launch.apply(view, _flat(x, order), _flat(y, order), flat_w, flat_b, eps, _flat(mean), _flat(var))
+    return _deliver(y, out)
+
+
+def differentiate(
+    dy: Array,
+    x: Array,
+    mean: Array | None,
+    rstd: Array,
+    view_of: ViewOf,
+    args: tuple[Any, ...],
+    weight: Array | None,
+    shape: tuple[int, ...],
+    out: Array | None,
+    through_statistics: bool = True,
+) -> tuple[Array, Array, Array]:
+    """dx, dweight and dbias of checked arguments; mean: None for RMS norm; weight: of the given shape, any dtype."""
+    x, order, view = _seen(x, view_of, *args)
+    dy = _in_order(dy, order)
+    dx = _target(x, order, out)
+    compute = _checks.COMPUTED_IN[x.dtype]
+    dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
+    if x.size:
+        w = _weights(None if weight is None else np.ascontiguousarray(weight, compute), view)
+        m = None if mean is None else _flat_statistics(mean, view)
+        r = _flat_statistics(rstd, view)
+        gy, flat_x, gx = _flat(dy, order), _flat(x, order), _flat(dx, order)
+        if through_statistics:
+            _launch.backward(view, gy, flat_x, gx, w, m, r, dweight, dbias)
+        else:
+            _launch.backward(view, gy, flat_x, None, w, m, r, dweight, dbias)
+            _launch.apply(view, gy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
+    return _deliver(dx, out), _gradient(dweight, view, weight, shape), _gradient(dbias, view, weight, shape)
+
+
+# Small calls ----------------------------------------------------------------------------------------------------------
+
+# On a small array the checks cost more than the arithmetic.  What a call that passed them all came to is remembered by
+# the arguments that decide it; the next one like it, with ordinary arrays, goes straight to the kernel.
+
+
+class _Remembered(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    weight: tuple[int, ...] | None  # shapes of the affine's arrays
+    bias: tuple[int, ...] | None
+    by_channel: bool
+    eps: float
+    centered: bool
+    groups: int
+    geometry: tuple[int, ...]
+    pieces: int
+
+
+_remembered: dict[Any, _Remembered] = {}
+_MOST_REMEMBERED = 1024
+_ORDINARY = 0x1 | 0x100 | 0x400  # flags of an array that is C-contiguous, aligned and writeable
+
+
+def _is_ordinary(a: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return type(a) is np.ndarray and a.dtype is dtype and a.shape == shape and a.flags.num & _ORDINARY == _ORDINARY
+
+
+def again(key: Any, x: Any, w: Any, b: Any) -> Array | None:
+    """y of a call like a remembered one, or None."""
+    call = _remembered.get(key)
+    if (
+        call is None
+        or not _is_ordinary(x, call.shape, call.dtype)
+        or (w is not None if call.weight is None else not _is_ordinary(w, call.weight, call.dtype))
+        or (b is not None if call.bias is None else not _is_ordinary(b, call.bias, call.dtype))
+    ):
+        return None
+    y = np.empty(call.shape, call.dtype)
+    w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
+    affine = (w, b, None, None) if call.by_channel else (None, None, w, b)
+    statistics = call.eps, call.centered, False, _EMPTY, _EMPTY
+    runs.forward.serial(call.groups, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *statistics)
+    return y
+
+
+def _remember(key: Any, x: Array, view: _views.View, weight: Any, bias: Any, eps: float, centered: bool) -> None:
+    if x.nbytes >= _runtime.SERIAL_BYTES or view.columns or x.itemsize == 2:
+        return
+    if len(_remembered) >= _MOST_REMEMBERED:
+        _remembered.clear()
+    count, groups, parts, length, _ = view.geometry
+    pieces = runs.pieces(count, parts * length)
+    _remembered[key] = _Remembered(
+        x.shape, x.dtype, weight, bias, view.affine == "channel", eps, centered, groups, view.geometry, pieces
+    )

@@ -1,0 +1,98 @@
+"""``fastbn bench``: fastbn against its peers, in one process, round by round, beside the limit that memory sets."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fastbn.cli._errors import CommandError, require, require_writable_png
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "bench",
+        help="time every operation against other libraries and against a streaming copy",
+        description="Time fastbn against NumPy, PyTorch, oneDNN, JAX and ONNX Runtime, as far as they are installed: "
+        "everyone takes a turn in every round, after its answer was checked.",
+    )
+    add = parser.add_argument
+    add(
+        "--suite",
+        default="quick",
+        metavar="NAME",
+        help="quick: a minute; networks: layers of published networks, about an hour; small: small calls, and new "
+        "arrays against existing ones from 1 kB to 200 MB (%(default)s)",
+    )
+    add("--only", default="", metavar="REGEX", help="only the cells whose description it is found in: 'layer norm'")
+    add("--threads", type=_count, metavar="N", help="threads for everyone (what fastbn would use)")
+    add("--peers", metavar="A,B", help="numpy, torch, torch.compile, onednn, jax, onnxruntime (torch.compile, which "
+        "takes seconds a cell: only if asked for, or in suite networks)")  # fmt: skip
+    add("--seconds", type=_positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
+    add("--rounds", type=_count, metavar="N", help="so many rounds instead, whatever time they take")
+    add("--json", type=Path, metavar="PATH", help="write everything measured")
+    add("--png", type=Path, metavar="PATH", help="write a picture")
+    add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="measure nothing, compare two such JSON files")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    require("bench", "rich", *(["matplotlib"] if args.png else []))
+    if args.compare:
+        return _compare(*args.compare)
+    if args.json:
+        _require_writable(args.json)
+    if args.png:
+        require_writable_png(args.png)
+    from fastbn.cli.bench import _report as report
+    from fastbn.cli.bench._session import measure_suite
+
+    results = measure_suite(args.suite, args.only, args.peers, args.threads, args.seconds, args.rounds)
+    if args.json:  # first of all: nothing that goes wrong below loses it
+        results.save(args.json)
+    report.show(results)
+    if args.json:
+        report.say_saved("Results", args.json)
+    if args.png:
+        _save_plot(results, args.png)
+        report.say_saved("Picture", args.png)
+    return 1 if any(measured.failed("fastbn") for measured in results.cells) else 0
+
+
+def _compare(first: Path, second: Path) -> int:
+    from fastbn.cli.bench import _report as report
+    from fastbn.cli.bench._results import Results
+
+    report.compare(Results.load(first), Results.load(second))
+    return 0
+
+
+def _require_writable(path: Path) -> None:
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
+    if not existed:
+        path.unlink()
+
+
+def _save_plot(results: Any, path: Path) -> None:
+    from fastbn.cli.bench._plot import plot
+
+    try:
+        plot(results, path)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None

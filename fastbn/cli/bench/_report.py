@@ -1,0 +1,287 @@
+"""What ``fastbn bench`` prints."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from statistics import median
+
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from fastbn.cli import info
+from fastbn.cli._console import console, heading, make_table, say
+from fastbn.cli.bench._cells import Cell
+from fastbn.cli.bench._peers import PEERS, TITLES
+from fastbn.cli.bench._problem import TOLERANCE_IN_WORDS
+from fastbn.cli.bench._results import (
+    FASTBN,
+    LARGE_BYTES,
+    NEW,
+    OBJECT,
+    Measured,
+    Results,
+    Summary,
+    Timing,
+    by_operation,
+    mean,
+    peers_of,
+)
+
+NONE = "-"
+Row = Sequence[str | Text]
+
+
+def show(results: Results) -> None:
+    """Everything: where, cell by cell, operation by operation, and who wins."""
+    say_where(results)
+    _show_cells(results)
+    _show_failures(results)
+    heading("Operation by operation")
+    console.print(_summary_table(results.cells))
+    console.print()
+    _say_verdict(results)
+
+
+def say_where(results: Results) -> None:
+    heading("What this ran on")
+    console.print(info.as_text(results.machine | results.peers))
+    for name, modules in results.missing.items():
+        console.print(f"{TITLES[name]} is left out: {' and '.join(modules)} not installed", style="yellow")
+
+
+# cells ----------------------------------------------------------------------------------------------------------------
+
+
+def _show_cells(results: Results) -> None:
+    heading("Every cell, in milliseconds")
+    peers = [peer for peer in PEERS if any(peer in m.peers or m.failed(peer) for m in results.cells)]
+    wide, narrow = (list(_sections(results.cells, shown)) for shown in (peers, None))
+    fits = all(Measurement.get(console, console.options, table).maximum <= console.width for _, table in wide)
+    for title, table in wide if fits or not console.is_terminal else narrow:
+        console.print(title, style="bold")
+        console.print(table, "", soft_wrap=True)
+    say(
+        f"float32, {results.threads} threads; the shape is as it lies in memory, channels first or last. A time is the "
+        "median of the rounds, in the faster of the forms that the library has: returning a new array or writing "
+        f"into an existing one. {NONE}: no such operation. Before it was timed, everyone's answer agreed with "
+        f"float64 within {TOLERANCE_IN_WORDS}. The limit is a streaming copy of x (backward: one and a half)."
+    )
+
+
+def _sections(cells: list[Measured], peers: list[str] | None) -> Iterable[tuple[str, Table]]:
+    """A table an operation, all with the same widths; without `peers`, only the best of them is shown."""
+    columns = ["shape, channels", "x", "fastbn", *map(_title, peers or ["best peer"]), "vs best", "of limit"]
+    if any(measured.cell.source for measured in cells) and peers:
+        columns.append("where")
+    sections: dict[str, list[Row]] = {}
+    for summary in by_operation(cells):
+        sections.setdefault(summary.name, []).extend(_cell_row(m, peers)[: len(columns)] for m in summary.cells)
+    lines = [columns, *chain.from_iterable(sections.values())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for title, rows in sections.items():
+        table = make_table(columns)
+        for column, width in zip(table.columns, widths, strict=True):
+            column.min_width = width
+        for row in rows:
+            table.add_row(*row)
+        yield title, table
+
+
+def _title(peer: str) -> str:
+    return TITLES.get(peer, peer)
+
+
+def _cell_row(measured: Measured, peers: list[str] | None) -> Row:
+    cell, best = measured.cell, measured.best_peer
+    if peers is None:
+        others = [NONE if best is None else f"{TITLES[best.contender]} {milliseconds(best)}"]
+    else:
+        others = [_peer_time(measured, peer) for peer in peers]
+    return [
+        short_name(cell),
+        size(cell.nbytes),
+        _peer_time(measured, FASTBN),
+        *others,
+        _speedup(measured),
+        _percent(measured.fraction_of_copy),
+        cell.source,
+    ]
+
+
+def short_name(cell: Cell) -> str:
+    return f"{cell.size} {cell.layout.removeprefix('channels ')}"
+
+
+def size(nbytes: int) -> str:
+    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.0f} {unit}"
+    return f"{nbytes} B"
+
+
+def milliseconds(timing: Timing) -> str:
+    return f"{1e3 * timing.median:#.3g}".rstrip(".")
+
+
+def _peer_time(measured: Measured, peer: str) -> str:
+    best = measured.best(peer)
+    if best is None:
+        return "failed" if measured.failed(peer) else NONE
+    return milliseconds(best)
+
+
+def _speedup(measured: Measured) -> Text:
+    speedup, ours, theirs = measured.speedup(measured.best_peer), measured.best(FASTBN), measured.best_peer
+    if speedup is None or ours is None or theirs is None:
+        return Text(NONE)
+    return Text(f"{speedup:.2f}", "" if speedup >= 1 else "yellow" if ours.overlaps(theirs) else "red")
+
+
+def _percent(fraction: float | None) -> str:
+    return NONE if fraction is None else f"{100 * fraction:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
+
+
+def _show_failures(results: Results) -> None:
+    if not any(measured.failures for measured in results.cells):
+        return
+    heading("Not timed")
+    for measured in results.cells:
+        for failure in measured.failures:
+            form = f" ({failure.form})" if failure.form else ""
+            say(f"{TITLES[failure.contender]}{form}, {measured.cell.name}: {failure.reason}", style="red")
+
+
+# summaries ------------------------------------------------------------------------------------------------------------
+
+
+def _summary_table(cells: list[Measured]) -> Table:
+    peers = peers_of(cells)
+    table = make_table(
+        ["times as fast as", "channels", "cells", "best peer", "at least", *map(_title, peers), "of limit"]
+    )
+    for summary in by_operation(cells):
+        table.add_row(*_summary_row(summary, peers))
+    table.add_section()
+    table.add_row(*_summary_row(Summary("all", "", cells), peers), style="bold")
+    return table
+
+
+def _summary_row(summary: Summary, peers: list[str]) -> Row:
+    speedups = summary.against_best
+    return [
+        summary.name,
+        summary.layout.removeprefix("channels "),
+        str(len(summary.cells)),
+        _number(mean(speedups)),
+        _number(min(speedups, default=None)),
+        *(_number(mean(summary.against(peer))) for peer in peers),
+        _percent(summary.fraction_of_copy),
+    ]
+
+
+def _say_verdict(results: Results) -> None:
+    cells = results.cells
+    say(
+        f"Geometric means; the last column is the median over arrays past {LARGE_BYTES // 10**6} MB, where memory is "
+        "the limit."
+    )
+    duels = [(m.speedup(m.best_peer), m.best(FASTBN), m.best_peer, m.cell) for m in cells]
+    compared = [(s, ours, best, cell) for s, ours, best, cell in duels if s is not None and ours and best]
+    lost = sorted((duel for duel in compared if duel[0] < 1), key=itemgetter(0))
+    if compared and not lost:
+        say(f"No peer is faster in any of the {len(compared)} cells.", style="green")
+    if lost:
+        say(f"A peer is faster in {len(lost)} of {len(compared)} cells:", style="red")
+    for _, ours, best, cell in lost:
+        noise = "; their quartiles overlap, so it may be noise" if best.overlaps(ours) else ""
+        times = f"{TITLES[best.contender]} {milliseconds(best)} ms, fastbn {milliseconds(ours)} ms"
+        say(f"{cell.name}: {times}{noise}", 2)
+    _say_price_of_new(cells)
+    _say_price_of_objects(cells)
+
+
+def _say_price_of_new(cells: list[Measured]) -> None:
+    prices = [(price, m.cell) for m in cells if (price := m.price_of_new) is not None]
+    if prices:
+        middle, (worst, where) = median(price for price, _ in prices), max(prices, key=itemgetter(0))
+        say(
+            f"A call of fastbn that returns a new array takes {middle:.2f} times as long as one that writes into an "
+            f"existing one (median; at most {worst:.2f}: {where.name})."
+        )
+
+
+def _say_price_of_objects(cells: list[Measured]) -> None:
+    pairs = [(m.form(FASTBN, OBJECT), m.form(FASTBN, NEW), m.cell) for m in cells]
+    prices = [(1e6 * (layer.median - function.median), cell) for layer, function, cell in pairs if layer and function]
+    if prices:
+        middle, (worst, where) = median(price for price, _ in prices), max(prices, key=itemgetter(0))
+        say(
+            f"A call of a layer object takes {middle:+.2f} us beside the function (median; at most {worst:+.2f}: "
+            f"{where.name})."
+        )
+
+
+def say_saved(what: str, path: Path) -> None:
+    console.print(f"{what}: {path.resolve()}", soft_wrap=True)
+
+
+# two files ------------------------------------------------------------------------------------------------------------
+
+
+def compare(a: Results, b: Results) -> None:
+    """Print how fastbn's times changed from one file to another."""
+    heading("fastbn in two files")
+    for letter, results in (("A", a), ("B", b)):
+        machine = results.machine
+        say(
+            f"{letter}: fastbn {machine.get('fastbn')}, {results.date}, {results.threads} threads, {machine.get('cpu')}"
+        )
+    console.print()
+    theirs = {measured.cell.key: measured for measured in b.cells}
+    pairs = [(m, theirs[m.cell.key]) for m in a.cells if m.cell.key in theirs]
+    rows = [row for pair in pairs if (row := _changes(*pair)) is not None]
+    if not rows:
+        say("No cell is in both files.", style="yellow")
+        return
+    table = make_table(["", "A ms", "B ms", "A / B", "in copies", ""])
+    for measured, before, after, ratio, in_copies in rows:
+        table.add_row(
+            f"{measured.cell.task}, {short_name(measured.cell)}",
+            milliseconds(before),
+            milliseconds(after),
+            f"{ratio:.2f}",
+            _number(in_copies),
+            _verdict(before, after),
+        )
+    console.print(table, "", soft_wrap=True)
+    speed, speed_in_copies = mean([row[3] for row in rows]), mean([row[4] for row in rows if row[4] is not None])
+    alone = len(a.cells) + len(b.cells) - 2 * len(pairs)
+    say(
+        f"B is {_number(speed)} times as fast as A, {_number(speed_in_copies)} times when each is measured in copies "
+        f"of its own run (geometric means of {len(rows)} cells; {alone} are in one file only)."
+    )
+    say(
+        "Noise: where the quartiles of the two overlap the table says so, and the difference means nothing. Other work "
+        "on the machine slows whole runs: then the copy is slower too, and only the column in copies is fair."
+    )
+
+
+def _changes(a: Measured, b: Measured) -> tuple[Measured, Timing, Timing, float, float | None] | None:
+    before, after = a.best(FASTBN), b.best(FASTBN)
+    if before is None or after is None:
+        return None
+    fractions = a.fraction_of_copy, b.fraction_of_copy
+    in_copies = None if None in fractions else fractions[1] / fractions[0]  # type: ignore[operator]
+    return a, before, after, before.median / after.median, in_copies
+
+
+def _verdict(before: Timing, after: Timing) -> Text:
+    if before.overlaps(after):
+        return Text("quartiles overlap", "dim")
+    return Text("B is faster", "green") if after.median < before.median else Text("B is slower", "red")

@@ -1,0 +1,81 @@
+"""From the command's arguments to results: which cells, which contenders, how many threads."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+from fastbn.cli import info
+from fastbn.cli._console import progress_bar
+from fastbn.cli._errors import CommandError
+from fastbn.cli.bench._cells import SUITES, Cell, Suite
+from fastbn.cli.bench._peers import PEERS, Contender, Copy, FastBN, versions
+from fastbn.cli.bench._problem import TOLERANCE
+from fastbn.cli.bench._results import Results
+from fastbn.cli.bench._timing import measure
+
+
+def measure_suite(
+    name: str, only: str, peers: str | None, threads: int | None, seconds: float | None, rounds: int | None
+) -> Results:
+    """Measure the cells of a suite in which the pattern `only` is found."""
+    suite = _suite(name)
+    cells = _cells(suite, only)
+    asked = [PEERS[peer] for peer in _peers(suite, peers)]
+    missing = {peer.name: modules for peer in asked if (modules := peer.missing())}
+    present = [peer for peer in asked if peer.name not in missing]
+    lineup: list[type[Contender]] = [Copy, FastBN, *present]
+    measured = []
+    with _threads(threads) as count, progress_bar() as bar:
+        contenders = [contender(count) for contender in lineup]
+        for cell in bar.track(cells):
+            bar.update(bar.task_ids[0], description=cell.name)
+            measured.append(measure(cell, contenders, seconds or suite.seconds, rounds))
+        machine = info.config()
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return Results(name, date, count, machine, versions(present), missing, TOLERANCE, measured)
+
+
+def _suite(name: str) -> Suite:
+    if name not in SUITES:
+        raise CommandError(f"no suite {name!r}; the suites are {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def _cells(suite: Suite, only: str) -> list[Cell]:
+    try:
+        pattern = re.compile(only, re.IGNORECASE)
+    except re.error as error:
+        raise CommandError(f"--only {only!r} is not a regular expression: {error}") from None
+    cells = [cell for cell in suite.cells() if pattern.search(f"{cell.name}, {cell.source}")]
+    if not cells:
+        example = next(suite.cells()).name
+        raise CommandError(f"--only {only!r} is found in no cell of the suite; one is {example!r}")
+    return cells
+
+
+def _peers(suite: Suite, asked: str | None) -> list[str]:
+    if asked is None:
+        return [name for name in PEERS if name != "torch.compile" or suite.compiles]
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",")))
+    for name in names:
+        if name not in PEERS:
+            raise CommandError(f"no peer {name!r}; the peers are {', '.join(PEERS)}")
+    return names
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[int]:
+    """Numba's threads while measuring, and so fastbn's; their number is everyone's."""
+    numba: Any = import_module("numba")  # its type hints leave out names of its public face
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(threads or before)
+    except ValueError:
+        raise CommandError(f"--threads {threads}: Numba has at most {numba.config.NUMBA_NUM_THREADS} here") from None
+    try:
+        yield threads or before
+    finally:
+        numba.set_num_threads(before)
