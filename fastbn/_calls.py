@@ -42,7 +42,10 @@ def _inverse(order: Any) -> list[int]:
 def _seen(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
     """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
     order = _views.memory_order(x)
-    view = None if order is False else view_of(x.shape, order, *args)
+    if order is False:  # holes or overlaps: the same order without them
+        x = x.copy(order="K")
+        order = _views.memory_order(x)
+    view = view_of(x.shape, order, *args)
     if view is None:
         x, order = np.ascontiguousarray(x), None
         view = view_of(x.shape, None, *args)

@@ -203,7 +203,7 @@ def out(value, x, *inputs):
         raise ValueError("out is read-only; expected an array that can be written to")
     if not value.flags.aligned:
         raise ValueError("out is misaligned in memory; expected an ordinary array, as numpy.empty makes it")
-    if any(extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)):
+    if value.size and any(extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)):
         raise ValueError("out overlaps itself (a broadcast array); expected an array with memory for every element")
     _no_overlap(value, "out", *(given for given in inputs if not _same_memory(value, given)))
 

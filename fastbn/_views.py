@@ -64,21 +64,22 @@ def batch_view(shape, order, axis, statistics=True):
 def group_view(shape, order, axis, num_groups):
     """Group norm, and instance norm with as many groups as channels; None where the memory order is not read."""
     channels = shape[axis]
-    span = channels // num_groups
+    span = channels // max(num_groups, 1)
     split = (*shape[:axis], num_groups, span, *shape[axis + 1 :])
     roles = ["r"] * len(split)
     roles[0], roles[axis], roles[axis + 1] = "n", "g", "k"
     if order is not None:
         order = tuple(b for a in order for b in ((axis, axis + 1) if a == axis else (a + (a > axis),)))
-    word, _ = _spell(split, order, roles)
-    n, plane = shape[0], prod(shape) // (shape[0] * channels)
+    word, sizes = _spell(split, order, roles)
+    n, plane = shape[0], prod(shape[1:axis]) * prod(shape[axis + 1 :])
     common = {"stats_shape": (n, num_groups), "groups": n * num_groups, "count": span * plane, "weights": channels}
     if _is_part(word, "ngkr"):
         if plane == 1 and span > 1:
             return _runs(1, n * num_groups, 1, span, channels, "element", **common)
         return _runs(1, n * num_groups, span, plane, channels, "channel", **common)
-    if _is_part(word, "nrgk"):
-        return _columns(n, plane, channels, span, 1, channels, **common)
+    if _is_part(word, "nrgkr"):
+        inner = sizes[-1] if word.endswith("r") else 1
+        return _columns(n, plane // inner, channels * inner, span * inner, inner, channels, **common)
     return None
 
 
@@ -143,9 +144,9 @@ def _columns(blocks, rows, width, span, repeat, weights_, affine="channel", **co
     defaults = {"weight_order": None, "stats_axes": None}
     fold = 1
     if affine == "channel" and width < _FOLDED_WIDTH:
-        fold = min(-(-_FOLDED_WIDTH // width), max(1, rows // 8))
+        fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 8))
     folded, columns = -(-rows // fold), width * fold
-    piece = max(64, _PIECE // columns, -(-folded // _MOST_PIECES))
+    piece = max(64, _PIECE // max(columns, 1), -(-folded // _MOST_PIECES))
     panel = columns
     if fold == 1 and rows * columns > _PANEL and rows <= 2048:
         panel = max(span, _PANEL // rows // span * span, -(-64 // span) * span)

@@ -16,7 +16,7 @@ from test_gradients import check_backward
 from fastbn import _launch, _runtime
 
 MOST_ELEMENTS = 20_000
-IN_PIECES = [(1, 3, 100_003), (2, 9000, 17)]  # long enough that even a single group is cut up for several threads
+IN_PIECES = [(1, 3, 100_003), (2, 100_003), (2, 9000, 17)]  # so long that even one group is cut up for several threads
 SHAPES = [case for case in CASES if prod(case.shape) <= MOST_ELEMENTS or case.shape in IN_PIECES]
 
 pytestmark = [

@@ -110,7 +110,9 @@ def far_apart(a):
     """Rows of the last axis that are 16 MiB from each other."""
     rows = np.empty((prod(a.shape[:-1]), (1 << 24) // a.itemsize), a.dtype)[:, : a.shape[-1]]
     rows[...] = a.reshape(rows.shape)
-    return as_strided(rows, a.shape, (*(s // a.itemsize // a.shape[-1] * rows.strides[0] for s in a.strides[:-1]), a.itemsize))
+    return as_strided(
+        rows, a.shape, (*(s // a.itemsize // a.shape[-1] * rows.strides[0] for s in a.strides[:-1]), a.itemsize)
+    )
 
 
 class Subclass(np.ndarray):
@@ -355,7 +357,9 @@ def test_out_that_lies_between_the_elements_of_x():
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.longdouble, ">f2", ">f8", np.dtype(np.longdouble).newbyteorder(">")])
+@pytest.mark.parametrize(
+    "dtype", [np.float16, np.float64, np.longdouble, ">f2", ">f8", np.dtype(np.longdouble).newbyteorder(">")]
+)
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_vectors_of_other_float_types(case, dtype):
     """Values that every float type holds, so that the bits of the float32 call are wanted."""
@@ -400,7 +404,9 @@ def test_running_arrays_are_updated_where_they_lie(function, arrange):
     getattr(fastbn, function)(x, **odd, **training)
     for name, value in plain.items():
         same = np.asarray(odd[name])
-        np.testing.assert_allclose(same.astype(np.float64), value, rtol=2 * max(np.finfo(v.dtype).eps for v in (same, value)))
+        np.testing.assert_allclose(
+            same.astype(np.float64), value, rtol=2 * max(np.finfo(v.dtype).eps for v in (same, value))
+        )
         if same.dtype.newbyteorder("=") == np.float32:
             assert_same_bits(same.astype(np.float32), value)
 
@@ -437,7 +443,9 @@ EMPTY = [
 ]
 
 
-@pytest.mark.parametrize("arrange", [np.ascontiguousarray, np.asfortranarray, channels_last_view, read_only, SAME_ORDER["big-endian"]])
+@pytest.mark.parametrize(
+    "arrange", [np.ascontiguousarray, np.asfortranarray, channels_last_view, read_only, SAME_ORDER["big-endian"]]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", EMPTY, ids=ids)
 def test_empty_arrays(case, dtype, arrange):
@@ -460,7 +468,11 @@ def test_empty_arrays(case, dtype, arrange):
 
 
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "instance_norm"])
-@pytest.mark.parametrize(("shape", "axis"), [((0, 3), 1), ((0, 3, 4), 1), ((0, 4, 3), -1), ((2, 3, 0), 1), ((2, 0, 3), 2), ((2, 0), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((0, 3), 1), ((0, 3, 4), 1), ((0, 4, 3), -1), ((2, 3, 0), 1), ((2, 0, 3), 2), ((2, 0), 1)],
+    ids=str,
+)
 def test_empty_arrays_leave_running_arrays_alone(function, shape, axis):
     training = {"training": True} if function == "batch_norm" else {}
     running = [np.linspace(0.3, 0.7, shape[axis], dtype=np.float32) for _ in range(2)]
@@ -487,7 +499,12 @@ ONES = [
     for axis in range(len(shape))
     for case in by_channel(shape, (1,), axis)
     if prod(shape) > {"batch_norm": shape[axis]}.get(case.op, shape[0] * shape[axis])
-] + [case for shape in [(1, 6, 1), (3, 1, 5, 1), (1, 1), (1, 1, 1, 9)] for a in range(len(shape)) for case in trailing(shape, shape[a:])]
+] + [
+    case
+    for shape in [(1, 6, 1), (3, 1, 5, 1), (1, 1), (1, 1, 1, 9)]
+    for a in range(len(shape))
+    for case in trailing(shape, shape[a:])
+]
 
 
 @pytest.mark.parametrize("case", EVERY_AXIS + EVERY_TRAILING + ONES, ids=ids)
@@ -506,7 +523,9 @@ def test_strides_of_axes_of_length_one_mean_nothing(case, step):
     for name in ("x", "dy"):
         a = given[name]
         strides = [step if n == 1 else s for n, s in zip(a.shape, a.strides, strict=True)]
-        odd[name] = np.ndarray(a.shape, a.dtype, a, strides=strides) if step in (0, 12) else as_strided(a, a.shape, strides)
+        odd[name] = (
+            np.ndarray(a.shape, a.dtype, a, strides=strides) if step in (0, 12) else as_strided(a, a.shape, strides)
+        )
     assert_same_results(everything(case, **(given | odd)), everything(case, **given))
     out = as_strided(np.zeros(case.shape, np.float32), case.shape, odd["x"].strides)
     assert case.normalize(fastbn, given["x"], out=out) is out
@@ -541,8 +560,8 @@ def places(case):
 def test_what_is_not_finite_stays_in_its_group(case, name, arrange, poison):
     """Elsewhere every bit is that of the call without it; what a group is, the reference says, given NaN."""
     given = inputs(case)
+    clean = results_with_own_statistics(case, given, arrange)
     for place in places(case):
-        clean = results_with_own_statistics(case, given, arrange)
         touched = results_with_own_statistics(case, poisoned(given, name, place, np.nan), np.copy, reference)
         odd = poisoned(given, name, place, poison)
         results = results_with_own_statistics(case, odd, arrange)

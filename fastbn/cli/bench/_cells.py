@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def layout(self) -> str:
-        return "channels first" if self.axis == FIRST else "channels last"
+        return "first" if self.axis == FIRST else "last"
 
     @property
     def size(self) -> str:
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.task}, {self.size}, {self.layout}"
+        return f"{self.task}, {self.size}, channels {self.layout}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,14 +1,18 @@
 """The results as a picture: everyone's time in fastbn's, and everyone's speed beside the limit."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fastbn.cli.bench._peers import TITLES
-from fastbn.cli.bench._report import short_name
-from fastbn.cli.bench._results import COPY, FASTBN, Measured, Results, Summary, by_operation, mean, peers_of
+from fastbn.cli.bench._report import short_name, threads
+from fastbn.cli.bench._results import COPY, FASTBN, Measured, Results, Summary, Timing, by_operation, mean, peers_of
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLORS = {
@@ -20,90 +24,108 @@ COLORS = {
     "jax": "#CC79A7",
     "onnxruntime": "#56B4E9",
 }
+BEST_PEER = "#D55E00"
 MOST_CELLS = 16  # with more, a group of bars is an operation instead of a cell
+BAR, GAP = 0.14, 0.17  # inches
+ROOFLINE = 5.5
+
+Group = tuple[str, dict[str, float]]  # a name, and by peer its time in fastbn's
 
 
 def plot(results: Results, path: Path) -> None:
-    """Write a PNG of two panels: bars against the peers, and the roofline."""
+    """Write a PNG: above, bars against the peers in two columns; below, the roofline."""
     groups = _groups(results.cells)
-    peers = peers_of(results.cells)
-    height = max(6.0, 1.6 + 0.18 * len(groups) * (len(peers) + 1))
-    figure = Figure(figsize=(14, height), dpi=120, layout="constrained")
+    half = -(-len(groups) // 2)
+    height = max(map(_height, (groups[:half], groups[half:])))
+    figure = Figure(figsize=(14, height + ROOFLINE + 1.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    bars, roofline = figure.subplots(1, 2, width_ratios=(1, 1))
-    _bars(bars, groups, peers)
-    _roofline(roofline, results.cells)
-    figure.suptitle(f"fastbn bench, {results.suite}: {results.machine.get('cpu')}, {results.threads} threads, float32")
+    grid = figure.add_gridspec(2, 2, height_ratios=(height, ROOFLINE))
+    left = figure.add_subplot(grid[0, 0])
+    right = figure.add_subplot(grid[0, 1], sharex=left)
+    for axes, column in ((left, groups[:half]), (right, groups[half:])):
+        _bars(axes, column, height)
+    _roofline(figure.add_subplot(grid[1, :]), results.cells)
+    peers = peers_of(results.cells)
+    handles = [Line2D([], [], color=COLORS[FASTBN], linewidth=2), *(Patch(color=COLORS[peer]) for peer in peers)]
+    labels = ["fastbn", *(TITLES[peer] for peer in peers)]
+    title = f"fastbn bench, suite {results.suite}: {results.machine.get('cpu')}, {threads(results)}, float32"
+    figure.legend(
+        handles, labels, title=title, title_fontsize=13, loc="outside upper center", ncols=len(labels), frameon=False
+    )
     figure.savefig(path, format="png")
 
 
-def _groups(cells: list[Measured]) -> list[tuple[str, Summary]]:
+def _groups(cells: list[Measured]) -> list[Group]:
+    summaries = list(by_operation(cells))
     if len(cells) > MOST_CELLS:
-        return [(f"{s.name}\n{s.layout} ({len(s.cells)} cells)", s) for s in by_operation(cells)]
-    return [
-        (f"{m.cell.task}\n{short_name(m.cell)}", Summary("", "", [m])) for s in by_operation(cells) for m in s.cells
-    ]
+        named = [(f"{s.name}\nchannels {s.layout} ({len(s.cells)})", s) for s in summaries]
+    else:
+        named = [(f"{m.cell.task}\n{short_name(m.cell)}", Summary("", "", [m])) for s in summaries for m in s.cells]
+    peers = peers_of(cells)
+    return [(name, {p: ratio for p in peers if (ratio := mean(s.against(p))) is not None}) for name, s in named]
 
 
-def _bars(axes: Any, groups: list[tuple[str, Summary]], peers: list[str]) -> None:
-    """Bars from fastbn's time to the peer's: to the right, the peer takes longer."""
-    thickness = 0.8 / max(1, len(peers))
-    for k, peer in enumerate(peers):
-        ratios = [(i, ratio) for i, (_, s) in enumerate(groups) if (ratio := mean(s.against(peer))) is not None]
-        places = [i - 0.4 + (k + 0.5) * thickness for i, _ in ratios]
-        drawn = axes.barh(
-            places, [r - 1 for _, r in ratios], 0.9 * thickness, left=1, color=COLORS[peer], label=TITLES[peer]
-        )
-        for bar, (_, ratio) in zip(drawn, ratios, strict=True):
-            end = max(ratio, 1), bar.get_y() + bar.get_height() / 2
-            axes.annotate(f"{ratio:.2g}", end, (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.axvline(1, color=COLORS[FASTBN], linewidth=2, label="fastbn")
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(groups)), [name for name, _ in groups], fontsize=8)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("time, as a multiple of fastbn's (right of the line: slower than fastbn)")
+def _height(groups: list[Group]) -> float:
+    return sum(GAP + BAR * max(2, len(ratios)) for _, ratios in groups)
+
+
+def _bars(axes: Any, groups: list[Group], height: float) -> None:
+    """Bars from fastbn's time to the peer's; the axis counts inches, so that all bars are of one thickness."""
+    top, centers = GAP / 2, []
+    for _, ratios in groups:
+        room = BAR * max(2, len(ratios))
+        centers.append(top + room / 2)
+        for k, (peer, ratio) in enumerate(ratios.items()):
+            place = top + room / 2 + BAR * (k + 0.5 - len(ratios) / 2)
+            axes.barh(place, ratio - 1, 0.85 * BAR, left=1, color=COLORS[peer])
+            end = (max(ratio, 1), place)
+            axes.annotate(f"{ratio:#.2g}".rstrip("."), end, (3, 0), textcoords="offset points", va="center", fontsize=7)
+        top += room + GAP
+    axes.axvline(1, color=COLORS[FASTBN], linewidth=2)
+    _logarithmic(axes, "x")
+    axes.set_yticks(centers, [name for name, _ in groups], fontsize=8)
+    axes.set_ylim(height, 0)
+    axes.set_xlabel("time as a multiple of fastbn's: right of the line, fastbn is faster")
     axes.margins(x=0.1)
     axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
 
 
 def _roofline(axes: Any, cells: list[Measured]) -> None:
     """Normalization does so little arithmetic that its roof is memory alone, and depends on the size of x."""
-    limits = sorted((m.cell.nbytes / 1e6, _gigabytes(m, COPY) / m.cell.copies) for m in cells if m.best(COPY))
-    axes.plot(*zip(*limits, strict=True), color="black", linewidth=1, marker="_", label="streaming copy: the limit")
+    speeds: dict[int, list[float]] = {}
+    for m in cells:
+        if copy := m.best(COPY):
+            speeds.setdefault(m.cell.nbytes, []).append(2 * m.cell.nbytes / copy.median / 1e9)
+    sizes = sorted(speeds)
+    limit = [median(speeds[size]) for size in sizes]
+    axes.plot([size / 1e6 for size in sizes], limit, color="black", linewidth=1, marker="_", label="streaming copy")
     for direction, marker in (("forward", "o"), ("backward", "D")):
-        for peer in (*peers_of(cells), FASTBN):
-            points = [
-                (m.cell.nbytes / 1e6, _gigabytes(m, peer))
-                for m in cells
-                if m.best(peer) and m.cell.direction == direction
-            ]
-            ours = peer == FASTBN
-            label = f"{TITLES[peer]}, {direction}" if ours else TITLES[peer] if direction == "forward" else None
-            if points:
-                axes.scatter(
-                    *zip(*points, strict=True),
-                    s=45 if ours else 22,
-                    marker=marker,
-                    color=COLORS[peer],
-                    alpha=1 if ours else 0.75,
-                    label=label,
-                    zorder=3 if ours else 2,
-                )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:g}")
+        members = [m for m in cells if m.cell.direction == direction]
+        peers = [(m, timing) for m in members if (timing := m.best_peer)]
+        ours = [(m, timing) for m in members if (timing := m.best(FASTBN))]
+        _scatter(axes, peers, label=f"best peer, {direction}", marker=marker, facecolors="none", edgecolors=BEST_PEER)
+        _scatter(axes, ours, label=f"fastbn, {direction}", marker=marker, color=COLORS[FASTBN])
+    _logarithmic(axes, "x")
+    _logarithmic(axes, "y")
     axes.set_xlabel("size of x (MB)")
-    axes.set_ylabel("GB/s that must move: x read, y written; backward: dy read too")
-    axes.grid(alpha=0.3, which="both")
+    axes.set_ylabel("GB/s of what must move")
+    axes.set_title("Roofline: x read and y written; backward: dy read too", fontsize=10)
+    axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
 
 
-def _gigabytes(measured: Measured, contender: str) -> float:
-    best = measured.best(contender)
-    assert best is not None
-    return measured.bandwidth(best) / 1e9
+def _logarithmic(axes: Any, which: str) -> None:
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _scatter(axes: Any, points: list[tuple[Measured, Timing]], **style: Any) -> None:
+    if points:
+        x, y = zip(*((m.cell.nbytes / 1e6, m.bandwidth(timing) / 1e9) for m, timing in points), strict=True)
+        axes.scatter(x, y, s=32, zorder=3, **style)

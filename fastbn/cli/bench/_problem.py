@@ -1,6 +1,6 @@
 """One cell's arrays, the right answer, and how fastbn is asked for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -67,9 +67,9 @@ def as_it_lies(array: Array, axis: int, cell: Cell) -> Array:
     return np.moveaxis(array, axis, cell.axis).reshape(cell.shape) if array.ndim > 1 else array
 
 
-def worst_error(outputs: tuple[Array, ...], expected: tuple[Array, ...]) -> float:
+def worst_error(outputs: Sequence[Array], expected: Sequence[Array]) -> float:
     """The largest difference over the largest value, of the worst output; NaN if any is NaN."""
-    pairs = zip(outputs[: len(expected)], expected, strict=True)
+    pairs = zip(outputs, expected, strict=True)
     return float(np.max([np.abs(a - e).max() / np.abs(e).max() for a, e in pairs]))
 
 

@@ -39,8 +39,8 @@ def show(results: Results) -> None:
     _show_cells(results)
     _show_failures(results)
     heading("Operation by operation")
-    console.print(_summary_table(results.cells))
-    console.print()
+    wide, narrow = (_tabulate(summary(results.cells, shown)) for shown in (peers_of(results.cells), []))
+    _print(wide if _fit([wide]) else narrow)
     _say_verdict(results)
 
 
@@ -58,12 +58,11 @@ def _show_cells(results: Results) -> None:
     heading("Every cell, in milliseconds")
     peers = [peer for peer in PEERS if any(peer in m.peers or m.failed(peer) for m in results.cells)]
     wide, narrow = (list(_sections(results.cells, shown)) for shown in (peers, None))
-    fits = all(Measurement.get(console, console.options, table).maximum <= console.width for _, table in wide)
-    for title, table in wide if fits or not console.is_terminal else narrow:
+    for title, table in wide if _fit(table for _, table in wide) else narrow:
         console.print(title, style="bold")
-        console.print(table, "", soft_wrap=True)
+        _print(table)
     say(
-        f"float32, {results.threads} threads; the shape is as it lies in memory, channels first or last. A time is the "
+        f"float32, {threads(results)}; the shape is as it lies in memory, channels first or last. A time is the "
         "median of the rounds, in the faster of the forms that the library has: returning a new array or writing "
         f"into an existing one. {NONE}: no such operation. Before it was timed, everyone's answer agreed with "
         f"float64 within {TOLERANCE_IN_WORDS}. The limit is a streaming copy of x (backward: one and a half)."
@@ -72,25 +71,52 @@ def _show_cells(results: Results) -> None:
 
 def _sections(cells: list[Measured], peers: list[str] | None) -> Iterable[tuple[str, Table]]:
     """A table an operation, all with the same widths; without `peers`, only the best of them is shown."""
-    columns = ["shape, channels", "x", "fastbn", *map(_title, peers or ["best peer"]), "vs best", "of limit"]
+    columns = [
+        "shape, channels",
+        "x",
+        "fastbn",
+        *(["best peer"] if peers is None else [TITLES[peer] for peer in peers]),
+        "vs best",
+        "of limit",
+    ]
     if any(measured.cell.source for measured in cells) and peers:
         columns.append("where")
     sections: dict[str, list[Row]] = {}
-    for summary in by_operation(cells):
-        sections.setdefault(summary.name, []).extend(_cell_row(m, peers)[: len(columns)] for m in summary.cells)
-    lines = [columns, *chain.from_iterable(sections.values())]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for part in by_operation(cells):
+        sections.setdefault(part.name, []).extend(_cell_row(m, peers)[: len(columns)] for m in part.cells)
+    widths = _widths([columns, *chain.from_iterable(sections.values())])
     for title, rows in sections.items():
-        table = make_table(columns)
-        for column, width in zip(table.columns, widths, strict=True):
-            column.min_width = width
-        for row in rows:
-            table.add_row(*row)
-        yield title, table
+        yield title, _tabulate([columns, *rows], widths)
 
 
-def _title(peer: str) -> str:
-    return TITLES.get(peer, peer)
+def _fit(tables: Iterable[Table]) -> bool:
+    """Whether tables with a column a peer have room; where no terminal shows them, lines may be of any length."""
+    everything = console.options.update(width=1000)
+    widths = (Measurement.get(console, everything, table).maximum for table in tables)
+    return not console.is_terminal or max(widths) <= console.width
+
+
+def _print(table: Table) -> None:
+    console.print(table, crop=False)
+    console.print()
+
+
+def _widths(rows: Iterable[Row]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _tabulate(rows: Sequence[Row], widths: list[int] | None = None) -> Table:
+    """A table that is shown in full, whatever the width; the first row is its head."""
+    table = make_table(map(str, rows[0]))
+    for column, width in zip(table.columns, widths or _widths(rows), strict=True):
+        column.min_width = width
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def threads(results: Results) -> str:
+    return f"{results.threads} thread{'s' if results.threads > 1 else ''}"
 
 
 def _cell_row(measured: Measured, peers: list[str] | None) -> Row:
@@ -111,7 +137,7 @@ def _cell_row(measured: Measured, peers: list[str] | None) -> Row:
 
 
 def short_name(cell: Cell) -> str:
-    return f"{cell.size} {cell.layout.removeprefix('channels ')}"
+    return f"{cell.size} {cell.layout}"
 
 
 def size(nbytes: int) -> str:
@@ -160,28 +186,23 @@ def _show_failures(results: Results) -> None:
 # summaries ------------------------------------------------------------------------------------------------------------
 
 
-def _summary_table(cells: list[Measured]) -> Table:
-    peers = peers_of(cells)
-    table = make_table(
-        ["times as fast as", "channels", "cells", "best peer", "at least", *map(_title, peers), "of limit"]
-    )
-    for summary in by_operation(cells):
-        table.add_row(*_summary_row(summary, peers))
-    table.add_section()
-    table.add_row(*_summary_row(Summary("all", "", cells), peers), style="bold")
-    return table
+def summary(cells: list[Measured], peers: list[str]) -> list[Row]:
+    """The lines of a table, its head first, a line an operation, and the last for all."""
+    titles = [TITLES[peer] for peer in peers]
+    head = ["times as fast as", "channels", "cells", "best peer", "at least", *titles, "of limit"]
+    return [head, *(_summary_row(part, peers) for part in (*by_operation(cells), Summary("all", "", cells)))]
 
 
-def _summary_row(summary: Summary, peers: list[str]) -> Row:
-    speedups = summary.against_best
+def _summary_row(part: Summary, peers: list[str]) -> Row:
+    speedups = part.against_best
     return [
-        summary.name,
-        summary.layout.removeprefix("channels "),
-        str(len(summary.cells)),
+        part.name,
+        part.layout,
+        str(len(part.cells)),
         _number(mean(speedups)),
         _number(min(speedups, default=None)),
-        *(_number(mean(summary.against(peer))) for peer in peers),
-        _percent(summary.fraction_of_copy),
+        *(_number(mean(part.against(peer))) for peer in peers),
+        _percent(part.fraction_of_copy),
     ]
 
 
@@ -239,9 +260,7 @@ def compare(a: Results, b: Results) -> None:
     heading("fastbn in two files")
     for letter, results in (("A", a), ("B", b)):
         machine = results.machine
-        say(
-            f"{letter}: fastbn {machine.get('fastbn')}, {results.date}, {results.threads} threads, {machine.get('cpu')}"
-        )
+        say(f"{letter}: fastbn {machine.get('fastbn')}, {results.date}, {threads(results)}, {machine.get('cpu')}")
     console.print()
     theirs = {measured.cell.key: measured for measured in b.cells}
     pairs = [(m, theirs[m.cell.key]) for m in a.cells if m.cell.key in theirs]
@@ -249,9 +268,8 @@ def compare(a: Results, b: Results) -> None:
     if not rows:
         say("No cell is in both files.", style="yellow")
         return
-    table = make_table(["", "A ms", "B ms", "A / B", "in copies", ""])
-    for measured, before, after, ratio, in_copies in rows:
-        table.add_row(
+    lines = [
+        (
             f"{measured.cell.task}, {short_name(measured.cell)}",
             milliseconds(before),
             milliseconds(after),
@@ -259,7 +277,9 @@ def compare(a: Results, b: Results) -> None:
             _number(in_copies),
             _verdict(before, after),
         )
-    console.print(table, "", soft_wrap=True)
+        for measured, before, after, ratio, in_copies in rows
+    ]
+    _print(_tabulate([("", "A ms", "B ms", "A / B", "in copies", ""), *lines]))
     speed, speed_in_copies = mean([row[3] for row in rows]), mean([row[4] for row in rows if row[4] is not None])
     alone = len(a.cells) + len(b.cells) - 2 * len(pairs)
     say(

@@ -59,11 +59,11 @@ def _cells(suite: Suite, only: str) -> list[Cell]:
 def _peers(suite: Suite, asked: str | None) -> list[str]:
     if asked is None:
         return [name for name in PEERS if name != "torch.compile" or suite.compiles]
-    names = list(dict.fromkeys(name.strip() for name in asked.split(",")))
+    names = [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in PEERS:
             raise CommandError(f"no peer {name!r}; the peers are {', '.join(PEERS)}")
-    return names
+    return [name for name in PEERS if name in names]
 
 
 @contextmanager

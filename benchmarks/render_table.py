@@ -1,0 +1,66 @@
+"""README's table of speeds, from a file that ``fastbn bench --json`` wrote.
+
+python benchmarks/render_table.py            # writes it between the two marks in README.md
+python benchmarks/render_table.py --check    # exit code 1 if README.md has another one
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
+
+
+def render(results):
+    """Markdown: how often fastbn is as fast as each peer, operation by operation, and where that was measured."""
+    from fastbn.cli.bench._report import summary, threads
+    from fastbn.cli.bench._results import peers_of
+
+    head, *rows = ([str(value) for value in row] for row in summary(results.cells, peers_of(results.cells)))
+    rule = ["---", "---", *["---:"] * (len(head) - 2)]
+    lines = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+    versions = ", ".join(f"{name} {version}" for name, version in results.peers.items())
+    where = (
+        f"`fastbn bench --suite {results.suite}`, {results.date[:10]}: {results.machine['cpu']}, {threads(results)}, "
+        f"fastbn {results.machine['fastbn']}, {versions}."
+    )
+    return "\n".join([*lines, "", where])
+
+
+def insert(page, text):
+    """The page with `text` between its marks, in place of what stood there."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"expected {BEGIN} and, after it, {END}")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def main(argv=None):
+    # here, not at the top: asv imports every file of this folder, and fastbn only in the forks that measure it
+    from fastbn.cli._errors import CommandError
+    from fastbn.cli.bench._results import Results
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "benchmarks" / "results.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "README.md", help="the file with the marks (README.md)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the table is another one")
+    args = parser.parse_args(argv)
+    try:
+        results = Results.load(args.results)
+        page = args.page.read_text(encoding="utf-8")
+        fresh = insert(page, render(results))
+    except (CommandError, OSError, ValueError) as error:
+        print(f"{parser.prog}: {args.page.name}: {error}", file=sys.stderr)
+        return 2
+    if args.check:
+        if page != fresh:
+            print(f"{args.page.name} has another table than {args.results.name}: run {parser.prog}", file=sys.stderr)
+        return int(page != fresh)
+    args.page.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
