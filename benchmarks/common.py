@@ -49,7 +49,7 @@ def ready_calls(operation, shape, axis, dtype="float32", out=None):
 
 
 def streaming_copy(source, target):
-    """Copy `source` to `target` with as many threads as fastbn uses; NumPy lets go of the GIL while it copies."""
+    """Copy `source` to `target` with as many threads as Numba has; NumPy lets go of the GIL while it copies."""
     num_threads = numba.get_num_threads()
     pool = ThreadPoolExecutor(num_threads)
     sources, targets = (np.array_split(a.reshape(-1), num_threads) for a in (source, target))

@@ -15,13 +15,15 @@ BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
 def render(results):
     """Markdown: how often fastbn is as fast as each peer, operation by operation, and where that was measured."""
     from fastbn.cli.bench._report import summary, threads
-    from fastbn.cli.bench._results import peers_of
+    from fastbn.cli.bench._results import LARGE_BYTES, peers_of
 
     head, *rows = ([str(value) for value in row] for row in summary(results.cells, peers_of(results.cells)))
     rule = ["---", "---", *["---:"] * (len(head) - 2)]
     lines = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
     versions = ", ".join(f"{name} {version}" for name, version in results.peers.items())
     where = (
+        "Geometric means over the cells; `at least` is the worst cell beside its best peer; `of limit` is the speed of "
+        f"a streaming copy that was reached, in the median of arrays past {LARGE_BYTES // 10**6} MB. Measured by "
         f"`fastbn bench --suite {results.suite}`, {results.date[:10]}: {results.machine['cpu']}, {threads(results)}, "
         f"fastbn {results.machine['fastbn']}, {versions}."
     )

@@ -6,16 +6,22 @@ Nothing is written to any array before all arguments of a call have been accepte
 import math
 import operator
 import sys
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+DType = np.dtype[Any]
+Shape = tuple[int, ...]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # A supported dtype -> the dtype it is computed in.  bfloat16, which NumPy does not know, is added when first met.
-COMPUTED_IN = {np.dtype(np.float16): _FLOAT32, _FLOAT32: _FLOAT32, _FLOAT64: _FLOAT64}
+COMPUTED_IN: dict[DType, DType] = {np.dtype(np.float16): _FLOAT32, _FLOAT32: _FLOAT32, _FLOAT64: _FLOAT64}
 
 
-def array(x, name):
+def array(x: Any, name: str) -> Array:
     """x as an ndarray of a supported float dtype, native, aligned, at least one axis."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...)")
@@ -27,18 +33,18 @@ def array(x, name):
     return x if x.flags.aligned else x.copy()
 
 
-def _supported(dtype):
+def _supported(dtype: DType) -> bool:
     """Whether arrays of this dtype are computed with, in this byte order."""
     if dtype.name == "bfloat16" and dtype.itemsize == 2:
         COMPUTED_IN.setdefault(dtype, _FLOAT32)
     return dtype in COMPUTED_IN and dtype.isnative
 
 
-def _is_float(dtype):
+def _is_float(dtype: DType) -> bool:
     return dtype.kind == "f" or _supported(dtype)
 
 
-def _asarray(x, name):
+def _asarray(x: Any, name: str) -> Array:
     if type(x) is np.ndarray:
         return x
     if str(getattr(x, "dtype", None)) == "torch.bfloat16":
@@ -49,7 +55,7 @@ def _asarray(x, name):
         raise TypeError(f"{name} cannot be read as an array of floats: {error}") from None
 
 
-def _from_torch(x, name):
+def _from_torch(x: Any, name: str) -> Array:
     """A torch.bfloat16 tensor by its bits; torch has no NumPy dtype for it."""
     try:
         from ml_dtypes import bfloat16
@@ -58,13 +64,13 @@ def _from_torch(x, name):
     return x.detach().view(sys.modules["torch"].int16).numpy().view(bfloat16)
 
 
-def rank(x, least, name="x"):
+def rank(x: Array, least: int, name: str = "x") -> None:
     """x has at least so many axes."""
     if x.ndim < least:
         raise ValueError(f"{name} has shape {x.shape}; expected at least {least} axes, as in (N, C)")
 
 
-def axis(value, x, name="axis"):
+def axis(value: Any, x: Array, name: str = "axis") -> int:
     """The channel axis, counted from the front."""
     a = integer(value, name)
     if not -x.ndim <= a < x.ndim:
@@ -72,7 +78,7 @@ def axis(value, x, name="axis"):
     return a % x.ndim
 
 
-def sample_axis(value, x):
+def sample_axis(value: Any, x: Array) -> int:
     """A channel axis where axis 0 counts samples."""
     a = axis(value, x)
     if a == 0:
@@ -80,14 +86,14 @@ def sample_axis(value, x):
     return a
 
 
-def integer(value, name):
+def integer(value: Any, name: str) -> int:
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}; expected an integer") from None
 
 
-def real(value, name):
+def real(value: Any, name: str) -> float:
     """A finite number."""
     try:
         number = float(value)
@@ -98,14 +104,14 @@ def real(value, name):
     return number
 
 
-def eps(value):
+def eps(value: Any) -> float:
     number = real(value, "eps")
     if number < 0:
         raise ValueError(f"eps is {value!r}; expected zero or a small positive number such as 1e-5")
     return number
 
 
-def groups(value, channels):
+def groups(value: Any, channels: int) -> int:
     """The number of groups divides the channels."""
     n = integer(value, "num_groups")
     if n < 1 or channels % n:
@@ -113,14 +119,14 @@ def groups(value, channels):
     return n
 
 
-def groups_of(rstd):
+def groups_of(rstd: Any) -> int:
     """The number of groups that saved statistics tell."""
     if np.ndim(rstd) != 2:
         raise ValueError(f"rstd has shape {np.shape(rstd)}; expected (N, G), as group_norm_forward returned it")
     return np.shape(rstd)[1]
 
 
-def normalized_shape(value, x):
+def normalized_shape(value: Any, x: Array) -> Shape:
     """The trailing shape as a tuple; x ends in it."""
     try:
         shape = tuple(integer(v, "normalized_shape") for v in value)
@@ -133,7 +139,7 @@ def normalized_shape(value, x):
     return shape
 
 
-def vector(value, name, shape, dtype=None):
+def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) -> Array | None:
     """A weight, bias or statistic of exactly this shape, contiguous in `dtype` (None: its own); None stays None."""
     if value is None:
         return None
@@ -145,14 +151,14 @@ def vector(value, name, shape, dtype=None):
     return v if dtype is None else np.ascontiguousarray(v, dtype)
 
 
-def given(value, name, shape):
+def given(value: Any, name: str, shape: Shape) -> Array:
     """A statistic that a call cannot do without, in float64."""
     if value is None:
         raise ValueError(f"{name} is None; expected an array of shape {shape}")
-    return vector(value, name, shape, np.float64)
+    return vector(value, name, shape, np.float64)  # type: ignore[return-value]  # None only for None
 
 
-def leading(value, name, x):
+def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
     """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
     kept = np.ndim(value)
     if value is None or kept >= x.ndim:
@@ -161,7 +167,7 @@ def leading(value, name, x):
     return x.shape[:kept], x.shape[kept:]
 
 
-def running(mean, var, shape, *inputs):
+def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
     """Running statistics that are about to be updated in place."""
     for value, name in ((mean, "running_mean"), (var, "running_var")):
         if value is None:
@@ -179,7 +185,7 @@ def running(mean, var, shape, *inputs):
         _no_overlap(mean, "running_mean", var)
 
 
-def gradient(dy, x):
+def gradient(dy: Any, x: Any) -> tuple[Array, Array]:
     """dy and x, of one shape and dtype."""
     x, dy = array(x, "x"), array(dy, "dy")
     if dy.shape != x.shape:
@@ -189,7 +195,7 @@ def gradient(dy, x):
     return dy, x
 
 
-def out(value, x, *inputs):
+def out(value: Any, x: Array, *inputs: Any) -> None:
     """Where the result goes: None, or an array like x that is x (or dy) or shares no memory with any input."""
     if value is None:
         return
@@ -203,18 +209,20 @@ def out(value, x, *inputs):
         raise ValueError("out is read-only; expected an array that can be written to")
     if not value.flags.aligned:
         raise ValueError("out is misaligned in memory; expected an ordinary array, as numpy.empty makes it")
-    if value.size and any(extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)):
+    if value.size and any(
+        extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)
+    ):
         raise ValueError("out overlaps itself (a broadcast array); expected an array with memory for every element")
     _no_overlap(value, "out", *(given for given in inputs if not _same_memory(value, given)))
 
 
-def _no_overlap(value, name, *inputs):
+def _no_overlap(value: Array, name: str, *inputs: Any) -> None:
     for given in inputs:
         if isinstance(given, np.ndarray) and np.may_share_memory(value, given) and np.shares_memory(value, given):
             raise ValueError(f"{name} overlaps another argument; expected memory of its own")
 
 
-def _same_memory(a, b):
+def _same_memory(a: Array, b: Any) -> bool:
     return (
         isinstance(b, np.ndarray)
         and a.shape == b.shape

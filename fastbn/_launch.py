@@ -3,10 +3,18 @@
 Whatever is chosen here, the bits of the results are the same.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastbn import _runtime
+from fastbn._views import View
 from fastbn.kernels import columns, runs
+
+Array = NDArray[Any]
+Maybe = Array | None
 
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, where nothing else would stay
 _PAST_CACHE_RUN = 1024  # bytes: shorter runs have too many ends that share a cache line with their neighbours
@@ -14,23 +22,23 @@ _PAST_CACHE_RUN = 1024  # bytes: shorter runs have too many ends that share a ca
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64
 
-_LIKE = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
+_LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
-def _past_cache(y, run):
+def _past_cache(y: Array, run: int) -> bool:
     return y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN
 
 
-def _busy(units, threads):
+def _busy(units: int, threads: int) -> bool:
     """Whether so many units keep all threads about equally busy."""
     return threads == 1 or units >= 4 * threads or units % threads == 0
 
 
-def _ceil(a, b):
+def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _with_threads(run, view, x, *args):
+def _with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> None:
     """Call `run` with as many threads as are good for it."""
     if x.nbytes < _runtime.SERIAL_BYTES:
         run(view, x, *args, 1)
@@ -39,13 +47,26 @@ def _with_threads(run, view, x, *args):
         run(view, x, *args, threads)
 
 
-def forward(view, x, y, w, b, eps, centered, mean, var):
+def forward(
+    view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, centered: bool, mean: Array, var: Array
+) -> None:
     """Normalize flat x into y with its own statistics; mean, var: float64 (groups,), or empty where not wanted."""
     run = _columns_forward if view.columns else _runs_forward
     _with_threads(run, view, x, y, w, b, eps, centered, mean, var)
 
 
-def _runs_forward(view, x, y, w, b, eps, centered, mean, var, threads):
+def _runs_forward(
+    view: View,
+    x: Array,
+    y: Array,
+    w: Maybe,
+    b: Maybe,
+    eps: float,
+    centered: bool,
+    mean: Array,
+    var: Array,
+    threads: int,
+) -> None:
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
@@ -62,7 +83,18 @@ def _runs_forward(view, x, y, w, b, eps, centered, mean, var, threads):
     runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var)
 
 
-def _columns_forward(view, x, y, w, b, eps, centered, mean, var, threads):
+def _columns_forward(
+    view: View,
+    x: Array,
+    y: Array,
+    w: Maybe,
+    b: Maybe,
+    eps: float,
+    centered: bool,
+    mean: Array,
+    var: Array,
+    threads: int,
+) -> None:
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
@@ -80,12 +112,14 @@ def _columns_forward(view, x, y, w, b, eps, centered, mean, var, threads):
     columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients)
 
 
-def apply(view, x, y, w, b, eps, mean, var):
+def apply(view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, mean: Array, var: Array) -> None:
     """Normalize flat x into y with given statistics, a channel each."""
     _with_threads(_apply, view, x, y, w, b, eps, mean, var)
 
 
-def _apply(view, x, y, w, b, eps, mean, var, threads):
+def _apply(
+    view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, mean: Array, var: Array, threads: int
+) -> None:
     shape, parallel = view.geometry, threads > 1
     if view.columns:
         pieces, _, width = _extent(view)
@@ -100,14 +134,27 @@ def _apply(view, x, y, w, b, eps, mean, var, threads):
     runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, eps, past_cache, mean, var)
 
 
-def backward(view, dy, x, dx, w, mean, rstd, dweight, dbias):
+def backward(
+    view: View, dy: Array, x: Array, dx: Maybe, w: Maybe, mean: Maybe, rstd: Array, dweight: Array, dbias: Array
+) -> None:
     """The gradients of `forward`; mean: None for RMS norm; dx: None where only those of weight and bias are wanted."""
     by_runs = _rows_backward if view.affine == "element" else _runs_backward
     run = _columns_backward if view.columns else by_runs
     _with_threads(run, view, x, dy, dx, w, mean, rstd, dweight, dbias)
 
 
-def _runs_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
+def _runs_backward(
+    view: View,
+    x: Array,
+    dy: Array,
+    dx: Maybe,
+    w: Maybe,
+    mean: Maybe,
+    rstd: Array,
+    dweight: Array,
+    dbias: Array,
+    threads: int,
+) -> None:
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, channels = shape
     per_part = runs.pieces(count, length)
@@ -126,7 +173,18 @@ def _runs_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     runs.collect.serial(channels, sums, per_part, parts, rstd, dweight, dbias)
 
 
-def _rows_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
+def _rows_backward(
+    view: View,
+    x: Array,
+    dy: Array,
+    dx: Array,
+    w: Maybe,
+    mean: Maybe,
+    rstd: Array,
+    dweight: Array,
+    dbias: Array,
+    threads: int,
+) -> None:
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
     per_row = runs.pieces(1, length)
@@ -144,15 +202,26 @@ def _rows_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     _collect(grads, dweight, dbias, parallel)
 
 
-def _columns_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
+def _columns_backward(
+    view: View,
+    x: Array,
+    dy: Array,
+    dx: Maybe,
+    w: Maybe,
+    mean: Maybe,
+    rstd: Array,
+    dweight: Array,
+    dbias: Array,
+    threads: int,
+) -> None:
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     by_row = view.affine == "row"
     channel, row = (None, w) if by_row else (w, None)
     centered = mean is not None
     mean = mean if centered else np.zeros(view.groups)
-    grads = np.zeros((0 if by_row else view.blocks, 2, shape[5]))
-    row_grads = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
+    grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
+    row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
     like = _LIKE[_computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6])
@@ -171,15 +240,15 @@ def _columns_backward(view, x, dy, dx, w, mean, rstd, dweight, dbias, threads):
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
 
-def _collect(grads, dweight, dbias, parallel):
+def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:
     runs.collect_rows[parallel](_ceil(dweight.size, runs.COLLECTED), grads, dweight, dbias)
 
 
-def _extent(view):
+def _extent(view: View) -> tuple[int, int, int]:
     """Pieces and panels of a block, and columns of a folded row."""
     rows, width, fold, _, _, _, panel, piece = view.geometry
     return _ceil(_ceil(rows, fold), piece), _ceil(width * fold, panel), width * fold
 
 
-def _computed_in(x):
+def _computed_in(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)

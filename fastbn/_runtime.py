@@ -126,6 +126,7 @@ def cpu_quota() -> float | None:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root = Path("/sys/fs/cgroup")
+        files: list[tuple[Path, ...]]
         if controllers == "":
             files = [(folder / "cpu.max",) for folder in _ancestors(root, path)]
         elif "cpu" in controllers.split(","):

@@ -10,9 +10,14 @@ A word that is not in the table below belongs to an array whose memory order no 
 
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
 
 __all__ = ["View", "batch_view", "group_view", "layer_view", "memory_order"]
+
+Shape = tuple[int, ...]
+Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: C-contiguous
 
 _NARROW_PLANE = 128  # elements: below it, a channel's runs are too short to be read one by one
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
@@ -32,12 +37,11 @@ class View(NamedTuple):
     weight_order: tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and axes that bring weights to memory order
     blocks: int  # of columns; 1 for runs
     groups: int  # all groups with their own statistics
-    count: int  # elements a group
     stats_shape: tuple[int, ...]  # of mean and rstd, axes in memory order
     stats_axes: tuple[int, ...] | None  # and what brings them to the order of x's axes; None: they are
 
 
-def memory_order(x):
+def memory_order(x: NDArray[Any]) -> Order | Literal[False]:
     """Axes of x from slowest to fastest in memory, None if x is C-contiguous; False if there are holes or overlaps."""
     if x.flags.c_contiguous:
         return None
@@ -46,7 +50,7 @@ def memory_order(x):
 
 
 @lru_cache(maxsize=4096)
-def batch_view(shape, order, axis, statistics=True):
+def batch_view(shape: Shape, order: Order, axis: int, statistics: bool = True) -> View:
     """Batch norm: a group is a channel; statistics: whether they are to be computed."""
     roles = ["r"] * len(shape)
     roles[axis] = "c"
@@ -54,14 +58,14 @@ def batch_view(shape, order, axis, statistics=True):
     outer = sizes[0] if word in ("rc", "rcr") else 1
     inner = sizes[-1] if word in ("cr", "rcr", "r") else 1
     channels = shape[axis]
-    common = {"stats_shape": (channels,), "groups": channels, "count": outer * inner, "weights": channels}
+    common: dict[str, Any] = {"stats_shape": (channels,), "groups": channels, "weights": channels}
     if inner == 1 or (outer > 3 and inner < (_NARROW_PLANE if statistics else _NARROWEST_PLANE)):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)
 
 
 @lru_cache(maxsize=4096)
-def group_view(shape, order, axis, num_groups):
+def group_view(shape: Shape, order: Order, axis: int, num_groups: int) -> View | None:
     """Group norm, and instance norm with as many groups as channels; None where the memory order is not read."""
     channels = shape[axis]
     span = channels // max(num_groups, 1)
@@ -72,7 +76,7 @@ def group_view(shape, order, axis, num_groups):
         order = tuple(b for a in order for b in ((axis, axis + 1) if a == axis else (a + (a > axis),)))
     word, sizes = _spell(split, order, roles)
     n, plane = shape[0], prod(shape[1:axis]) * prod(shape[axis + 1 :])
-    common = {"stats_shape": (n, num_groups), "groups": n * num_groups, "count": span * plane, "weights": channels}
+    common: dict[str, Any] = {"stats_shape": (n, num_groups), "groups": n * num_groups, "weights": channels}
     if _is_part(word, "ngkr"):
         if plane == 1 and span > 1:
             return _runs(1, n * num_groups, 1, span, channels, "element", **common)
@@ -84,7 +88,7 @@ def group_view(shape, order, axis, num_groups):
 
 
 @lru_cache(maxsize=4096)
-def layer_view(shape, order, trailing):
+def layer_view(shape: Shape, order: Order, trailing: int) -> View | None:
     """Layer and RMS norm over the last `trailing` axes; None where the memory order is not read."""
     kept = len(shape) - trailing
     roles = ["n"] * kept + ["k"] * trailing
@@ -93,10 +97,9 @@ def layer_view(shape, order, trailing):
     axes = tuple(range(len(shape))) if order is None else order
     lead = tuple(a for a in axes if a < kept)
     tail = tuple(a - kept for a in axes if a >= kept)
-    common = {
+    common: dict[str, Any] = {
         "stats_shape": tuple(shape[a] for a in lead),
         "groups": prod(shape[:kept]),
-        "count": length,
         "weights": length,
         "stats_axes": _inverse(lead),
         "weight_order": None if _inverse(tail) is None else (shape[kept:], tail),
@@ -109,9 +112,10 @@ def layer_view(shape, order, trailing):
     return None
 
 
-def _spell(shape, order, roles):
+def _spell(shape: Shape, order: Order, roles: list[str]) -> tuple[str, list[int]]:
     """The roles in memory order as a word, and the sizes of its letters."""
-    word, sizes = "", []
+    word = ""
+    sizes: list[int] = []
     for a in range(len(shape)) if order is None else order:
         if shape[a] == 1:
             continue
@@ -123,24 +127,33 @@ def _spell(shape, order, roles):
     return word, sizes
 
 
-def _is_part(word, whole):
+def _is_part(word: str, whole: str) -> bool:
     """Whether `word` is `whole` with some letters left out."""
     letters = iter(whole)
     return all(letter in letters for letter in word)
 
 
-def _inverse(order):
+def _inverse(order: tuple[int, ...]) -> Order:
     """The axes that undo a transposition; None where there is nothing to undo."""
     inverse = tuple(sorted(range(len(order)), key=order.__getitem__))
     return None if inverse == tuple(range(len(order))) else inverse
 
 
-def _runs(chunks, rows, parts, length, weights_, affine, **common):
+def _runs(chunks: int, rows: int, parts: int, length: int, weights_: int, affine: str, **common: Any) -> View:
     defaults = {"weight_order": None, "stats_axes": None}
     return View(False, (chunks, rows, parts, length, weights_), affine, blocks=1, **(defaults | common))
 
 
-def _columns(blocks, rows, width, span, repeat, weights_, affine="channel", **common):
+def _columns(
+    blocks: int,
+    rows: int,
+    width: int,
+    span: int,
+    repeat: int,
+    weights_: int,
+    affine: str = "channel",
+    **common: Any,
+) -> View:
     defaults = {"weight_order": None, "stats_axes": None}
     fold = 1
     if affine == "channel" and width < _FOLDED_WIDTH:

@@ -36,9 +36,9 @@ def some_case(draw, operations=OPERATIONS):
 
 
 @st.composite
-def some_layout(draw, rank):
+def some_layout(draw, rank, orders=st.permutations):
     """A function to an array of the same values and shape with its axes in any order in memory, steps and signs."""
-    order = draw(st.permutations(range(rank)))
+    order = draw(orders(range(rank)))
     steps = draw(st.lists(st.sampled_from((1, 1, 2, 3, -1, -2)), min_size=rank, max_size=rank))
 
     def arrange(values):
@@ -71,12 +71,10 @@ def assert_all_same_bits(actual, expected):
 
 
 @given(st.data(), some_case(), dtypes, offsets, seeds)
-def test_strided_arrays_give_the_bits_of_their_dense_copies(data, case, dtype, offset, seed):
-    arrange = data.draw(some_layout(len(case.shape)))
-    x, dy = arrange(case.data(dtype, offset, seed)), arrange(case.upstream(dtype))
-    found = results(case, x, dy)
-    assert_all_same_bits(found, results(case, x.copy(order="K"), dy.copy(order="K")))
-    assert_close(found[0], case.forward(reference, x, **case.parameters(dtype))[0], forward_tolerance(dtype, offset))
+def test_steps_and_signs_make_no_difference_to_any_bit(data, case, dtype, offset, seed):
+    x, dy = case.data(dtype, offset, seed), case.upstream(dtype)
+    arrange = data.draw(some_layout(len(case.shape), orders=st.just))
+    assert_all_same_bits(results(case, arrange(x), arrange(dy)), results(case, x, dy))
 
 
 @given(st.data(), some_case(), dtypes, offsets, seeds)

@@ -21,7 +21,7 @@ from numba import prange
 
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import pick, slopes, statistics
-from fastbn.kernels.simd import either, element, of_row, splat64, total
+from fastbn.kernels.simd import address, advance, either, element, of_row, splat64, total
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products
 
 
@@ -50,55 +50,37 @@ def _panel(view, k):
 
 
 @tile
-def _add(own, sums):
-    for c in range(own.size):
+def _add(own, sums, n):
+    for c in range(n):
         own[c] += sums[c]
 
 
 @tile
-def _clear(sums):
-    for c in range(sums.size):
+def _clear(sums, n):
+    for c in range(n):
         sums[c] = 0.0
-
-
-@tile
-def _part(flat, k, n):
-    """Part k of a flat array of parts of n numbers."""
-    return flat[k * n : (k + 1) * n]
-
-
-@tile
-def _three(flat, n):
-    """A flat array as three of n numbers."""
-    return flat[:n], flat[n : 2 * n], flat[2 * n :]
-
-
-@tile
-def _five(flat, n):
-    """A flat array as five of n numbers."""
-    return flat[:n], flat[n : 2 * n], flat[2 * n : 3 * n], flat[3 * n : 4 * n], flat[4 * n :]
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
 
 
 @tile
-def _shifts(x, view, block, c0, centered, shift):
-    """For every column from c0 on the first element of its group, or zero."""
+def _shifts(x, view, block, c0, n, centered, shift):
+    """For n columns from c0 on the first element of the column's group, or zero."""
     rows, width, _, span, _, _, _, _ = view
-    for j in range(shift.size):
+    for j in range(n):
         first = block * rows * width + (c0 + j) % width // span * span
         shift[j] = element(x, first) if centered else 0.0
 
 
 @tile
-def _reduce(x, view, block, p, c0, shift, s, q):
-    """The sums of d and d^2 down the columns of one piece, from c0 on."""
+def _reduce(x, view, block, p, c0, n, shift, s, q):
+    """The sums of d and d^2 down n columns of one piece, from c0 on."""
     rows, width, fold, _, _, _, _, _ = view
-    stride, n = width * fold, s.size
+    stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
-    _clear(s)
-    _clear(q)
+    _clear(s, n)
+    _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     add_moments(x, i, stride, whole - r0, n, shift, s, q)
     if whole < r1 and rest > c0:
@@ -106,12 +88,12 @@ def _reduce(x, view, block, p, c0, shift, s, q):
 
 
 @tile
-def _finish(view, block, c0, shift, s, q, centered, mean, var):
-    """Mean and variance of the groups in the columns from c0 on."""
+def _finish(view, block, c0, n, shift, s, q, centered, mean, var):
+    """Mean and variance of the groups in n columns from c0 on."""
     rows, width, _, span, _, _, _, _ = view
-    for g in range(c0 // span, min(c0 + s.size, width) // span):
+    for g in range(c0 // span, min(c0 + n, width) // span):
         gs, gq = 0.0, 0.0
-        for first in range(g * span - c0, s.size, width):
+        for first in range(g * span - c0, n, width):
             for c in range(first, first + span):
                 gs += s[c]
                 gq += q[c]
@@ -120,10 +102,10 @@ def _finish(view, block, c0, shift, s, q, centered, mean, var):
 
 
 @tile
-def _coefficients(view, block, c0, w, b, eps, mean, var, hi, a, t):
-    """What `normalize` takes for the columns from c0 on."""
+def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
+    """What `normalize` takes for n columns from c0 on."""
     _, width, _, span, repeat, weights, _, _ = view
-    for j in range(hi.size):
+    for j in range(n):
         c = (c0 + j) % width
         g = block * (width // span) + c // span
         k = c // repeat % weights
@@ -134,15 +116,15 @@ def _coefficients(view, block, c0, w, b, eps, mean, var, hi, a, t):
 
 
 @tile
-def _apply(x, y, view, block, p, c0, hi, a, t, rw, rb, past_cache):
-    """Normalize the columns from c0 on of one piece; rw, rb: a weight and bias a row, or None."""
+def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, past_cache):
+    """Normalize n columns from c0 on of one piece; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = _piece(view, p)
     for r in range(r1 - 1, r0 - 1, -1):  # backwards: what was read last is still in the cache
-        n = hi.size if r < whole else min(rest - c0, hi.size)
+        m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
-        if n > 0:
-            normalize(x, y, i, n, hi, a, t, of_row(rw, r), of_row(rb, r), 0, past_cache)
+        if m > 0:
+            normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, past_cache)
 
 
 @driver
@@ -154,23 +136,31 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
     """
     pieces, panels = _counts(view)
     for unit in prange(units):
+        px, py, pw, pb, prw, prb = address(x), address(y), address(w), address(b), address(rw), address(rb)
+        pm, pv = address(mean), address(var)
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
         scratch, columns = np.empty(5 * n), np.empty(3 * n, like.dtype)
-        shift, s, q, ps, pq = _five(scratch, n)
-        hi, a, t = _three(columns, n)
-        _shifts(x, view, block, c0, centered, shift)
-        _clear(s)
-        _clear(q)
+        shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
+        ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
+        hi, a, t = address(columns), advance(address(columns), n), advance(address(columns), 2 * n)
+        _shifts(px, view, block, c0, n, centered, shift)
+        _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce(x, view, block, p, c0, shift, ps, pq)
-            _add(s, ps)
-            _add(q, pq)
-        _finish(view, block, c0, shift, s, q, centered, mean, var)
-        _coefficients(view, block, c0, w, b, eps, mean, var, hi, a, t)
+            _reduce(px, view, block, p, c0, n, shift, ps, pq)
+            _add(s, ps, 2 * n)
+        _finish(view, block, c0, n, shift, s, q, centered, pm, pv)
+        _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi, a, t)
         for p in range(pieces - 1, -1, -1):
-            _apply(x, y, view, block, p, c0, hi, a, t, rw, rb, past_cache)
+            _apply(px, py, view, block, p, c0, n, hi, a, t, prw, prb, past_cache)
+        _keep(scratch, columns)
+
+
+@tile
+def _keep(scratch, columns):
+    """Hold arrays alive up to here: their addresses do not."""
+    return scratch.size + columns.size
 
 
 @driver
@@ -180,27 +170,30 @@ def reduce(units, x, view, centered, sums):
     n = view[1] * view[2]
     for u in prange(units):
         shift = np.empty(n)
-        _shifts(x, view, u // pieces, 0, centered, shift)
-        _reduce(x, view, u // pieces, u % pieces, 0, shift, _part(sums, 2 * u, n), _part(sums, 2 * u + 1, n))
+        s = advance(address(sums), u * 2 * n)
+        _shifts(address(x), view, u // pieces, 0, n, centered, address(shift))
+        _reduce(address(x), view, u // pieces, u % pieces, 0, n, address(shift), s, advance(s, n))
+        _keep(shift, sums)
 
 
 @driver
 def finish(units, x, view, centered, sums, mean, var):
     """Mean and variance from the sums of the pieces, a panel a unit."""
     pieces, panels = _counts(view)
-    n = view[1] * view[2]
+    columns = view[1] * view[2]
     for unit in prange(units):
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
-        scratch = np.empty(3 * (c1 - c0))
-        shift, s, q = _three(scratch, c1 - c0)
-        _shifts(x, view, block, c0, centered, shift)
-        _clear(s)
-        _clear(q)
+        n = c1 - c0
+        scratch = np.zeros(3 * n)
+        shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
+        _shifts(address(x), view, block, c0, n, centered, shift)
         for p in range(block * pieces, (block + 1) * pieces):
-            _add(s, _part(sums, 2 * p, n)[c0:c1])
-            _add(q, _part(sums, 2 * p + 1, n)[c0:c1])
-        _finish(view, block, c0, shift, s, q, centered, mean, var)
+            piece = advance(address(sums), p * 2 * columns + c0)
+            _add(s, piece, n)
+            _add(q, advance(piece, columns), n)
+        _finish(view, block, c0, n, shift, s, q, centered, address(mean), address(var))
+        _keep(scratch, sums)
 
 
 @driver
@@ -208,8 +201,9 @@ def coefficients(units, view, w, b, eps, mean, var, columns):
     """What `apply` takes, (blocks * 3 * columns,) in the type computed in, from mean and variance; a block a unit."""
     n = view[1] * view[2]
     for block in prange(units):
-        hi, a, t = _three(_part(columns, block, 3 * n), n)
-        _coefficients(view, block, 0, w, b, eps, mean, var, hi, a, t)
+        hi = advance(address(columns), block * 3 * n)
+        a, t = advance(hi, n), advance(hi, 2 * n)
+        _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), hi, a, t)
 
 
 @driver
@@ -219,29 +213,30 @@ def apply(units, x, y, view, rw, rb, past_cache, columns):
     n = view[1] * view[2]
     for u in prange(units):
         block, p = (units - 1 - u) // pieces, (units - 1 - u) % pieces
-        hi, a, t = _three(_part(columns, block, 3 * n), n)
-        _apply(x, y, view, block, p, 0, hi, a, t, rw, rb, past_cache)
+        hi = advance(address(columns), block * 3 * n)
+        a, t = advance(hi, n), advance(hi, 2 * n)
+        _apply(address(x), address(y), view, block, p, 0, n, hi, a, t, address(rw), address(rb), past_cache)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
 
 
 @tile
-def _means(view, block, c0, mean, means):
-    """The mean of every column's group, from column c0 on."""
+def _means(view, block, c0, n, mean, means):
+    """The mean of the group of each of n columns from c0 on."""
     _, width, _, span, _, _, _, _ = view
-    for j in range(means.size):
+    for j in range(n):
         means[j] = mean[block * (width // span) + (c0 + j) % width // span]
 
 
 @tile
-def _reduce_back(dy, x, view, block, p, c0, means, rw, s, q):
-    """The sums of dy rw and dy rw (x - mean) down the columns of one piece, from c0 on."""
+def _reduce_back(dy, x, view, block, p, c0, n, means, rw, s, q):
+    """The sums of dy rw and dy rw (x - mean) down n columns of one piece, from c0 on."""
     rows, width, fold, _, _, _, _, _ = view
-    stride, n = width * fold, s.size
+    stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
-    _clear(s)
-    _clear(q)
+    _clear(s, n)
+    _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     add_products(dy, x, i, stride, whole - r0, n, means, None, rw, rw, r0, s, q)
     if whole < r1 and rest > c0:
@@ -250,11 +245,14 @@ def _reduce_back(dy, x, view, block, p, c0, means, rw, s, q):
 
 
 @tile
-def _finish_back(view, block, c0, s, q, w, centered, mean, rstd, grads, columns):
-    """What `gradient` takes for the columns from c0 on, and what they add to dbias and dweight a channel."""
+def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, columns):
+    """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
+
+    grads: float64, a channel each, or None.  columns: five numbers a column.
+    """
     rows, width, _, span, repeat, weights, _, _ = view
-    n = s.size
-    hi, u, v, r, wc = _five(columns, n)
+    hi, u, v, r = columns, advance(columns, n), advance(columns, 2 * n), advance(columns, 3 * n)
+    wc = advance(columns, 4 * n)
     for g in range(c0 // span, min(c0 + n, width) // span):
         k = block * (width // span) + g
         gs, gq = 0.0, 0.0
@@ -263,9 +261,9 @@ def _finish_back(view, block, c0, s, q, w, centered, mean, rstd, grads, columns)
                 i = (c0 + c) % width // repeat % weights
                 gs += pick(w, i, 1.0) * s[c]
                 gq += pick(w, i, 1.0) * q[c]
-                if grads.shape[0] > 0:
-                    grads[block, 0, i] += s[c]
-                    grads[block, 1, i] += q[c] * rstd[k]
+                if grads is not None:
+                    grads[i] += s[c]
+                    grads[weights + i] += q[c] * rstd[k]
         gv, gu = slopes(gs, gq, rows * span, rstd[k], centered)
         for first in range(g * span - c0, n, width):
             for c in range(first, first + span):
@@ -277,18 +275,21 @@ def _finish_back(view, block, c0, s, q, w, centered, mean, rstd, grads, columns)
 
 
 @tile
-def _apply_back(dy, x, dx, view, block, p, c0, columns, rw, mean, rstd, row_grads, slot, past_cache):
-    """The gradient of the columns from c0 on of one piece, and what its rows add to row_grads[slot], if not None."""
+def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, mean, rstd, row_grads, past_cache):
+    """The gradient of n columns from c0 on of one piece, and what its rows add to dbias and, behind it, to dweight.
+
+    row_grads: float64, a row each, or None.
+    """
     rows, width, fold, _, _, _, _, _ = view
-    n = columns.size // 5
-    hi, u, v, rs, w = _five(columns, n)
+    hi, u, v, rs = columns, advance(columns, n), advance(columns, 2 * n), advance(columns, 3 * n)
+    w = advance(columns, 4 * n)
     r0, r1, whole, rest = _piece(view, p)
     for r in range(r1 - 1, r0 - 1, -1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if row_grads is not None:
             s, q = products(dy, x, i, m, mean, None, rstd, block * width + c0, splat64(0.0), splat64(0.0))
-            row_grads[slot, 0, r], row_grads[slot, 1, r] = total(s), total(q)
+            row_grads[r], row_grads[rows + r] = total(s), total(q)
         if m > 0:
             gradient(dy, x, dx, i, m, hi, u, v, rs, either(of_row(rw, r), w), 0, past_cache)
 
@@ -297,25 +298,28 @@ def _apply_back(dy, x, dx, view, block, p, c0, columns, rw, mean, rstd, row_grad
 def backward(units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, grads, row_grads, like):
     """dx, and what the blocks add to dbias and dweight: a channel in `grads`, or a row in `row_grads` (else None).
 
-    A unit is a panel.  grads: float64 zeros (blocks or 0, 2, weights); row_grads: float64 (blocks * panels, 2, rows).
+    A unit is a panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).
     """
     pieces, panels = _counts(view)
     for unit in prange(units):
+        pdy, px, pdx, pw, prw = address(dy), address(x), address(dx), address(w), address(rw)
+        pm, pr = address(mean), address(rstd)
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
         scratch, columns = np.empty(5 * n), np.empty(5 * n, like.dtype)
-        means, s, q, ps, pq = _five(scratch, n)
-        _means(view, block, c0, mean, means)
-        _clear(s)
-        _clear(q)
+        means, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
+        ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
+        own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
+        _means(view, block, c0, n, pm, means)
+        _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce_back(dy, x, view, block, p, c0, means, rw, ps, pq)
-            _add(s, ps)
-            _add(q, pq)
-        _finish_back(view, block, c0, s, q, w, centered, mean, rstd, grads, columns)
+            _reduce_back(pdy, px, view, block, p, c0, n, means, prw, ps, pq)
+            _add(s, ps, 2 * n)
+        _finish_back(view, block, c0, n, s, q, pw, centered, pm, pr, own, address(columns))
         for p in range(pieces - 1, -1, -1):
-            _apply_back(dy, x, dx, view, block, p, c0, columns, rw, mean, rstd, row_grads, unit, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, pm, pr, row, past_cache)
+        _keep(scratch, columns)
 
 
 @driver
@@ -325,36 +329,45 @@ def reduce_back(units, dy, x, view, rw, mean, sums):
     n = view[1] * view[2]
     for k in prange(units):
         means = np.empty(n)
-        _means(view, k // pieces, 0, mean, means)
-        s, q = _part(sums, 2 * k, n), _part(sums, 2 * k + 1, n)
-        _reduce_back(dy, x, view, k // pieces, k % pieces, 0, means, rw, s, q)
+        s = advance(address(sums), k * 2 * n)
+        _means(view, k // pieces, 0, n, address(mean), address(means))
+        place = k // pieces, k % pieces
+        _reduce_back(
+            address(dy), address(x), view, place[0], place[1], 0, n, address(means), address(rw), s, advance(s, n)
+        )
+        _keep(means, sums)
 
 
 @driver
 def finish_back(units, view, w, centered, sums, mean, rstd, grads, columns):
     """grads, and what `apply_back` takes: panel after panel 5 numbers a column, in the type computed in."""
     pieces, panels = _counts(view)
-    n = view[1] * view[2]
+    width = view[1] * view[2]
     for unit in prange(units):
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
-        s, q = np.zeros(c1 - c0), np.zeros(c1 - c0)
+        n = c1 - c0
+        scratch = np.zeros(2 * n)
+        s, q = address(scratch), advance(address(scratch), n)
         for p in range(block * pieces, (block + 1) * pieces):
-            _add(s, _part(sums, 2 * p, n)[c0:c1])
-            _add(q, _part(sums, 2 * p + 1, n)[c0:c1])
-        own = columns[5 * (block * n + c0) : 5 * (block * n + c1)]
-        _finish_back(view, block, c0, s, q, w, centered, mean, rstd, grads, own)
+            piece = advance(address(sums), p * 2 * width + c0)
+            _add(s, piece, n)
+            _add(q, advance(piece, width), n)
+        own, panel = advance(address(grads), block * 2 * view[5]), advance(address(columns), 5 * (block * width + c0))
+        _finish_back(view, block, c0, n, s, q, address(w), centered, address(mean), address(rstd), own, panel)
+        _keep(scratch, sums)
 
 
 @driver
 def apply_back(units, dy, x, dx, view, rw, past_cache, mean, rstd, row_grads, columns):
     """dx and row_grads from the coefficients, a piece a unit, the last first."""
     pieces, panels = _counts(view)
-    n = view[1] * view[2]
+    width = view[1] * view[2]
     for k in prange(units):
+        pdy, px, pdx, prw, pm, pr = address(dy), address(x), address(dx), address(rw), address(mean), address(rstd)
         block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
-            own = columns[5 * (block * n + c0) : 5 * (block * n + c1)]
-            slot = block * panels + panel
-            _apply_back(dy, x, dx, view, block, p, c0, own, rw, mean, rstd, row_grads, slot, past_cache)
+            own = advance(address(columns), 5 * (block * width + c0))
+            row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
+            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, pm, pr, row, past_cache)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import element, rounded, splat, splat64, total
+from fastbn.kernels.simd import address, advance, element, rounded, splat, splat64, total
 from fastbn.kernels.tile import ROWS_AT_ONCE, add_products, gradient, moments, normalize, products
 
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
@@ -40,13 +40,15 @@ def _span(p, count, length):
         cuts = (length + PIECE - 1) // PIECE
         e0 = p % cuts * PIECE
         return p // cuts, p // cuts + 1, e0, min(e0 + PIECE, length)
+    if count == 1:  # the usual case, without a division
+        return 0, 1, 0, length
     j0 = p * (PIECE // length)
     return j0, min(j0 + PIECE // length, count), 0, length
 
 
 @tile
 def pick(values, index, default):
-    """A weight or bias as float64, or the default where there is none."""
+    """One number as a float64, or the default where there are none."""
     if values is None:
         return default
     return np.float64(values[index])
@@ -81,21 +83,21 @@ def _reduce(x, view, g, p, centered):
 
 
 @tile
-def _apply(x, y, view, g, p, mean, rstd, channel, element, past_cache):
+def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache):
     """Normalize piece p of group g."""
     count, groups, parts, length, affine = view
     j0, j1, e0, e1 = _span(p, count, parts * length)
     hi = rounded(x, mean)
+    first = g * length % affine if affine != length else 0  # of use where every element has its own weight
     for j in range(j0, j1):
         start = (j * groups + g) * parts * length
-        e, k = e0, e0 // length
+        e, k = e0, e0 // length if parts > 1 else 0
         while e < e1:
             n = min(e1, (k + 1) * length) - e
-            c = (g * parts + k) % affine
-            a = rstd * pick(channel[0], c, 1.0)
-            t = pick(channel[1], c, 0.0) - (mean - hi) * a
-            f = g * length % affine + e  # of use where every element has its own weight
-            normalize(x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), element[0], element[1], f, past_cache)
+            c = (g * parts + k) % affine if w is not None or b is not None else 0
+            a = rstd * pick(w, c, 1.0)
+            t = pick(b, c, 0.0) - (mean - hi) * a
+            normalize(x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), we, be, first + e, past_cache)
             e += n
             k += 1
 
@@ -109,15 +111,16 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
     """
     n = view[0] * view[2] * view[3]
     for g in prange(units):
+        px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
         shift, s, q = 0.0, 0.0, 0.0
         for p in range(per_group):
-            shift, ds, dq = _reduce(x, view, g, p, centered)
+            shift, ds, dq = _reduce(px, view, g, p, centered)
             s += ds
             q += dq
         m, v = statistics(shift, s, q, n, centered)
         r = 1.0 / np.sqrt(v + eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-            _apply(x, y, view, g, p, m, r, (w, b), (we, be), past_cache)
+            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
@@ -128,7 +131,7 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
 def reduce(units, x, view, per_group, centered, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
     for u in prange(units):
-        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(x, view, u // per_group, u % per_group, centered)
+        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, u // per_group, u % per_group, centered)
 
 
 @driver
@@ -149,7 +152,8 @@ def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var
     for u in prange(units):
         g = u // per_group
         r = 1.0 / np.sqrt(var[g] + eps)
-        _apply(x, y, view, g, u % per_group, mean[g], r, (w, b), (we, be), past_cache)
+        px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
+        _apply(px, py, view, g, u % per_group, mean[g], r, pw, pb, pwe, pbe, past_cache)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -162,7 +166,8 @@ def _reduce_back(dy, x, view, i, p, mean, we, f):
     j0, j1, e0, e1 = _span(p, count, length)
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
-        s, q = products(dy, x, (j * groups * parts + i) * length + e0, e1 - e0, splat64(mean), we, we, f + e0, s, q)
+        start = (j * groups * parts + i) * length + e0
+        s, q = products(dy, x, start, e1 - e0, splat64(mean), we, we, f + e0, s, q)
     return total(s), total(q)
 
 
@@ -174,26 +179,31 @@ def slopes(s, q, n, rstd, centered):
 
 @tile
 def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, past_cache):
-    """The gradient of piece p of part i."""
+    """The gradient of piece p of part i; w: a Vec, or a weight an element from place f on, or None."""
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = _span(p, count, length)
     hi = rounded(x, mean)
     v = v - (mean - hi) * u
+    vs = splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
-        gradient(
-            dy, x, dx, start, e1 - e0, splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd), w, f + e0, past_cache
-        )
+        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, past_cache)
+
+
+@tile
+def _weight_of_row(view, r):
+    """The place of a row's first weight, where every element has its own."""
+    _, _, _, length, affine = view
+    return r * length % affine if affine != length else 0
 
 
 @driver
 def reduce_back(units, dy, x, view, per_part, we, mean, sums):
     """The sums of dy and dy (x - mean) of every piece of every part: float64 (pieces of all parts, 2)."""
-    _, _, parts, length, affine = view
     for u in prange(units):
         i = u // per_part
-        m, f = pick(mean, i // parts, 0.0), i * length % affine
-        sums[u, 0], sums[u, 1] = _reduce_back(dy, x, view, i, u % per_part, m, we, f)
+        m, f = pick(address(mean), i // view[2], 0.0), _weight_of_row(view, i)
+        sums[u, 0], sums[u, 1] = _reduce_back(address(dy), address(x), view, i, u % per_part, m, address(we), f)
 
 
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
@@ -205,13 +215,13 @@ def _finish_group(sums, view, g, per_part, w, rstd):
     count, _, parts, length, affine = view
     s, q = 0.0, 0.0
     for i in range(g * parts, (g + 1) * parts):
-        first = i * per_part
-        for p in range(first + 1, first + per_part):
-            sums[first, 0] += sums[p, 0]
-            sums[first, 1] += sums[p, 1]
+        own = advance(sums, 2 * i * per_part)
+        for p in range(1, per_part):
+            own[0] += own[2 * p]
+            own[1] += own[2 * p + 1]
         weight = pick(w, i % affine, 1.0)
-        s += weight * sums[first, 0]
-        q += weight * sums[first, 1]
+        s += weight * own[0]
+        q += weight * own[1]
     return slopes(s, q, count * parts * length, rstd, True)
 
 
@@ -224,35 +234,37 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, past_cache):
 @driver
 def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums):
     """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None."""
-    _, _, parts, _, _ = view
+    parts = view[2]
     for g in prange(units):
         m, r = mean[g], rstd[g]
+        pdy, px, pdx, pw, own = address(dy), address(x), address(dx), address(w), address(sums)
         for i in range(g * parts, (g + 1) * parts):
             for p in range(per_part):
-                s, q = _reduce_back(dy, x, view, i, p, m, None, 0)
-                sums[i * per_part + p, 0], sums[i * per_part + p, 1] = s, q
-        v, u = _finish_group(sums, view, g, per_part, w, r)
+                k = 2 * (i * per_part + p)
+                own[k], own[k + 1] = _reduce_back(pdy, px, view, i, p, m, None, 0)
+        v, u = _finish_group(own, view, g, per_part, pw, r)
         for i in range((g + 1) * parts - 1, g * parts - 1, -1):
             for p in range(per_part - 1, -1, -1):
-                _apply_part(dy, x, dx, view, i, p, m, r, v, u, w, past_cache)
+                _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, past_cache)
 
 
 @driver
 def finish_back(units, view, per_part, w, rstd, sums, group_slopes):
     """The slopes of every group, float64 (groups, 2); the sums of a part come to stand in its first piece's place."""
     for g in prange(units):
-        group_slopes[g, 0], group_slopes[g, 1] = _finish_group(sums, view, g, per_part, w, rstd[g])
+        v, u = _finish_group(address(sums), view, g, per_part, address(w), rstd[g])
+        group_slopes[g, 0], group_slopes[g, 1] = v, u
 
 
 @driver
 def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes):
     """dx from the slopes, a piece of a part a unit."""
-    parts = view[2]
     for k in prange(units):
         i = k // per_part
-        g = i // parts
+        g = i // view[2]
         v, u = group_slopes[g, 0], group_slopes[g, 1]
-        _apply_part(dy, x, dx, view, i, k % per_part, mean[g], rstd[g], v, u, w, past_cache)
+        pdy, px, pdx, pw = address(dy), address(x), address(dx), address(w)
+        _apply_part(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, pw, past_cache)
 
 
 @driver
@@ -271,13 +283,13 @@ def collect(units, sums, per_part, parts, rstd, dweight, dbias):
 
 @tile
 def _add_rows(dy, x, row, last, e0, e1, view, mean, rstd, grads):
-    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias (grads[0]) and dweight (grads[1])."""
+    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight."""
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
     for r in range(row, last, step):
-        f = r * length % affine
-        p, q = grads[0, f + e0 : f + e1], grads[1, f + e0 : f + e1]
-        add_products(dy, x, r * length + e0, length, step, e1 - e0, None, mean, None, rstd, r, p, q)
+        p = advance(grads, _weight_of_row(view, r) + e0)
+        start = r * length + e0
+        add_products(dy, x, start, length, step, e1 - e0, None, mean, None, rstd, r, p, advance(p, affine))
 
 
 @driver
@@ -287,22 +299,23 @@ def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, bl
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).
     """
     _, rows, _, length, affine = view
-    start = 0
     for unit in prange(units):
-        last = min((unit + 1) * block, rows)
-        for row in range(unit * block, last, ROWS_AT_ONCE):
+        pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
+        own = advance(address(grads), unit * 2 * affine)
+        first, last = unit * block, min((unit + 1) * block, rows)
+        for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
-            _add_rows(dy, x, row, above, start, length, view, mean, rstd, grads[unit])
+            _add_rows(pdy, px, row, above, 0, length, view, pm, pr, own)
             for r in range(row, above):
-                m, f = pick(mean, r, 0.0), r * length % affine
+                m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
                 s, q = 0.0, 0.0
                 for p in range(per_row):
-                    ds, dq = _reduce_back(dy, x, view, r, p, m, w, f)
+                    ds, dq = _reduce_back(pdy, px, view, r, p, m, pw, f)
                     s += ds
                     q += dq
-                v, u = slopes(s, q, length, rstd[r], mean is not None)
+                v, u = slopes(s, q, length, pr[r], pm is not None)
                 for p in range(per_row):
-                    _apply_back(dy, x, dx, view, r, p, m, rstd[r], v, u, w, f, past_cache)
+                    _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, past_cache)
 
 
 @driver
@@ -321,13 +334,15 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
     """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
     _, rows, _, length, affine = view
     for p in prange(units):
+        pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
         for row in range(0, rows, block):
-            _add_rows(dy, x, row, min(row + block, rows), e0, e1, view, mean, rstd, grads[row // block])
+            own = advance(address(grads), row // block * 2 * affine)
+            _add_rows(pdy, px, row, min(row + block, rows), e0, e1, view, pm, pr, own)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
-            m, f = pick(mean, r, 0.0), r * length % affine
-            _apply_back(dy, x, dx, view, r, p, m, rstd[r], v, u, w, f, past_cache)
+            m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
+            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, past_cache)
 
 
 @driver

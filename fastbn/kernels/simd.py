@@ -6,8 +6,8 @@ float64 for float64 arrays and for sums), `+ - *` act lane by lane, and `total` 
 maps a Vec to whatever registers there are, one or eight, and the bits of every result are the same on all of them.
 No multiply-add is ever fused for the same reason; where memory is the limit, it would not be faster.
 
-Where an argument is described as "a Vec, an array or None", `at` reads it: a Vec stands for itself (one value for the
-whole run), an array is loaded from the given place, and None stays None, for which `times` and `plus` do nothing.
+Where an argument is described as "a Vec, memory or None", `at` reads it: a Vec stands for itself (one value for the
+whole run), memory is loaded from the given place, and None stays None, for which `times` and `plus` do nothing.
 
 Every function has a twin in NumPy, for NUMBA_DISABLE_JIT=1, in `simd_numpy`.
 """
@@ -18,7 +18,6 @@ from functools import cache
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
-from numba.core.imputils import impl_ret_borrowed
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
@@ -76,15 +75,14 @@ for _function, _instruction in (
 # Building blocks of the intrinsics below ------------------------------------------------------------------------------
 
 
-def _computed_in(array):
-    """The Vec that elements of `array` become in registers."""
-    return VEC64 if array.dtype == types.float64 else VEC32
+def _computed_in(memory):
+    """The Vec that elements of `memory` become in registers."""
+    return VEC64 if memory.dtype == types.float64 else VEC32
 
 
-def _pointer(context, builder, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    lanes = ir.VectorType(context.get_data_type(array_type.dtype), LANES)
-    return builder.bitcast(builder.gep(data, [index]), lanes.as_pointer())
+def _pointer(context, builder, memory_type, memory, index):
+    lanes = ir.VectorType(context.get_data_type(memory_type.dtype), LANES)
+    return builder.bitcast(builder.gep(memory, [index]), lanes.as_pointer())
 
 
 def _splat(builder, scalar):
@@ -107,11 +105,11 @@ def _masked(builder, kind, vector, result, args):
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
 
 
-def _from_memory(builder, raw, array_type):
+def _from_memory(builder, raw, memory_type):
     """A loaded vector in the type computed in: uint16 arrays hold the bits of float16, int16 those of bfloat16."""
-    if array_type.dtype == types.int16:
+    if memory_type.dtype == types.int16:
         return builder.bitcast(builder.shl(builder.zext(raw, _LANES_I32), _constant(16)), _LANES_F32)
-    if array_type.dtype != types.uint16:
+    if memory_type.dtype != types.uint16:
         return raw
     if _converts_float16():
         return builder.fpext(builder.bitcast(raw, ir.VectorType(ir.HalfType(), LANES)), _LANES_F32)
@@ -128,17 +126,17 @@ def _from_memory(builder, raw, array_type):
     return builder.bitcast(builder.or_(result, sign), _LANES_F32)
 
 
-def _to_memory(builder, value, array_type):
+def _to_memory(builder, value, memory_type):
     """The inverse of `_from_memory`, rounded to nearest even."""
-    if array_type.dtype not in (types.int16, types.uint16):
+    if memory_type.dtype not in (types.int16, types.uint16):
         return value
-    if array_type.dtype == types.uint16 and _converts_float16():
+    if memory_type.dtype == types.uint16 and _converts_float16():
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), LANES))
         return builder.bitcast(half, _LANES_I16)
     bits = builder.bitcast(value, _LANES_I32)
     magnitude = builder.and_(bits, _constant(0x7FFFFFFF))
     is_nan = builder.icmp_unsigned(">", magnitude, _constant(0x7F800000))
-    if array_type.dtype == types.int16:
+    if memory_type.dtype == types.int16:
         high = builder.lshr(bits, _constant(16))
         odd = builder.and_(high, _constant(1))
         rounded_up = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
@@ -170,68 +168,91 @@ def _converts_float16():
     return triple.startswith("aarch64") or "+f16c" in features.split(",")
 
 
-def _size(array_type):
-    return array_type.dtype.bitwidth // 8
+def _size(memory_type):
+    return memory_type.dtype.bitwidth // 8
 
 
-def _stream_alignment(array_type):
+def _stream_alignment(memory_type):
     """Bytes: what the widest non-temporal store requires, a Vec or a cache line."""
-    return min(64, LANES * _size(array_type))
+    return min(64, LANES * _size(memory_type))
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
-def load(typing, array, index):
-    """array[index : index + 16] in the type computed in."""
-    vec = _computed_in(array)
+def address(typing, array):
+    """Where an array's elements begin; None stays None.
+
+    Everything below takes memory in this form: arrays passed about in compiled code are counted, at 50 ns a short run.
+    """
+    if array == types.none:
+        return array(array), lambda context, builder, sig, args: args[0]
+
+    def codegen(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def advance(typing, memory, count):
+    """The memory `count` elements further on; None stays None."""
+    if memory == types.none:
+        return memory(memory, types.intp), lambda context, builder, sig, args: args[0]
+    return memory(memory, types.intp), lambda context, builder, sig, args: builder.gep(args[0], [args[1]])
+
+
+@intrinsic
+def load(typing, memory, index):
+    """memory[index : index + 16] in the type computed in."""
+    vec = _computed_in(memory)
 
     def codegen(context, builder, sig, args):
         return _load(context, builder, sig.args[0], *args)
 
-    return vec(array, types.intp), codegen
+    return vec(memory, types.intp), codegen
 
 
-def _load(context, builder, array_type, array, index):
-    pointer = _pointer(context, builder, array_type, array, index)
-    return _from_memory(builder, builder.load(pointer, align=_size(array_type)), array_type)
+def _load(context, builder, memory_type, memory, index):
+    pointer = _pointer(context, builder, memory_type, memory, index)
+    return _from_memory(builder, builder.load(pointer, align=_size(memory_type)), memory_type)
 
 
 @intrinsic
-def element(typing, array, index):
-    """array[index] as a float64."""
+def element(typing, memory, index):
+    """memory[index] as a float64."""
 
     def codegen(context, builder, sig, args):
         one = _load_part(context, builder, sig.args[0], *args, _INT64(1))
         value = builder.extract_element(one, _INT32(0))
         return value if value.type == _FLOAT[64] else builder.fpext(value, _FLOAT[64])
 
-    return types.float64(array, types.intp), codegen
+    return types.float64(memory, types.intp), codegen
 
 
 @intrinsic
-def load_part(typing, array, index, count):
-    """array[index : index + count] in the first lanes, zeros in the others; nothing past it is read."""
-    vec = _computed_in(array)
+def load_part(typing, memory, index, count):
+    """memory[index : index + count] in the first lanes, zeros in the others; nothing past it is read."""
+    vec = _computed_in(memory)
 
     def codegen(context, builder, sig, args):
         return _load_part(context, builder, sig.args[0], *args)
 
-    return vec(array, types.intp, types.intp), codegen
+    return vec(memory, types.intp, types.intp), codegen
 
 
-def _load_part(context, builder, array_type, array, index, count):
-    pointer = _pointer(context, builder, array_type, array, index)
+def _load_part(context, builder, memory_type, memory, index, count):
+    pointer = _pointer(context, builder, memory_type, memory, index)
     vector = pointer.type.pointee
-    args = [pointer, _INT32(_size(array_type)), _first(builder, count), ir.Constant(vector, None)]
-    return _from_memory(builder, _masked(builder, "load", vector, vector, args), array_type)
+    args = [pointer, _INT32(_size(memory_type)), _first(builder, count), ir.Constant(vector, None)]
+    return _from_memory(builder, _masked(builder, "load", vector, vector, args), memory_type)
 
 
 @intrinsic
 def at(typing, source, index):
-    """A Vec or None as it is; of an array, 16 elements from `index` on."""
-    if not isinstance(source, types.Array):
+    """A Vec or None as it is; of memory, 16 elements from `index` on."""
+    if not isinstance(source, types.CPointer):
         return source(source, types.intp), lambda context, builder, sig, args: args[0]
     vec = _computed_in(source)
 
@@ -243,8 +264,8 @@ def at(typing, source, index):
 
 @intrinsic
 def at_part(typing, source, index, count):
-    """As `at`; of an array, only the first `count` elements are read."""
-    if not isinstance(source, types.Array):
+    """As `at`; of memory, only the first `count` elements are read."""
+    if not isinstance(source, types.CPointer):
         return source(source, types.intp, types.intp), lambda context, builder, sig, args: args[0]
     vec = _computed_in(source)
 
@@ -255,87 +276,86 @@ def at_part(typing, source, index, count):
 
 
 @intrinsic
-def store(typing, array, index, vec):
-    """array[index : index + 16] = vec, rounded to nearest even where the array is narrower."""
+def store(typing, memory, index, vec):
+    """memory[index : index + 16] = vec, rounded to nearest even where the memory is narrower."""
 
     def codegen(context, builder, sig, args):
-        array_type = sig.args[0]
-        pointer = _pointer(context, builder, array_type, args[0], args[1])
-        builder.store(_to_memory(builder, args[2], array_type), pointer, align=_size(array_type))
+        memory_type = sig.args[0]
+        pointer = _pointer(context, builder, memory_type, args[0], args[1])
+        builder.store(_to_memory(builder, args[2], memory_type), pointer, align=_size(memory_type))
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vec), codegen
+    return types.void(memory, types.intp, vec), codegen
 
 
 @intrinsic
-def stream(typing, array, index, vec):
+def stream(typing, memory, index, vec):
     """As `store`, past the cache; the place must be aligned (see `gap`)."""
 
     def codegen(context, builder, sig, args):
-        array_type = sig.args[0]
-        pointer = _pointer(context, builder, array_type, args[0], args[1])
-        value = _to_memory(builder, args[2], array_type)
-        instruction = builder.store(value, pointer, align=_stream_alignment(array_type))
+        memory_type = sig.args[0]
+        pointer = _pointer(context, builder, memory_type, args[0], args[1])
+        value = _to_memory(builder, args[2], memory_type)
+        instruction = builder.store(value, pointer, align=_stream_alignment(memory_type))
         instruction.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vec), codegen
+    return types.void(memory, types.intp, vec), codegen
 
 
 @intrinsic
-def store_part(typing, array, index, vec, count):
-    """array[index : index + count] = the first lanes of vec."""
+def store_part(typing, memory, index, vec, count):
+    """memory[index : index + count] = the first lanes of vec."""
 
     def codegen(context, builder, sig, args):
-        array_type = sig.args[0]
-        pointer = _pointer(context, builder, array_type, args[0], args[1])
-        value = _to_memory(builder, args[2], array_type)
-        masked = [value, pointer, _INT32(_size(array_type)), _first(builder, args[3])]
+        memory_type = sig.args[0]
+        pointer = _pointer(context, builder, memory_type, args[0], args[1])
+        value = _to_memory(builder, args[2], memory_type)
+        masked = [value, pointer, _INT32(_size(memory_type)), _first(builder, args[3])]
         _masked(builder, "store", value.type, ir.VoidType(), masked)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vec, types.intp), codegen
+    return types.void(memory, types.intp, vec, types.intp), codegen
 
 
 @intrinsic
-def gap(typing, array, index):
+def gap(typing, memory, index):
     """How many elements from `index` to the next place that `stream` may write to: at most 15."""
 
     def codegen(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        address = builder.ptrtoint(builder.gep(data, [args[1]]), _INT64)
-        behind = builder.and_(builder.neg(address), _INT64(_stream_alignment(sig.args[0]) - 1))
+        place = builder.ptrtoint(builder.gep(args[0], [args[1]]), _INT64)
+        behind = builder.and_(builder.neg(place), _INT64(_stream_alignment(sig.args[0]) - 1))
         return builder.udiv(behind, _INT64(_size(sig.args[0])))
 
-    return types.intp(array, types.intp), codegen
+    return types.intp(memory, types.intp), codegen
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
-def splat(typing, array, value):
-    """`value`, a float64, rounded to the type that elements of `array` are computed in, in every lane."""
-    vec = _computed_in(array)
+def splat(typing, memory, value):
+    """`value`, a float64, rounded to the type that elements of `memory` are computed in, in every lane."""
+    vec = _computed_in(memory)
 
     def codegen(context, builder, sig, args):
         scalar = args[1] if vec.bits == 64 else builder.fptrunc(args[1], _FLOAT[32])
         return _splat(builder, scalar)
 
-    return vec(array, types.float64), codegen
+    return vec(memory, types.float64), codegen
 
 
 @intrinsic
-def rounded(typing, array, value):
-    """`value`, a float64, after rounding to the type that elements of `array` are computed in."""
-    vec = _computed_in(array)
+def rounded(typing, memory, value):
+    """`value`, a float64, after rounding to the type that elements of `memory` are computed in."""
+    vec = _computed_in(memory)
 
     def codegen(context, builder, sig, args):
         if vec.bits == 64:
             return args[1]
         return builder.fpext(builder.fptrunc(args[1], _FLOAT[32]), _FLOAT[64])
 
-    return types.float64(array, types.float64), codegen
+    return types.float64(memory, types.float64), codegen
 
 
 @intrinsic
@@ -385,8 +405,7 @@ def of_row(typing, values, row):
         return values(values, types.intp), lambda context, builder, sig, args: args[0]
 
     def codegen(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return _splat(builder, builder.load(builder.gep(data, [args[1]])))
+        return _splat(builder, builder.load(builder.gep(args[0], [args[1]])))
 
     return _computed_in(values)(values, types.intp), codegen
 
@@ -404,9 +423,7 @@ def either(typing, first, second):
     """The first, or the second where the first is None; decided when compiling."""
     k = 1 if first == types.none else 0
     result = second if k else first
-    return result(first, second), lambda context, builder, sig, args: impl_ret_borrowed(
-        context, builder, sig.return_type, args[k]
-    )
+    return result(first, second), lambda context, builder, sig, args: args[k]
 
 
 @intrinsic

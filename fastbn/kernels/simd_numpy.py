@@ -38,18 +38,26 @@ def _to_memory(vec, dtype):
     return vec
 
 
-def load(array, index):
-    return _vec(_from_memory(array[index : index + LANES]).copy())
+def address(array):
+    return None if array is None else array.reshape(-1)
 
 
-def load_part(array, index, count):
-    lanes = np.zeros(LANES, _computed_in(array))
-    lanes[:count] = _from_memory(array[index : index + count])
+def advance(memory, count):
+    return None if memory is None else memory[count:]
+
+
+def load(memory, index):
+    return _vec(_from_memory(memory[index : index + LANES]).copy())
+
+
+def load_part(memory, index, count):
+    lanes = np.zeros(LANES, _computed_in(memory))
+    lanes[:count] = _from_memory(memory[index : index + count])
     return _vec(lanes)
 
 
-def element(array, index):
-    return np.float64(_from_memory(array[index : index + 1])[0])
+def element(memory, index):
+    return np.float64(_from_memory(memory[index : index + 1])[0])
 
 
 def at(source, index):
@@ -60,28 +68,28 @@ def at_part(source, index, count):
     return source if source is None or isinstance(source, Vec) else load_part(source, index, count)
 
 
-def store(array, index, vec):
-    array[index : index + LANES] = _to_memory(vec, array.dtype)
+def store(memory, index, vec):
+    memory[index : index + LANES] = _to_memory(vec, memory.dtype)
 
 
 stream = store
 
 
-def store_part(array, index, vec, count):
-    array[index : index + count] = _to_memory(vec[:count], array.dtype)
+def store_part(memory, index, vec, count):
+    memory[index : index + count] = _to_memory(vec[:count], memory.dtype)
 
 
-def gap(array, index):
-    alignment = min(64, LANES * array.itemsize)
-    return -(array.ctypes.data + index * array.itemsize) % alignment // array.itemsize
+def gap(memory, index):
+    alignment = min(64, LANES * memory.itemsize)
+    return -(memory.ctypes.data + index * memory.itemsize) % alignment // memory.itemsize
 
 
-def splat(array, value):
-    return _vec(np.full(LANES, value, _computed_in(array)))
+def splat(memory, value):
+    return _vec(np.full(LANES, value, _computed_in(memory)))
 
 
-def rounded(array, value):
-    return np.float64(_computed_in(array)(value))
+def rounded(memory, value):
+    return np.float64(_computed_in(memory)(value))
 
 
 def splat64(value):

@@ -1,7 +1,7 @@
 """Loops over one contiguous run of elements: two kinds of sums, one way forward, one way back.
 
-`i` is the run's first element in the flat arrays and `n` its length.  Arguments described as "Vec, array or None" are
-one value for the whole run, or one a column read from place `j` on, or absent (see `simd`).
+`i` is the run's first element in memory and `n` its length.  Arguments described as "Vec, memory or None" are one value
+for the whole run, or one a column read from place `j` on, or absent (see `simd`).
 
 The sums are float64 and about a shift, an element of the group itself: a difference from it is exact or nearly so, so
 the sums do not suffer from a large mean, a constant group gives exactly zero, and partial sums merge by addition
@@ -46,7 +46,7 @@ def moments(x, i, n, shift, s, q):
 
 @tile
 def products(dy, x, i, n, mean, f, g, j, p, q):
-    """(p, q) plus the sums of dy f and dy g (x - mean) over a run; mean, f, g: Vec, array or None."""
+    """(p, q) plus the sums of dy f and dy g (x - mean) over a run; mean, f, g: Vec, memory or None."""
     end = i + n
     while i + LANES <= end:
         v = wide(load(dy, i))
@@ -67,7 +67,7 @@ ROWS_AT_ONCE = 8  # rows a column's sums stay in registers for
 
 @tile
 def add_moments(x, i, stride, rows, n, shift, s, q):
-    """s, q plus the sums down each of n columns of d and d^2, d = x - shift; shift, s, q: float64 arrays.
+    """s, q plus the sums down each of n columns of d and d^2, d = x - shift; shift, s, q: float64.
 
     The rows are `stride` apart.  Row follows row in every column's sum, however many are taken at once.
     """
@@ -94,9 +94,9 @@ def add_moments(x, i, stride, rows, n, shift, s, q):
 
 @tile
 def add_products(dy, x, i, stride, rows, n, mean, row_mean, f, g, row, p, q):
-    """p, q plus the sums down each of n columns of dy f and dy g (x - mean - row_mean); p, q: float64 arrays.
+    """p, q plus the sums down each of n columns of dy f and dy g (x - mean - row_mean); p, q: float64.
 
-    mean: float64 array, one a column, or None; row_mean, f, g: arrays, one a row from `row` on, or None.
+    mean: float64, one a column, or None; row_mean, f, g: one a row from `row` on, or None.
     """
     for r0 in range(0, rows, ROWS_AT_ONCE):
         r1 = min(r0 + ROWS_AT_ONCE, rows)
@@ -134,7 +134,7 @@ def _normalize_part(x, y, i, n, hi, a, t, w, b, j):
 
 @tile
 def normalize(x, y, i, n, hi, a, t, w, b, j, past_cache):
-    """y = ((x - hi) a + t) w + b over a run; hi, a, t: Vec or array; w, b: Vec, array or None.
+    """y = ((x - hi) a + t) w + b over a run; hi, a, t: Vec or memory; w, b: Vec, memory or None.
 
     hi is the mean rounded to the type computed in; what the rounding left out comes back through t.
     """
@@ -177,7 +177,7 @@ def _gradient_part(dy, x, dx, i, n, hi, u, v, r, w, j):
 
 @tile
 def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, past_cache):
-    """dx = (dy w - v - (x - hi) u) r over a run; hi, u, v, r: Vec or array; w: Vec, array or None."""
+    """dx = (dy w - v - (x - hi) u) r over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None."""
     end = i + n
     if past_cache:
         m = min(gap(dx, i), n)

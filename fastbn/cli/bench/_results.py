@@ -140,7 +140,7 @@ class Results:
                 raise ValueError
             cells = [_measured(cell) for cell in record["cells"]]
             return cls(**(record | {"cells": cells, "machine": dict(record["machine"])}))
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             raise CommandError(f"{path} is not a file that this version of fastbn bench wrote") from None
 
 
