@@ -14,8 +14,8 @@ BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
 
 def render(results):
     """Markdown: how often fastbn is as fast as each peer, operation by operation, and where that was measured."""
-    from fastbn.cli.bench._report import summary, threads
-    from fastbn.cli.bench._results import LARGE_BYTES, peers_of
+    from fastbn.cli.bench._report import peers_of, summary, threads
+    from fastbn.cli.bench._results import LARGE_BYTES
 
     head, *rows = ([str(value) for value in row] for row in summary(results.cells, peers_of(results.cells)))
     rule = ["---", "---", *["---:"] * (len(head) - 2)]

@@ -29,6 +29,7 @@ class _Alias:
 
 def _flat(a: Array, order: Any = None) -> Array:
     """A contiguous array as the kernels take it: one axis, in memory order, half precision by its bits."""
+    a = np.asarray(a)  # a matrix would stay two-dimensional
     flat = (a if order is None else a.transpose(order)).reshape(-1)
     if flat.itemsize == 2:
         flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
@@ -113,7 +114,7 @@ def _flat_statistics(values: Array, view: _views.View) -> Array:
 def rstd(var: Array, eps: float) -> Array:
     """1/sqrt(var + eps)."""
     with np.errstate(divide="ignore"):  # a constant group, and eps zero
-        return 1.0 / np.sqrt(var + eps)
+        return np.asarray(1.0 / np.sqrt(var + eps))
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -143,8 +144,7 @@ def normalize(
         flat_w, flat_b = _weights(w, view), _weights(b, view)
         _launch.forward(view, _flat(x, order), _flat(y, order), flat_w, flat_b, eps, centered, mean, var)
         if key is not None and order is None:
-            shapes = (None if v is None else v.shape for v in (w, b))
-            _remember(key, x, view, *shapes, eps, centered)
+            _remember(key, x, view, w, b, eps, centered)
     elif keep:
         mean[...], var[...] = np.nan, np.nan  # of nothing
     y = _deliver(y, out)
@@ -242,13 +242,16 @@ def again(key: Any, x: Any, w: Any, b: Any) -> Array | None:
     return y
 
 
-def _remember(key: Any, x: Array, view: _views.View, weight: Any, bias: Any, eps: float, centered: bool) -> None:
+def _remember(
+    key: Any, x: Array, view: _views.View, w: Array | None, b: Array | None, eps: float, centered: bool
+) -> None:
     if x.nbytes >= _runtime.SERIAL_BYTES or view.columns or x.itemsize == 2:
         return
     if len(_remembered) >= _MOST_REMEMBERED:
         _remembered.clear()
     count, groups, parts, length, _ = view.geometry
     pieces = runs.pieces(count, parts * length)
+    weight, bias = (None if v is None else v.shape for v in (w, b))
     _remembered[key] = _Remembered(
         x.shape, x.dtype, weight, bias, view.affine == "channel", eps, centered, groups, view.geometry, pieces
     )

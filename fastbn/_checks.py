@@ -23,8 +23,6 @@ COMPUTED_IN: dict[DType, DType] = {np.dtype(np.float16): _FLOAT32, _FLOAT32: _FL
 
 def array(x: Any, name: str) -> Array:
     """x as an ndarray of a supported float dtype, native, aligned, at least one axis."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and its mask would be ignored; pass {name}.filled(...)")
     x = _asarray(x, name)
     if not _supported(x.dtype):
         if _supported(x.dtype.newbyteorder("=")):
@@ -47,12 +45,20 @@ def _is_float(dtype: DType) -> bool:
 def _asarray(x: Any, name: str) -> Array:
     if type(x) is np.ndarray:
         return x
+    if x is None:
+        raise TypeError(f"{name} is None; expected an array of floats")
+    _no_mask(x, name)
     if str(getattr(x, "dtype", None)) == "torch.bfloat16":
         return _from_torch(x, name)
     try:
         return np.asarray(x)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # __array__ may raise what it likes: torch, RuntimeError
         raise TypeError(f"{name} cannot be read as an array of floats: {error}") from None
+
+
+def _no_mask(x: Any, name: str) -> None:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and its mask would be ignored; expected {name}.filled(...)")
 
 
 def _from_torch(x: Any, name: str) -> Array:
@@ -93,37 +99,49 @@ def integer(value: Any, name: str) -> int:
         raise TypeError(f"{name} is {value!r}; expected an integer") from None
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or false, of anything that is either."""
+    try:
+        return bool(value)
+    except Exception:
+        raise TypeError(f"{name} is {value!r}; expected True or False") from None
+
+
 def real(value: Any, name: str) -> float:
     """A finite number."""
     try:
-        number = float(value)
+        finite = math.isfinite(value)  # unlike float(), it reads no strings
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}; expected a number") from None
-    if not math.isfinite(number):
+    except OverflowError:
+        finite = False
+    if not finite:
         raise ValueError(f"{name} is {value!r}; expected a finite number")
-    return number
+    return float(value)
 
 
-def eps(value: Any) -> float:
+def eps(value: Any, zero: bool = True) -> float:
+    """zero: whether it may be zero."""
     number = real(value, "eps")
-    if number < 0:
-        raise ValueError(f"eps is {value!r}; expected zero or a small positive number such as 1e-5")
+    if number < 0 or (number == 0 and not zero):
+        raise ValueError(f"eps is {value!r}; expected {'zero or ' * zero}a small positive number such as 1e-5")
     return number
 
 
 def groups(value: Any, channels: int) -> int:
     """The number of groups divides the channels."""
     n = integer(value, "num_groups")
-    if n < 1 or channels % n:
+    if n != channels and (n < 1 or channels % n):
         raise ValueError(f"num_groups is {n}; expected a divisor of the {channels} channels")
     return n
 
 
-def groups_of(rstd: Any) -> int:
+def groups_of(rstd: Any, channels: int) -> int:
     """The number of groups that saved statistics tell."""
-    if np.ndim(rstd) != 2:
-        raise ValueError(f"rstd has shape {np.shape(rstd)}; expected (N, G), as group_norm_forward returned it")
-    return np.shape(rstd)[1]
+    shape = _asarray(rstd, "rstd").shape
+    if len(shape) != 2 or (shape[1] != channels and (shape[1] < 1 or channels % shape[1])):
+        raise ValueError(f"rstd has shape {shape}; expected (N, G), where G divides the {channels} channels")
+    return int(shape[1])
 
 
 def normalized_shape(value: Any, x: Array) -> Shape:
@@ -160,11 +178,10 @@ def given(value: Any, name: str, shape: Shape) -> Array:
 
 def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
     """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
-    kept = np.ndim(value)
-    if value is None or kept >= x.ndim:
-        was = "None" if value is None else f"of shape {np.shape(value)}"
-        raise ValueError(f"{name} is {was}; expected the leading axes of x, which has shape {x.shape}")
-    return x.shape[:kept], x.shape[kept:]
+    saved = _asarray(value, name)
+    if saved.ndim >= x.ndim:
+        raise ValueError(f"{name} has shape {saved.shape}; expected the leading axes of x, which has shape {x.shape}")
+    return x.shape[: saved.ndim], x.shape[saved.ndim :]
 
 
 def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
@@ -174,12 +191,14 @@ def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
             continue
         if not isinstance(value, np.ndarray):
             raise TypeError(f"{name} is a {type(value).__name__}; expected a NumPy array, which is updated in place")
+        _no_mask(value, name)
         if not _is_float(value.dtype):
             raise TypeError(f"{name} has dtype {value.dtype}; expected a float dtype")
         if value.shape != shape:
             raise ValueError(f"{name} has shape {value.shape}; expected {shape}, one number a channel")
         if not value.flags.writeable:
-            raise ValueError(f"{name} is read-only; training updates it in place")
+            raise ValueError(f"{name} is read-only; expected an array that training can update in place")
+        _no_self_overlap(value, name)
         _no_overlap(value, name, *inputs)
     if mean is not None and var is not None:
         _no_overlap(mean, "running_mean", var)
@@ -195,12 +214,14 @@ def gradient(dy: Any, x: Any) -> tuple[Array, Array]:
     return dy, x
 
 
-def out(value: Any, x: Array, *inputs: Any) -> None:
-    """Where the result goes: None, or an array like x that is x (or dy) or shares no memory with any input."""
+def out(value: Any, like: tuple[Array, ...], *inputs: Any) -> None:
+    """Where the result goes: None, or an array like x that is one of `like` or shares no memory with any input."""
     if value is None:
         return
+    x = like[0]
     if not isinstance(value, np.ndarray):
         raise TypeError(f"out is a {type(value).__name__}; expected a NumPy array")
+    _no_mask(value, "out")
     if value.shape != x.shape:
         raise ValueError(f"out has shape {value.shape}; expected {x.shape}, the shape of x")
     if value.dtype != x.dtype:
@@ -209,11 +230,17 @@ def out(value: Any, x: Array, *inputs: Any) -> None:
         raise ValueError("out is read-only; expected an array that can be written to")
     if not value.flags.aligned:
         raise ValueError("out is misaligned in memory; expected an ordinary array, as numpy.empty makes it")
-    if value.size and any(
-        extent > 1 and stride == 0 for extent, stride in zip(value.shape, value.strides, strict=True)
-    ):
-        raise ValueError("out overlaps itself (a broadcast array); expected an array with memory for every element")
-    _no_overlap(value, "out", *(given for given in inputs if not _same_memory(value, given)))
+    _no_self_overlap(value, "out")
+    _no_overlap(value, "out", *(given for given in like if not _same_memory(value, given)), *inputs)
+
+
+def _no_self_overlap(value: Array, name: str) -> None:
+    """From the fastest axis to the slowest, each steps over all of those before it."""
+    extent = 1
+    for stride, length in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
+        if stride < extent and value.size:
+            raise ValueError(f"{name} overlaps itself (a broadcast array); expected memory for every element")
+        extent = stride * length
 
 
 def _no_overlap(value: Array, name: str, *inputs: Any) -> None:

@@ -1,4 +1,33 @@
-"""The operations on arrays: each as y alone, as `_forward` with its statistics, and as `_backward`."""
+"""The operations on arrays: each as y alone, as `_forward` with its statistics, and as `_backward`.
+
+What holds for all of them:
+
+Arrays
+    x is anything that NumPy reads as an array of float16, bfloat16 (of ml_dtypes), float32 or float64: strided,
+    read-only, memory-mapped, misaligned, of either byte order.  Weights and statistics may have any float dtype.
+    The result is an ndarray of x's shape and dtype.  Channels first and channels last are read where they lie, and the
+    result lies in memory in the same order.
+Accuracy
+    Sums are taken in float64: in forward about an element of the group (RMS norm: about 0), so that a large mean costs
+    no digits and a constant group becomes exactly its bias [1]_; in backward about the mean.  y and dx are computed in
+    float32 for float16, bfloat16 and float32 x, in float64 for float64 x, and rounded once to x's dtype.  dweight and
+    dbias have the dtype of weight; without a weight, the one computed in.  mean and rstd are float64.
+Bits
+    No result depends in any bit on the number of threads or on the processor; only NaN may be another NaN.
+out
+    Takes the result and is returned.  It has x's shape and dtype and any memory order; it may be x itself, in backward
+    also dy, but overlap no argument otherwise.
+Errors
+    Are raised before anything is written.
+Units
+    mean has the unit of x, eps its square, rstd its inverse; so (x - mean) * rstd has none, and y has that of weight
+    and bias.
+
+References
+----------
+.. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the Sample Variance: Analysis and
+   Recommendations", The American Statistician 37(3), 1983, pp. 242-247.
+"""
 
 from typing import Any
 
@@ -37,7 +66,7 @@ def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[A
 def _update(running: Array | None, batch: Array, momentum: float) -> None:
     """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
     if running is not None:
-        running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch
+        running[...] = (1 - momentum) * np.asarray(running).astype(np.float64) + momentum * batch
 
 
 # Batch norm -----------------------------------------------------------------------------------------------------------
@@ -56,10 +85,75 @@ def batch_norm(
     axis: int = 1,
     out: Array | None = None,
 ) -> Array:
-    """Batch normalization."""
-    if training:
+    """Batch normalization: each channel by its mean and variance over the batch and all positions.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more.
+    running_mean, running_var : array_like, shape (C,), optional
+        The statistics that normalize where `training` is false.  In training, ndarrays that are updated in place.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    training : bool
+        Whether to normalize by the statistics of x.
+    momentum : float
+        Weight of x in the running statistics.
+    eps : float
+        Added to the variance; not negative.
+    axis : int
+        The channels' axis of x.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is out of range, `eps` is negative, a number is not finite, or `out` cannot be
+        written to or overlaps an argument other than x.  In training: if a channel has only one value, or a running
+        array cannot be written to or overlaps another argument.  Otherwise: if a running array is missing.
+
+    Notes
+    -----
+    Training takes mean and (biased) var of the n elements of each channel and then updates::
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+        running_mean <- (1 - momentum) * running_mean + momentum * mean
+        running_var  <- (1 - momentum) * running_var  + momentum * var * n / (n - 1)
+
+    An empty batch leaves the running arrays as they are.  Evaluation puts them in the place of mean and var.
+
+    For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+       Covariate Shift", ICML 2015, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> running_mean, running_var = np.zeros(2), np.ones(2)
+    >>> fastbn.batch_norm(x, running_mean, running_var, training=True, eps=0)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> running_mean, running_var
+    (array([0.2, 2. ]), array([ 1.1, 20.9]))
+    >>> fastbn.batch_norm(x, running_mean, running_var).round(2)
+    array([[0.76, 1.75],
+           [2.67, 6.12]])
+    """
+    if _checks.flag(training, "training"):
         return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)[0]
-    x = _checks.array(x, "x")
+    given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
@@ -68,7 +162,7 @@ def batch_norm(
     eps = _checks.eps(eps)
     mean = _checks.given(running_mean, "running_mean", shape)
     var = _checks.given(running_var, "running_var", shape)
-    _checks.out(out, x, x, running_mean, running_var, weight, bias)
+    _checks.out(out, (x, given), running_mean, running_var, weight, bias)
     return _calls.apply(x, channel, w, b, eps, mean, var, out)
 
 
@@ -84,7 +178,34 @@ def batch_norm_forward(
     axis: int = 1,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Batch normalization with batch statistics."""
+    """Batch normalization by the statistics of x, which it returns as well.
+
+    Parameters
+    ----------
+    x, weight, bias, momentum, eps, axis, out
+        As `batch_norm` takes them.
+    running_mean, running_var : ndarray, shape (C,), optional
+        Updated in place.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (C,)
+        Mean and 1 / sqrt(var + eps) of each channel; NaN for an empty batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm` in training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.batch_norm_forward([[1.0, 10.0], [3.0, 30.0]], eps=0)
+    >>> mean, rstd
+    (array([ 2., 20.]), array([1. , 0.1]))
+    """
     return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)
 
 
@@ -99,14 +220,14 @@ def _batch(
     axis: Any,
     out: Any,
 ) -> tuple[Array, Array, Array]:
-    x = _checks.array(x, "x")
+    given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
     w, b = _affine(weight, bias, shape, x)
-    eps, momentum = _checks.eps(eps), _checks.real(momentum, "momentum")
+    eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
     _checks.running(running_mean, running_var, shape, x, weight, bias)
-    _checks.out(out, x, x, weight, bias, running_mean, running_var)
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
     count = x.size // x.shape[channel] if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
@@ -128,15 +249,66 @@ def batch_norm_backward(
     training: bool = True,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of batch normalization."""
-    dy, x = _checks.gradient(dy, x)
+    """The gradients of batch normalization.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+        Gradient of y.
+    x : array_like, shape (N, C, ...)
+        The input of the forward.
+    mean, rstd : array_like, shape (C,)
+        What `batch_norm_forward` returned.  With `training` false: running_mean and 1 / sqrt(running_var + eps).
+    weight : array_like, shape (C,), optional
+        The weight of the forward.
+    axis : int
+        The channels' axis of x.
+    training : bool
+        Whether mean and rstd are functions of x; if false, they are constants.
+    out : ndarray, shape and dtype of x, optional
+        Where to write dx; may be x or dy.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is out of range, or `out` cannot be written to or overlaps an argument other
+        than x and dy.
+
+    Notes
+    -----
+    With h = (x - mean) * rstd, g = dy * weight, and avg over the elements of a channel::
+
+        dx = rstd * (g - avg(g) - h * avg(g * h))    or, with `training` false, rstd * g
+        dweight = sum(dy * h)
+        dbias = sum(dy)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, mean, rstd = fastbn.batch_norm_forward(x, eps=0)
+    >>> dx, dweight, dbias = fastbn.batch_norm_backward(np.array([[0.0, 1.0], [2.0, 1.0]]), x, mean, rstd)
+    >>> dweight, dbias
+    (array([2., 0.]), array([2., 2.]))
+    """
+    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
     m, r = _checks.given(mean, "mean", shape), _checks.given(rstd, "rstd", shape)
     w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, x, x, dy, weight, mean, rstd)
-    return _calls.differentiate(dy, x, m, r, _views.batch_view, (channel,), w, shape, out, bool(training))
+    _checks.out(out, (x, dy, *given), weight, mean, rstd)
+    return _calls.differentiate(
+        dy, x, m, r, _views.batch_view, (channel,), w, shape, out, _checks.flag(training, "training")
+    )
 
 
 # Layer norm and RMS norm ----------------------------------------------------------------------------------------------
@@ -151,7 +323,55 @@ def layer_norm(
     *,
     out: Array | None = None,
 ) -> Array:
-    """Layer normalization."""
+    """Layer normalization: the trailing axes together, by their mean and variance.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., *normalized_shape)
+        float16, bfloat16, float32 or float64.
+    normalized_shape : int or tuple of int
+        The lengths of the trailing axes that share statistics.
+    weight, bias : array_like, shape `normalized_shape`, optional
+        Float scale and shift of each element; 1 and 0 where left out.
+    eps : float
+        Added to the variance; not negative.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If x does not end in `normalized_shape`, weight or bias has another shape, `eps` is negative or not finite, or
+        `out` cannot be written to or overlaps an argument other than x.
+
+    Notes
+    -----
+    With mean and (biased) var over the trailing axes::
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
+
+    References
+    ----------
+    .. [1] J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", arXiv:1607.06450, 2016, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[0.0, 2.0, 4.0, 6.0]])
+    >>> fastbn.layer_norm(x, 4).round(3)
+    array([[-1.342, -0.447,  0.447,  1.342]])
+    >>> bool(np.all(fastbn.layer_norm(x + 1e9, 4) == fastbn.layer_norm(x, 4)))
+    True
+    """
     return _trailing(x, normalized_shape, weight, bias, eps, out, centered=True)
 
 
@@ -164,7 +384,32 @@ def layer_norm_forward(
     *,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Layer normalization with its statistics."""
+    """Layer normalization that also returns its statistics.
+
+    Parameters
+    ----------
+    x, normalized_shape, weight, bias, eps, out
+        As `layer_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : float64, the shape of x without the normalized axes
+        Mean and 1 / sqrt(var + eps).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.layer_norm_forward([[1.0, 3.0], [10.0, 30.0]], 2, eps=0)
+    >>> mean, rstd
+    (array([ 2., 20.]), array([1. , 0.1]))
+    """
     return _trailing_forward(x, normalized_shape, weight, bias, eps, out, centered=True)
 
 
@@ -177,7 +422,47 @@ def layer_norm_backward(
     *,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of layer normalization."""
+    """The gradients of layer normalization.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+        Gradient of y.
+    x : array_like
+        The input of the forward.
+    mean, rstd : array_like
+        What `layer_norm_forward` returned.  The axes of x that rstd lacks are the normalized ones.
+    weight : array_like, shape of the normalized axes, optional
+        The weight of the forward.
+    out : ndarray, shape and dtype of x, optional
+        Where to write dx; may be x or dy.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape of the normalized axes
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, or `out` cannot be written to or overlaps an argument other than x and dy.
+
+    Notes
+    -----
+    The formulas are those of `batch_norm_backward`, with avg over the normalized axes and the sums over all others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0, 3.0], [10.0, 30.0]])
+    >>> y, mean, rstd = fastbn.layer_norm_forward(x, 2, eps=0)
+    >>> dx, dweight, dbias = fastbn.layer_norm_backward(np.array([[0.0, 1.0], [2.0, 1.0]]), x, mean, rstd)
+    >>> dweight, dbias
+    (array([-2.,  2.]), array([2., 2.]))
+    """
     return _trailing_backward(dy, x, mean, rstd, weight, out, centered=True)
 
 
@@ -189,7 +474,45 @@ def rms_norm(
     *,
     out: Array | None = None,
 ) -> Array:
-    """RMS normalization."""
+    """RMS normalization: the trailing axes together, by their root mean square.
+
+    Parameters
+    ----------
+    x, normalized_shape, out
+        As `layer_norm` takes them.
+    weight : array_like, shape `normalized_shape`, optional
+        Float scale of each element; 1 where left out.
+    eps : float, optional
+        Added to the mean square; not negative.  The machine epsilon of the type computed in where left out: that of
+        float64 for float64 x, else of float32.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`.
+
+    Notes
+    -----
+    With avg over the trailing axes::
+
+        y = x / sqrt(avg(x * x) + eps) * weight
+
+    For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
+
+    References
+    ----------
+    .. [1] B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019, section 4.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.rms_norm([[1.0, -1.0, 7.0, 7.0]], 4)
+    array([[ 0.2, -0.2,  1.4,  1.4]])
+    """
     return _trailing(x, normalized_shape, weight, None, eps, out, centered=False)
 
 
@@ -201,7 +524,31 @@ def rms_norm_forward(
     *,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
-    """RMS normalization with its statistic."""
+    """RMS normalization that also returns its statistic.
+
+    Parameters
+    ----------
+    x, normalized_shape, weight, eps, out
+        As `rms_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    rstd : float64, the shape of x without the normalized axes
+        1 / sqrt(avg(x * x) + eps).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rms_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, rstd = fastbn.rms_norm_forward([[1.0, -1.0, 7.0, 7.0]], 4)
+    >>> rstd
+    array([0.2])
+    """
     y, _, rstd = _trailing_forward(x, normalized_shape, weight, None, eps, out, centered=False)
     return y, rstd
 
@@ -214,13 +561,52 @@ def rms_norm_backward(
     *,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Gradients of RMS normalization."""
+    """The gradients of RMS normalization.
+
+    Parameters
+    ----------
+    dy, x, rstd, weight, out
+        As `layer_norm_backward` takes them; rstd as `rms_norm_forward` returned it.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight : ndarray, shape of the normalized axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_backward`.
+
+    Notes
+    -----
+    With h = x * rstd, g = dy * weight, avg over the normalized axes and the sum over all others::
+
+        dx = rstd * (g - h * avg(g * h))
+        dweight = sum(dy * h)
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[1.0, -1.0, 7.0, 7.0]]
+    >>> y, rstd = fastbn.rms_norm_forward(x, 4)
+    >>> dx, dweight = fastbn.rms_norm_backward([[1.0, 1.0, 0.0, 0.0]], x, rstd)
+    >>> dx, dweight
+    (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
+    """
     return _trailing_backward(dy, x, None, rstd, weight, out, centered=False)[:2]
+
+
+def _is_exact(normalized_shape: Any) -> bool:
+    """Whether it is made of int alone; as a key, 5.0 would pass for 5."""
+    if type(normalized_shape) is tuple:
+        return all(type(n) is int for n in normalized_shape)
+    return type(normalized_shape) is int
 
 
 def _trailing(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool) -> Array:
     key = None
-    if out is None:
+    if out is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
         try:
             key = (centered, x.shape, x.dtype, normalized_shape, eps)
             y = _calls.again(key, x, weight, bias)
@@ -243,25 +629,25 @@ def _trailing_forward(
 def _trailing_arguments(
     x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool
 ) -> tuple[Array, Array | None, Array | None, float, int]:
-    x = _checks.array(x, "x")
+    given, x = x, _checks.array(x, "x")
     shape = _checks.normalized_shape(normalized_shape, x)
     w, b = _affine(weight, bias, shape, x)
     if eps is None and not centered:  # torch's default for RMS norm
         eps = float(np.finfo(_checks.COMPUTED_IN[x.dtype]).eps)
     eps = _checks.eps(eps)
-    _checks.out(out, x, x, weight, bias)
+    _checks.out(out, (x, given), weight, bias)
     return x, w, b, eps, len(shape)
 
 
 def _trailing_backward(
     dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, out: Any, centered: bool
 ) -> tuple[Array, Array, Array]:
-    dy, x = _checks.gradient(dy, x)
+    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
     m = _checks.given(mean, "mean", lead) if centered else None
     w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, x, x, dy, weight, mean, rstd)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd)
     return _calls.differentiate(dy, x, m, r, _views.layer_view, (len(shape),), w, shape, out)
 
 
@@ -278,7 +664,53 @@ def group_norm(
     axis: int = 1,
     out: Array | None = None,
 ) -> Array:
-    """Group normalization."""
+    """Group normalization: neighbouring channels of a sample together, by their mean and variance at all positions.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
+    num_groups : int
+        A divisor of C; each group has C / num_groups channels.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    eps : float
+        Added to the variance; not negative.
+    axis : int
+        The channels' axis of x, any but the first.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is 0 or out of range, `num_groups` does not divide C, `eps` is negative or not
+        finite, or `out` cannot be written to or overlaps an argument other than x.
+
+    Notes
+    -----
+    With mean and (biased) var over the channels and positions of a group::
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group Normalization", ECCV 2018, section 3.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
+    array([[-1.,  1., -1.,  1.]])
+    """
     return _group(x, num_groups, weight, bias, eps, axis, out, keep=False)[0]
 
 
@@ -292,7 +724,31 @@ def group_norm_forward(
     axis: int = 1,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Group normalization with its statistics."""
+    """Group normalization that also returns its statistics.
+
+    Parameters
+    ----------
+    x, num_groups, weight, bias, eps, axis, out
+        As `group_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (N, num_groups)
+        Mean and 1 / sqrt(var + eps) of each group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `group_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.group_norm_forward([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
+    >>> mean, rstd
+    (array([[ 2., 20.]]), array([[1. , 0.1]]))
+    """
     y, mean, var = _group(x, num_groups, weight, bias, eps, axis, out, keep=True)
     return y, mean, _calls.rstd(var, eps)
 
@@ -307,8 +763,50 @@ def group_norm_backward(
     axis: int = 1,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of group normalization."""
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, num_groups=_checks.groups_of(rstd))
+    """The gradients of group normalization.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+        Gradient of y.
+    x : array_like, shape (N, C, ...)
+        The input of the forward.
+    mean, rstd : array_like, shape (N, num_groups)
+        What `group_norm_forward` returned.
+    weight : array_like, shape (C,), optional
+        The weight of the forward.
+    axis : int
+        The channels' axis of x, any but the first.
+    out : ndarray, shape and dtype of x, optional
+        Where to write dx; may be x or dy.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is 0 or out of range, or `out` cannot be written to or overlaps an argument
+        other than x and dy.
+
+    Notes
+    -----
+    The formulas are those of `batch_norm_backward`, with avg over a group and the sums over all axes but `axis`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[1.0, 3.0, 10.0, 30.0]]
+    >>> y, mean, rstd = fastbn.group_norm_forward(x, 2, eps=0)
+    >>> dx, dweight, dbias = fastbn.group_norm_backward([[0.0, 1.0, 2.0, 1.0]], x, mean, rstd)
+    >>> dweight, dbias
+    (array([ 0.,  1., -2.,  1.]), array([0., 1., 2., 1.]))
+    """
+    return _group_backward(dy, x, mean, rstd, weight, axis, out, by_channel=False)
 
 
 def instance_norm(
@@ -324,8 +822,57 @@ def instance_norm(
     axis: int = 1,
     out: Array | None = None,
 ) -> Array:
-    """Instance normalization."""
-    if use_input_stats:
+    """Instance normalization: each channel of a sample by its mean and variance over all positions.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
+    running_mean, running_var : array_like, shape (C,), optional
+        The statistics that normalize where `use_input_stats` is false.  Otherwise ndarrays that are updated in place.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    use_input_stats : bool
+        Whether to normalize by the statistics of x.
+    momentum : float
+        Weight of x in the running statistics.
+    eps : float
+        Added to the variance; not negative.
+    axis : int
+        The channels' axis of x, any but the first.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        As `batch_norm`, where `use_input_stats` takes the place of `training` and the values are those of a channel of
+        one sample; also if `axis` is 0.
+
+    Notes
+    -----
+    Formulas and updates are those of `batch_norm`, for each sample by itself; the running arrays take in the samples'
+    average.  With `use_input_stats` false it is `batch_norm` with `training` false.
+
+    References
+    ----------
+    .. [1] D. Ulyanov, A. Vedaldi and V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast
+       Stylization", arXiv:1607.08022, 2016, section 2.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.instance_norm([[[1.0, 3.0], [10.0, 30.0]]], eps=0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
+    """
+    if _checks.flag(use_input_stats, "use_input_stats"):
         return instance_norm_with_running(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)[0]
     x = _checks.array(x, "x")
     _checks.rank(x, 2)
@@ -342,7 +889,31 @@ def instance_norm_forward(
     axis: int = 1,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Instance normalization with its statistics."""
+    """Instance normalization by the statistics of x, which it returns as well.
+
+    Parameters
+    ----------
+    x, weight, bias, eps, axis, out
+        As `instance_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (N, C)
+        Mean and 1 / sqrt(var + eps) of each channel of each sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `instance_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.instance_norm_forward([[[1.0, 3.0], [10.0, 30.0]]], eps=0)
+    >>> mean, rstd
+    (array([[ 2., 20.]]), array([[1. , 0.1]]))
+    """
     return instance_norm_with_running(x, weight, bias, None, None, 0.0, eps, axis, out)
 
 
@@ -356,37 +927,64 @@ def instance_norm_backward(
     axis: int = 1,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of instance normalization."""
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, num_groups=None)
+    """The gradients of instance normalization by the statistics of x.
+
+    Parameters
+    ----------
+    dy, x, weight, axis, out
+        As `group_norm_backward` takes them.
+    mean, rstd : array_like, shape (N, C)
+        What `instance_norm_forward` returned.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `group_norm_backward`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[[1.0, 3.0], [10.0, 30.0]]]
+    >>> y, mean, rstd = fastbn.instance_norm_forward(x, eps=0)
+    >>> dx, dweight, dbias = fastbn.instance_norm_backward([[[0.0, 1.0], [2.0, 1.0]]], x, mean, rstd)
+    >>> dweight, dbias
+    (array([ 1., -1.]), array([1., 3.]))
+    """
+    return _group_backward(dy, x, mean, rstd, weight, axis, out, by_channel=True)
 
 
 def _group(
     x: Any, num_groups: Any, weight: Any, bias: Any, eps: Any, axis: Any, out: Any, keep: bool
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance."""
-    x = _checks.array(x, "x")
+    given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
     args = (channel, _checks.groups(num_groups, channels))
     w, b = _affine(weight, bias, (channels,), x)
     eps = _checks.eps(eps)
-    _checks.out(out, x, x, weight, bias)
+    _checks.out(out, (x, given), weight, bias)
     return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep)
 
 
 def _group_backward(
-    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis: Any, out: Any, num_groups: int | None
+    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis: Any, out: Any, by_channel: bool
 ) -> tuple[Array, Array, Array]:
-    """num_groups: None for a group a channel."""
-    dy, x = _checks.gradient(dy, x)
+    """by_channel: a group a channel; else rstd tells their number."""
+    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
-    groups = channels if num_groups is None else _checks.groups(num_groups, channels)
+    groups = channels if by_channel else _checks.groups_of(rstd, channels)
     m, r = (_checks.given(v, name, (x.shape[0], groups)) for v, name in ((mean, "mean"), (rstd, "rstd")))
     w = _checks.vector(weight, "weight", (channels,))
-    _checks.out(out, x, x, dy, weight, mean, rstd)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd)
     return _calls.differentiate(dy, x, m, r, _views.group_view, (channel, groups), w, (channels,), out)
 
 
@@ -402,13 +1000,13 @@ def instance_norm_with_running(
     out: Any,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization with the instances' statistics, whose averages go into the running ones."""
-    x = _checks.array(x, "x")
+    given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
-    momentum = _checks.real(momentum, "momentum")
+    eps, momentum = _checks.eps(eps), _checks.real(momentum, "momentum")
     _checks.running(running_mean, running_var, (channels,), x, weight, bias)
-    _checks.out(out, x, running_mean, running_var)
+    _checks.out(out, (x, given), running_mean, running_var)
     count = x.size // (x.shape[0] * channels) if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")

@@ -8,7 +8,7 @@ from numba import prange
 
 from fastbn.cli.bench._problem import Array, Call
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import LANES, gap, load, load_part, store, store_part, stream
+from fastbn.kernels.simd import LANES, address, gap, load, load_part, store, store_part, stream
 
 _PIECE = 16384  # elements: some microseconds of work
 
@@ -32,7 +32,7 @@ def _copy_piece(source: Any, target: Any, i: int, end: int, past_cache: bool) ->
 @driver  # type: ignore[untyped-decorator]
 def _copy(pieces: int, source: Any, target: Any, past_cache: bool) -> None:
     for p in prange(pieces):
-        _copy_piece(source, target, p * _PIECE, min((p + 1) * _PIECE, source.size), past_cache)
+        _copy_piece(address(source), address(target), p * _PIECE, min((p + 1) * _PIECE, source.size), past_cache)
 
 
 def copies(source: Array, target: Array) -> dict[str, Call]:

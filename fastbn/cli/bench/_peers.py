@@ -30,7 +30,7 @@ from fastbn.cli.bench._formulas import formula
 from fastbn.cli.bench._problem import EPS, Array, Call, Problem, as_it_lies, library_call
 from fastbn.cli.bench._results import COPY, FASTBN, NEW, OBJECT, OUT
 
-SMALL_BYTES = 1 << 20  # of x: up to here fastbn's layer objects are timed too
+SMALL_BYTES = 1 << 17  # of x: up to here, where the call itself counts, fastbn's layer objects are timed too
 
 Calls = dict[str, Call]
 

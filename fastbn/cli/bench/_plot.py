@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fastbn.cli.bench._peers import TITLES
-from fastbn.cli.bench._report import short_name, threads
-from fastbn.cli.bench._results import COPY, FASTBN, Measured, Results, Summary, Timing, by_operation, mean, peers_of
+from fastbn.cli.bench._report import peers_of, short_name, threads
+from fastbn.cli.bench._results import COPY, FASTBN, Measured, Results, Summary, Timing, by_operation, mean
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLORS = {

@@ -20,13 +20,13 @@ from fastbn.cli.bench._results import (
     LARGE_BYTES,
     NEW,
     OBJECT,
+    Failure,
     Measured,
     Results,
     Summary,
     Timing,
     by_operation,
     mean,
-    peers_of,
 )
 
 NONE = "-"
@@ -115,6 +115,11 @@ def _tabulate(rows: Sequence[Row], widths: list[int] | None = None) -> Table:
     return table
 
 
+def peers_of(cells: list[Measured]) -> list[str]:
+    """The peers that were timed in any of the cells."""
+    return [peer for peer in PEERS if any(peer in measured.peers for measured in cells)]
+
+
 def threads(results: Results) -> str:
     return f"{results.threads} thread{'s' if results.threads > 1 else ''}"
 
@@ -174,13 +179,17 @@ def _number(value: float | None) -> str:
 
 
 def _show_failures(results: Results) -> None:
-    if not any(measured.failures for measured in results.cells):
-        return
-    heading("Not timed")
+    """A line a reason; of the cells it struck, the first."""
+    struck: dict[Failure, list[Cell]] = {}
     for measured in results.cells:
         for failure in measured.failures:
-            form = f" ({failure.form})" if failure.form else ""
-            say(f"{TITLES[failure.contender]}{form}, {measured.cell.name}: {failure.reason}", style="red")
+            struck.setdefault(failure, []).append(measured.cell)
+    if struck:
+        heading("Not timed")
+    for failure, cells in struck.items():
+        form = f" ({failure.form})" if failure.form else ""
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        say(f"{TITLES[failure.contender]}{form}, {cells[0].name}{more}: {failure.reason}", style="red")
 
 
 # summaries ------------------------------------------------------------------------------------------------------------

@@ -192,8 +192,3 @@ def by_operation(cells: list[Measured]) -> Iterator[Summary]:
     for _, group in groupby(sorted(cells, key=order), key=order):
         members = list(group)
         yield Summary(members[0].cell.task, members[0].cell.layout, members)
-
-
-def peers_of(cells: list[Measured]) -> list[str]:
-    """The peers that were timed in any of the cells."""
-    return list(dict.fromkeys(peer for measured in cells for peer in measured.peers))
