@@ -214,7 +214,7 @@ def gradient(dy: Any, x: Any) -> tuple[Array, Array]:
     return dy, x
 
 
-def out(value: Any, like: tuple[Array, ...], *inputs: Any) -> None:
+def out(value: Any, like: tuple[Any, ...], *inputs: Any) -> None:
     """Where the result goes: None, or an array like x that is one of `like` or shares no memory with any input."""
     if value is None:
         return

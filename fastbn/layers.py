@@ -42,7 +42,7 @@ class Context:
     """What a forward leaves for its backward: the input itself, not a copy, and the statistics that normalized it."""
 
     x: Any
-    mean: Array | None
+    mean: Any  # an array, or None for RMS norm
     rstd: Array
     training: bool = True  # False: the statistics were constants, no gradient flows through them
 
