@@ -14,7 +14,7 @@ BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
 
 def render(results):
     """Markdown: how often fastbn is as fast as each peer, operation by operation, and where that was measured."""
-    from fastbn.cli.bench._report import peers_of, summary, threads
+    from fastbn.cli.bench._report import peers_of, summary
     from fastbn.cli.bench._results import LARGE_BYTES
 
     head, *rows = ([str(value) for value in row] for row in summary(results.cells, peers_of(results.cells)))
@@ -24,7 +24,7 @@ def render(results):
     where = (
         "Geometric means over the cells; `at least` is the worst cell beside its best peer; `of limit` is the speed of "
         f"a streaming copy that was reached, in the median of arrays past {LARGE_BYTES // 10**6} MB. Measured by "
-        f"`fastbn bench --suite {results.suite}`, {results.date[:10]}: {results.machine['cpu']}, {threads(results)}, "
+        f"`fastbn bench --suite {results.suite}`, {results.date[:10]}: {results.where}, "
         f"fastbn {results.machine['fastbn']}, {versions}."
     )
     return "\n".join([*lines, "", where])

@@ -33,8 +33,8 @@ def array(x: Any, name: str) -> Array:
 
 def _supported(dtype: DType) -> bool:
     """Whether arrays of this dtype are computed with, in this byte order."""
-    if dtype.name == "bfloat16" and dtype.itemsize == 2:
-        COMPUTED_IN.setdefault(dtype, _FLOAT32)
+    if dtype not in COMPUTED_IN and dtype.name == "bfloat16" and dtype.itemsize == 2:
+        COMPUTED_IN[dtype] = _FLOAT32
     return dtype in COMPUTED_IN and dtype.isnative
 
 

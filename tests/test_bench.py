@@ -352,7 +352,7 @@ def test_a_winning_peer_is_told(capsys):
 
 
 def test_no_winning_peer_is_told_too(capsys):
-    assert "No peer is faster in any of the 1 cells." in report(capsys, results(cell_with()))
+    assert "No peer is faster, in 1 cell." in report(capsys, results(cell_with()))
 
 
 def test_without_peers_nobody_wins(capsys):
@@ -361,6 +361,16 @@ def test_without_peers_nobody_wins(capsys):
     out = report(capsys, results(alone))
     assert "peer is faster" not in out
     assert "2x3x4x4 first 384 B 1.00 - 80 %" in out
+
+
+def test_pictures_of_little(tmp_path):
+    from fastbn.cli.bench._plot import plot
+
+    nothing = Measured(cell_with().cell, [], [Failure("numpy", "", "no such luck")])
+    for shown in (results(cell_with()), results(nothing)):
+        plot(shown, tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "picture.png").unlink()
 
 
 def compared(capsys, tmp_path, a, b):
@@ -381,9 +391,9 @@ def test_compare_tells_changes_from_noise(capsys, tmp_path):
     assert re.search(r", 6x3 first +1\.00 +1\.10 +0\.91 +0\.91 +quartiles overlap$", out, re.M)
     assert "8x3" not in out
     words = " ".join(out.split())
-    assert "2 threads, abacus" in words
-    assert "1 thread, abacus" in words
-    assert "geometric means of 3 cells; 1 are in one file only" in words
+    assert "abacus, 2 threads" in words
+    assert "abacus, 1 thread" in words
+    assert "geometric means of 3 cells; in one file only: 1" in words
     assert "Noise: " in words
 
 

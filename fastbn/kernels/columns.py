@@ -1,7 +1,7 @@
 """Groups that are columns of a row-major block: channels last, few elements a plane, norm over the channel axis.
 
 x is seen as `blocks` of (rows, width) in memory order.  Group g of a block shares its statistics over `span` adjacent
-columns and all rows; column c has weight number c // repeat, modulo the number of weights, or every row has its own:
+columns and all rows; column c has weight number c // repeat, or every row has its own:
 
     batch norm, channels last         (1, N*S, C)    span 1, repeat 1
     batch norm, few elements a plane  (1, N, C*S)    span S, repeat S
@@ -68,9 +68,12 @@ def _clear(sums, n):
 def _shifts(x, view, block, c0, n, centered, shift):
     """For n columns from c0 on the first element of the column's group, or zero."""
     rows, width, _, span, _, _, _, _ = view
-    for j in range(n):
-        first = block * rows * width + (c0 + j) % width // span * span
-        shift[j] = element(x, first) if centered else 0.0
+    first = c0
+    for j in range(0, n, span):
+        value = element(x, block * rows * width + first) if centered else 0.0
+        for c in range(j, j + span):
+            shift[c] = value
+        first = first + span if first + span < width else 0
 
 
 @tile
@@ -104,15 +107,23 @@ def _finish(view, block, c0, n, shift, s, q, centered, mean, var):
 @tile
 def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
     """What `normalize` takes for n columns from c0 on."""
-    _, width, _, span, repeat, weights, _, _ = view
-    for j in range(n):
-        c = (c0 + j) % width
-        g = block * (width // span) + c // span
-        k = c // repeat % weights
-        scale = 1.0 / np.sqrt(var[g] + eps) * pick(w, k, 1.0)
-        hi[j] = mean[g]
-        a[j] = scale
-        t[j] = pick(b, k, 0.0) - (mean[g] - np.float64(hi[j])) * scale
+    _, width, _, span, repeat, _, _, _ = view
+    groups = width // span
+    g, i = c0 // span, c0 // repeat
+    for j in range(0, n, span):
+        m, r = mean[block * groups + g], 1.0 / np.sqrt(var[block * groups + g] + eps)
+        for first in range(j, j + span, repeat):
+            scale = r * pick(w, i, 1.0)
+            hi[first] = m
+            rest = pick(b, i, 0.0) - (m - np.float64(hi[first])) * scale
+            for c in range(first, first + repeat):
+                hi[c] = m
+                a[c] = scale
+                t[c] = rest
+            i += 1
+        g += 1
+        if g == groups:
+            g, i = 0, 0
 
 
 @tile
@@ -225,8 +236,12 @@ def apply(units, x, y, view, rw, rb, past_cache, columns):
 def _means(view, block, c0, n, mean, means):
     """The mean of the group of each of n columns from c0 on."""
     _, width, _, span, _, _, _, _ = view
-    for j in range(n):
-        means[j] = mean[block * (width // span) + (c0 + j) % width // span]
+    groups = width // span
+    g = c0 // span
+    for j in range(0, n, span):
+        for c in range(j, j + span):
+            means[c] = mean[block * groups + g]
+        g = g + 1 if g + 1 < groups else 0
 
 
 @tile
@@ -253,25 +268,34 @@ def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, colum
     rows, width, _, span, repeat, weights, _, _ = view
     hi, u, v, r = columns, advance(columns, n), advance(columns, 2 * n), advance(columns, 3 * n)
     wc = advance(columns, 4 * n)
+    parts = span // repeat
     for g in range(c0 // span, min(c0 + n, width) // span):
         k = block * (width // span) + g
         gs, gq = 0.0, 0.0
         for first in range(g * span - c0, n, width):
-            for c in range(first, first + span):
-                i = (c0 + c) % width // repeat % weights
-                gs += pick(w, i, 1.0) * s[c]
-                gq += pick(w, i, 1.0) * q[c]
+            for part in range(parts):
+                ps, pq = 0.0, 0.0
+                for c in range(first + part * repeat, first + (part + 1) * repeat):
+                    ps += s[c]
+                    pq += q[c]
+                weight = pick(w, g * parts + part, 1.0)
+                gs += weight * ps
+                gq += weight * pq
                 if grads is not None:
-                    grads[i] += s[c]
-                    grads[weights + i] += q[c] * rstd[k]
+                    grads[g * parts + part] += ps
+                    grads[weights + g * parts + part] += pq * rstd[k]
         gv, gu = slopes(gs, gq, rows * span, rstd[k], centered)
         for first in range(g * span - c0, n, width):
-            for c in range(first, first + span):
-                hi[c] = mean[k]
-                u[c] = gu
-                v[c] = gv - (mean[k] - np.float64(hi[c])) * gu
-                r[c] = rstd[k]
-                wc[c] = pick(w, (c0 + c) % width // repeat % weights, 1.0)
+            hi[first] = mean[k]
+            rest = gv - (mean[k] - np.float64(hi[first])) * gu
+            for part in range(parts):
+                weight = pick(w, g * parts + part, 1.0)
+                for c in range(first + part * repeat, first + (part + 1) * repeat):
+                    hi[c] = mean[k]
+                    u[c] = gu
+                    v[c] = rest
+                    r[c] = rstd[k]
+                    wc[c] = weight
 
 
 @tile

@@ -88,18 +88,16 @@ def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache):
     count, groups, parts, length, affine = view
     j0, j1, e0, e1 = _span(p, count, parts * length)
     hi = rounded(x, mean)
-    first = g * length % affine if affine != length else 0  # of use where every element has its own weight
-    for j in range(j0, j1):
-        start = (j * groups + g) * parts * length
-        e, k = e0, e0 // length if parts > 1 else 0
-        while e < e1:
-            n = min(e1, (k + 1) * length) - e
-            c = (g * parts + k) % affine if w is not None or b is not None else 0
-            a = rstd * pick(w, c, 1.0)
-            t = pick(b, c, 0.0) - (mean - hi) * a
-            normalize(x, y, start + e, n, splat(x, hi), splat(x, a), splat(x, t), we, be, first + e, past_cache)
-            e += n
-            k += 1
+    f = g * length % affine if affine != length else 0  # of use where every element has its own weight
+    k0, k1 = (e0 // length, (e1 - 1) // length + 1) if parts > 1 else (0, 1)
+    for k in range(k0, k1):
+        c = (g * parts + k) % affine if w is not None or b is not None else 0
+        a = rstd * pick(w, c, 1.0)
+        t = pick(b, c, 0.0) - (mean - hi) * a
+        first, last = max(e0, k * length), min(e1, (k + 1) * length)
+        for j in range(j0, j1):
+            start = (j * groups + g) * parts * length + first
+            normalize(x, y, start, last - first, splat(x, hi), splat(x, a), splat(x, t), we, be, f + first, past_cache)
 
 
 @driver

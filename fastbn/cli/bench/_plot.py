@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from fastbn.cli.bench._peers import TITLES
-from fastbn.cli.bench._report import peers_of, short_name, threads
+from fastbn.cli.bench._report import peers_of, short_name
 from fastbn.cli.bench._results import COPY, FASTBN, Measured, Results, Summary, Timing, by_operation, mean
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -48,7 +48,7 @@ def plot(results: Results, path: Path) -> None:
     peers = peers_of(results.cells)
     handles = [Line2D([], [], color=COLORS[FASTBN], linewidth=2), *(Patch(color=COLORS[peer]) for peer in peers)]
     labels = ["fastbn", *(TITLES[peer] for peer in peers)]
-    title = f"fastbn bench, suite {results.suite}: {results.machine.get('cpu')}, {threads(results)}, float32"
+    title = f"fastbn bench, suite {results.suite}: {results.where}, float32"
     figure.legend(
         handles, labels, title=title, title_fontsize=13, loc="outside upper center", ncols=len(labels), frameon=False
     )
@@ -107,8 +107,9 @@ def _roofline(axes: Any, cells: list[Measured]) -> None:
         ours = [(m, timing) for m in members if (timing := m.best(FASTBN))]
         _scatter(axes, peers, label=f"best peer, {direction}", marker=marker, facecolors="none", edgecolors=BEST_PEER)
         _scatter(axes, ours, label=f"fastbn, {direction}", marker=marker, color=COLORS[FASTBN])
-    _logarithmic(axes, "x")
-    _logarithmic(axes, "y")
+    if sizes:  # without a single point there is no logarithm
+        _logarithmic(axes, "x")
+        _logarithmic(axes, "y")
     axes.set_xlabel("size of x (MB)")
     axes.set_ylabel("GB/s of what must move")
     axes.set_title("Roofline: x read and y written; backward: dy read too", fontsize=10)

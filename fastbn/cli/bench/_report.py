@@ -62,7 +62,7 @@ def _show_cells(results: Results) -> None:
         console.print(title, style="bold")
         _print(table)
     say(
-        f"float32, {threads(results)}; the shape is as it lies in memory, channels first or last. A time is the "
+        f"float32; {results.where}; the shape is as it lies in memory, channels first or last. A time is the "
         "median of the rounds, in the faster of the forms that the library has: returning a new array or writing "
         f"into an existing one. {NONE}: no such operation. Before it was timed, everyone's answer agreed with "
         f"float64 within {TOLERANCE_IN_WORDS}. The limit is a streaming copy of x (backward: one and a half)."
@@ -120,8 +120,8 @@ def peers_of(cells: list[Measured]) -> list[str]:
     return [peer for peer in PEERS if any(peer in measured.peers for measured in cells)]
 
 
-def threads(results: Results) -> str:
-    return f"{results.threads} thread{'s' if results.threads > 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _cell_row(measured: Measured, peers: list[str] | None) -> Row:
@@ -225,9 +225,9 @@ def _say_verdict(results: Results) -> None:
     compared = [(s, ours, best, cell) for s, ours, best, cell in duels if s is not None and ours and best]
     lost = sorted((duel for duel in compared if duel[0] < 1), key=itemgetter(0))
     if compared and not lost:
-        say(f"No peer is faster in any of the {len(compared)} cells.", style="green")
+        say(f"No peer is faster, in {_count(len(compared), 'cell')}.", style="green")
     if lost:
-        say(f"A peer is faster in {len(lost)} of {len(compared)} cells:", style="red")
+        say(f"A peer is faster in {len(lost)} of {_count(len(compared), 'cell')}:", style="red")
     for _, ours, best, cell in lost:
         noise = "; their quartiles overlap, so it may be noise" if best.overlaps(ours) else ""
         times = f"{TITLES[best.contender]} {milliseconds(best)} ms, fastbn {milliseconds(ours)} ms"
@@ -268,8 +268,7 @@ def compare(a: Results, b: Results) -> None:
     """Print how fastbn's times changed from one file to another."""
     heading("fastbn in two files")
     for letter, results in (("A", a), ("B", b)):
-        machine = results.machine
-        say(f"{letter}: fastbn {machine.get('fastbn')}, {results.date}, {threads(results)}, {machine.get('cpu')}")
+        say(f"{letter}: fastbn {results.machine.get('fastbn')}, {results.date}, {results.where}")
     console.print()
     theirs = {measured.cell.key: measured for measured in b.cells}
     pairs = [(m, theirs[m.cell.key]) for m in a.cells if m.cell.key in theirs]
@@ -293,7 +292,7 @@ def compare(a: Results, b: Results) -> None:
     alone = len(a.cells) + len(b.cells) - 2 * len(pairs)
     say(
         f"B is {_number(speed)} times as fast as A, {_number(speed_in_copies)} times when each is measured in copies "
-        f"of its own run (geometric means of {len(rows)} cells; {alone} are in one file only)."
+        f"of its own run (geometric means of {_count(len(rows), 'cell')}; in one file only: {alone})."
     )
     say(
         "Noise: where the quartiles of the two overlap the table says so, and the difference means nothing. Other work "

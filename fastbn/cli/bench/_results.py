@@ -120,6 +120,10 @@ class Results:
     tolerance: float
     cells: list[Measured]
 
+    @property
+    def where(self) -> str:
+        return f"{self.machine.get('cpu')}, {self.threads} thread{'' if self.threads == 1 else 's'}"
+
     def save(self, path: Path) -> None:
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
         try:

@@ -1,0 +1,63 @@
+"""Programs in processes of their own, under a time limit, and what they compute there (`workload`)."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import pytest
+
+import fastbn
+
+TESTS = Path(__file__).parent
+PACKAGE = Path(fastbn.__file__).parents[1]
+TWO_THREADS = {"NUMBA_NUM_THREADS": "2", "FASTBN_NUM_THREADS": "2"}  # whatever the machine has
+
+
+def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **environment):
+    """Run a program, told in parts, which must end by itself, in time and with this status; what it printed, and its warnings.
+
+    environment: further variables, None to leave one out.  before: what its process does before Python starts.
+    """
+    path = os.pathsep.join(map(str, (package, TESTS)))
+    variables = {**os.environ, **TWO_THREADS, "PYTHONPATH": path, **environment}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "default::RuntimeWarning:fastbn", "-c", "\n".join(map(textwrap.dedent, parts))],
+        env={name: str(value) for name, value in variables.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that what it started ends with it
+        preexec_fn=before,
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"still running after {seconds} s; until then it printed:\n{out}{err}")
+    assert process.returncode == status, f"status {process.returncode}\n{out}{err}"
+    return out, err
+
+
+def on_layer(layer):
+    """The environment in which Numba starts this threading layer."""
+    environment = {"NUMBA_THREADING_LAYER": layer}
+    if layer == "tbb":
+        folder = tbb_folder()
+        if folder is None:
+            pytest.skip("the tbb package is not installed")
+        environment["LD_LIBRARY_PATH"] = folder
+    return environment
+
+
+def tbb_folder():
+    """Where pip put TBB: not where the loader looks."""
+    try:
+        libraries = [file.locate() for file in files("tbb") or () if file.name.startswith("libtbb.so")]
+    except PackageNotFoundError:
+        return None
+    return os.path.dirname(os.path.realpath(libraries[0])) if libraries else None

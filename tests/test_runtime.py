@@ -1,0 +1,528 @@
+"""Threads, forks and other libraries: right answers, no abort, no deadlock, on every threading layer."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from processes import on_layer, python
+
+import fastbn
+from fastbn import _runtime
+
+LAYERS = ("omp", "tbb", "workqueue")
+
+every_layer = pytest.mark.parametrize("layer", LAYERS)
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+@every_layer
+def test_eight_threads(layer):
+    program = """
+        import workload
+        workload.check()  # on the main thread, which starts the threading layer
+        print(workload.in_threads())
+        print(workload.check())
+        import numba
+        print(numba.threading_layer())
+    """
+    assert python(program, **on_layer(layer)) == (f"right\nright\n{layer}\n", "")
+
+
+@every_layer
+def test_eight_threads_that_compile_at_once(layer, tmp_path):
+    program = """
+        import workload
+        print(workload.in_threads(workload.check_rows, times=1))
+        print(workload.check_rows())
+    """
+    assert python(program, NUMBA_CACHE_DIR=tmp_path, **on_layer(layer)) == ("right\nright\n", "")
+
+
+@every_layer
+def test_the_first_call_of_all_on_a_thread(layer):
+    program = """
+        import workload
+        workload.in_threads(times=1)
+        print(workload.check())
+    """
+    assert python(program, **on_layer(layer)) == ("right\n", "")
+
+
+def test_workqueue_is_never_used_off_the_main_thread():
+    """Another library's kernels run on it on the main thread all the while: two at once would abort the process."""
+    program = """
+        import threading
+        import numba, numpy, workload
+
+        @numba.njit(parallel=True)
+        def other(x):
+            for i in numba.prange(x.size):
+                x[i] += 1
+
+        x, done = numpy.zeros(1 << 20), threading.Event()
+        other(x)
+        errors = []
+
+        def run():
+            try:
+                workload.in_threads(count=2, times=20)
+            except BaseException as error:
+                errors.append(error)
+            done.set()
+
+        workload.check()
+        thread = threading.Thread(target=run)
+        thread.start()
+        count = 1
+        while not done.is_set():
+            other(x)
+            count += 1
+        thread.join()
+        assert not errors, errors
+        assert (x == count).all()
+        print(numba.threading_layer(), count > 10)
+    """
+    assert python(program, **on_layer("workqueue")) == ("workqueue True\n", "")
+
+
+@every_layer
+def test_a_call_from_inside_another_parallel_region(layer):
+    program = """
+        import numba, numpy, workload
+        from numba import objmode, prange
+
+        workload.check()
+
+        @numba.njit(parallel=True)
+        def nest(n):
+            right = numpy.zeros(n)
+            for i in prange(n):
+                with objmode(value="float64"):
+                    value = float(workload.check() == "right")
+                right[i] = value
+            return right.sum()
+
+        print(nest(4))
+    """
+    assert python(program, **on_layer(layer)) == ("4.0\n", "")
+
+
+def test_a_layer_that_cannot_be_loaded_leaves_one_thread():
+    program = """
+        import fastbn, workload
+        print(workload.check(), fastbn.get_num_threads())
+        from fastbn.cli import main
+        main(["info"])
+    """
+    out, err = python(program, NUMBA_THREADING_LAYER="tbb", LD_LIBRARY_PATH=None, FASTBN_NUM_THREADS=None)
+    assert err == ""
+    assert out.startswith("right 1\n")
+
+
+# Forks ----------------------------------------------------------------------------------------------------------------
+
+FORK = """
+    import os, sys, threading
+
+    def in_child(work):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                work()
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        return os.waitpid(pid, 0)[1]
+
+    import workload
+    workload.check()
+"""
+
+
+@every_layer
+def test_fork_after_use(layer):
+    program = """
+        def child():
+            workload.check()
+            workload.in_threads(count=2, times=1)
+            assert in_child(workload.check) == 0  # a grandchild
+
+        print(in_child(child), workload.check())
+    """
+    assert python(FORK, program, **on_layer(layer)) == ("0 right\n", "")
+
+
+@every_layer
+def test_fork_from_another_thread(layer):
+    program = """
+        statuses = []
+        thread = threading.Thread(target=lambda: statuses.append(in_child(workload.check)))
+        thread.start()
+        while thread.is_alive():
+            workload.check()  # so that the fork finds the team at work
+        print(statuses, workload.check())
+    """
+    assert python(FORK, program, **on_layer(layer)) == ("[0] right\n", "")
+
+
+def test_fork_while_another_thread_compiles(tmp_path):
+    program = """
+        import time, fastbn, numpy
+        thread = threading.Thread(target=fastbn.group_norm, args=(numpy.ones((2, 4, 8), "float16"), 2))
+        thread.start()
+        time.sleep(0.3)  # into the compilation
+        print(thread.is_alive(), in_child(lambda: fastbn.rms_norm(numpy.ones((2, 4), "float16"), 4)))
+        thread.join()
+    """
+    assert python(FORK, program, NUMBA_CACHE_DIR=tmp_path) == ("True 0\n", "")
+
+
+@every_layer
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pool(layer, method):
+    program = f"""
+        import multiprocessing, workload
+        from concurrent.futures import ProcessPoolExecutor
+
+        workload.check()
+        context = multiprocessing.get_context("{method}")
+        with context.Pool(2) as pool:
+            print(*pool.map(workload.check, range(4)))
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            print(*pool.map(workload.check, range(4)))
+        print(workload.check())
+    """
+    right = " ".join(["right"] * 4)
+    assert python(program, **on_layer(layer)) == (f"{right}\n{right}\nright\n", "")
+
+
+@every_layer
+def test_a_server_that_loads_first_and_then_forks(layer):
+    """What gunicorn does with --preload: workers of threads, and a new one in the place of one that died."""
+    program = """
+        import signal
+
+        def worker():
+            workload.in_threads(count=2, times=2)
+
+        def start(work):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    work()
+                except BaseException:
+                    os._exit(1)
+                os._exit(0)
+            return pid
+
+        first, second = start(worker), start(signal.pause)
+        os.kill(second, signal.SIGKILL)
+        print(os.waitpid(first, 0)[1], os.waitpid(second, 0)[1] == signal.SIGKILL)
+        print(os.waitpid(start(worker), 0)[1])
+    """
+    assert python(FORK, program, **on_layer(layer)) == ("0 True\n0\n", "")
+
+
+# Other libraries ------------------------------------------------------------------------------------------------------
+
+OTHERS = {
+    "torch": """
+        import torch
+        other_x = torch.randn(1 << 20)
+        def other():
+            return float(torch.relu(other_x).sum())
+    """,
+    "jax": """
+        import jax, jax.numpy
+        other_x = jax.numpy.ones(1 << 20)
+        def other():
+            return float(jax.nn.relu(other_x).sum())
+    """,
+    "sklearn": """
+        import numpy
+        from sklearn.cluster import KMeans
+        other_x = numpy.random.default_rng(0).random((2000, 4))
+        def other():
+            return float(KMeans(4, n_init=1, max_iter=5, random_state=0).fit(other_x).inertia_)
+    """,
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("first", ["fastbn", "other"])
+def test_beside_another_user_of_threads(other, first):
+    """Calls by turns are right and keep their pace: the quickest of many, for it does not depend on the machine."""
+    pytest.importorskip(other)
+    own = """
+        import time, workload, fastbn
+
+        def quickest(between):
+            times = []
+            for _ in range(20):
+                between()
+                start = time.perf_counter()
+                fastbn.batch_norm_forward(workload.LARGE)
+                times.append(time.perf_counter() - start)
+            return min(times)
+
+        print(workload.check())
+    """
+    use = """
+        value = other()
+        alone, together = quickest(lambda: None), quickest(other)
+        print(together < 10 * alone, other() == value, workload.check())
+        print(workload.in_threads(count=2))
+    """
+    parts = (own, OTHERS[other]) if first == "fastbn" else (OTHERS[other], own)
+    out, _ = python(*parts, use)  # sklearn and jax may warn of the machine
+    assert out == "right\nTrue True right\nright\n"
+
+
+def test_a_fork_that_another_library_meant_for_itself():
+    pytest.importorskip("torch")
+    program = "other(); print(in_child(workload.check))"
+    assert python(OTHERS["torch"], FORK, program)[0] == "0\n"
+
+
+# How many threads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def settings_as_they_were(monkeypatch):
+    monkeypatch.setattr(_runtime, "_chosen", None)
+    monkeypatch.delenv("FASTBN_NUM_THREADS", raising=False)
+    clear()
+    yield
+    monkeypatch.undo()
+    clear()
+
+
+def clear():
+    _runtime._from_environment.cache_clear()
+    _runtime._cpus.cache_clear()
+
+
+def test_set_num_threads():
+    most = numba.config.NUMBA_NUM_THREADS
+    for n in (1, most, np.int64(1)):
+        fastbn.set_num_threads(n)
+        assert fastbn.get_num_threads() == n
+
+
+def test_num_threads_nests_and_ends():
+    before = fastbn.get_num_threads()
+    with fastbn.num_threads(numba.config.NUMBA_NUM_THREADS):
+        with fastbn.num_threads(1):
+            assert fastbn.get_num_threads() == 1
+        assert fastbn.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(fastbn.get_num_threads()))
+        thread.start()
+        thread.join()
+    assert seen == [before]  # another thread is another with
+    with pytest.raises(ZeroDivisionError), fastbn.num_threads(1):
+        raise ZeroDivisionError
+    assert fastbn.get_num_threads() == before
+
+
+@pytest.mark.parametrize("use", [fastbn.set_num_threads, lambda n: fastbn.num_threads(n).__enter__()])
+@pytest.mark.parametrize(
+    ("n", "error", "told"),
+    [
+        (0, ValueError, "n is 0; expected 1 to"),
+        (-1, ValueError, "n is -1; expected 1 to"),
+        (10**6, ValueError, "NUMBA_NUM_THREADS"),
+        (1.5, TypeError, "n is 1.5; expected an integer"),
+        ("2", TypeError, "n is '2'; expected an integer"),
+        (None, TypeError, "n is None; expected an integer"),
+    ],
+)
+def test_wrong_numbers_of_threads(use, n, error, told):
+    before = fastbn.get_num_threads()
+    with pytest.raises(error, match=told):
+        use(n)
+    assert fastbn.get_num_threads() == before
+
+
+def test_the_environment_sets_the_number(monkeypatch):
+    monkeypatch.setenv("FASTBN_NUM_THREADS", "1")
+    assert fastbn.get_num_threads() == 1
+    with fastbn.num_threads(numba.config.NUMBA_NUM_THREADS):
+        assert fastbn.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.parametrize("value", ["two", "0", "-3", "1.5", " "])
+def test_a_wrong_number_in_the_environment(monkeypatch, value):
+    monkeypatch.setenv("FASTBN_NUM_THREADS", value)
+    with pytest.raises(ValueError, match=f"FASTBN_NUM_THREADS={value!r}"):
+        fastbn.get_num_threads()
+
+
+def test_more_in_the_environment_than_there_are_is_all_there_are(monkeypatch):
+    """One environment often serves machines of several sizes."""
+    monkeypatch.setenv("FASTBN_NUM_THREADS", "1000000")
+    assert fastbn.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has affinities")
+def test_affinity_is_honoured():
+    def one_cpu():
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+    program = "import fastbn; print(fastbn.get_num_threads())"
+    assert python(program, before=one_cpu, FASTBN_NUM_THREADS=None)[0] == "1\n"
+
+
+@pytest.fixture
+def control_groups(monkeypatch, tmp_path):
+    """Control groups as told: text by path, in the place of the machine's own."""
+
+    def tell(files):
+        for path, text in files.items():
+            file = tmp_path / path.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        monkeypatch.setattr(_runtime, "Path", lambda path: tmp_path / path.lstrip("/"))
+        clear()
+
+    return tell
+
+
+V1 = "/sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"/proc/self/cgroup": "0::/\n"}, None),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 0.5),
+        (
+            {
+                "/proc/self/cgroup": "0::/a/b\n",
+                "/sys/fs/cgroup/a/b/cpu.max": "300000 100000\n",
+                "/sys/fs/cgroup/a/cpu.max": "200000 100000\n",
+            },
+            2.0,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/docker/x\n",  # the path as the host sees it
+                f"{V1}/cpu.cfs_quota_us": "100000\n",
+                f"{V1}/cpu.cfs_period_us": "50000\n",
+            },
+            2.0,
+        ),
+        (
+            {
+                "/proc/self/cgroup": "4:cpu:/\n",
+                f"{V1}/cpu.cfs_quota_us": "-1\n",
+                f"{V1}/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "nonsense\n"}, None),
+        ({"/proc/self/cgroup": "nonsense\n"}, None),
+        ({"/proc/self/cgroup": "4:cpu:/\n", f"{V1}/cpu.cfs_quota_us": "1\n", f"{V1}/cpu.cfs_period_us": "0\n"}, None),
+    ],
+)
+def test_quota_of_a_container(control_groups, files, quota):
+    control_groups(files)
+    assert _runtime.cpu_quota() == quota
+
+
+def test_the_quota_bounds_the_threads(control_groups):
+    control_groups({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "50000 100000\n"})
+    assert fastbn.get_num_threads() == 1  # half a CPU
+
+
+def test_numbas_own_setting_stays_as_it_is():
+    program = """
+        import numba, workload, fastbn
+        settings = lambda: {n: repr(v) for n, v in vars(numba.config).items() if n.isupper()}
+        before, threads = settings(), numba.get_num_threads()
+        workload.check()
+        with fastbn.num_threads(1):
+            workload.check()
+        fastbn.set_num_threads(2)
+        workload.check()
+        try:
+            fastbn.batch_norm_forward(workload.LARGE.astype(int))
+        except TypeError:
+            pass
+        print(threads == numba.get_num_threads(), before == settings())
+        numba.set_num_threads(1)
+        workload.check()
+        print(numba.get_num_threads())
+    """
+    assert python(program) == ("True True\n1\n", "")
+
+
+# Import ---------------------------------------------------------------------------------------------------------------
+
+
+def test_import_compiles_nothing_and_starts_nothing(tmp_path):
+    program = """
+        import threading
+        import numba.core.dispatcher as dispatcher
+        import numba
+
+        def compiled(*args):
+            raise AssertionError("compiled at import")
+
+        dispatcher.Dispatcher.compile = compiled
+        import fastbn
+        try:
+            print(numba.threading_layer())
+        except ValueError:
+            print("no threads", threading.active_count())
+    """
+    assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("no threads 1\n", "")
+    assert not list(tmp_path.rglob("*.nb*"))
+
+
+def test_import_brings_in_nothing_beyond_numba_and_numpy():
+    program = """
+        import sys, numba, numpy
+        before = {name.partition(".")[0] for name in sys.modules}
+        import fastbn
+        more = {name.partition(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)
+        print(sorted(more))
+    """
+    assert python(program)[0] == "['fastbn']\n"
+
+
+# The commands ---------------------------------------------------------------------------------------------------------
+
+
+def fastbn_command(*words, **environment):
+    program = f"import sys; from fastbn.cli import main; sys.exit(main({list(words)!r}))"
+    return python(program, **environment)
+
+
+def test_info_tells_what_it_runs_on():
+    out, err = fastbn_command("info", **on_layer("workqueue"), FASTBN_NUM_THREADS=None)
+    assert err == ""
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line and line[0] != " ")
+    assert rows["fastbn"] == fastbn.__version__
+    assert rows["layer"].startswith("workqueue")
+    assert "NUMBA_THREADING_LAYER" in rows["layer"]
+    assert "writable" in rows["cache"]
+
+
+def test_show_config_is_what_info_prints(capsys):
+    from fastbn import _config
+
+    _config.show_config()
+    assert capsys.readouterr().out.splitlines()[0].split() == ["fastbn", fastbn.__version__]
