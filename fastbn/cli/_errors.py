@@ -17,10 +17,8 @@ def require(extra: str, *modules: str) -> None:
         raise CommandError(f'{" and ".join(missing)} not installed; run: pip install "fastbn[{extra}]"')
 
 
-def require_writable_png(path: Path) -> None:
-    """Refuse a picture's path that cannot be written, before the work that the picture shows."""
-    if path.suffix.lower() != ".png":
-        raise CommandError(f"cannot write {path}: the picture is a PNG, so the name must end in .png")
+def require_writable(path: Path) -> None:
+    """Refuse a path that cannot be written, before the work that the file is to hold."""
     existed = path.exists()
     try:
         path.open("ab").close()  # opening is the only test that counts permissions, quotas and read-only disks
@@ -28,3 +26,10 @@ def require_writable_png(path: Path) -> None:
         raise CommandError(f"cannot write {path}: {error.strerror}") from None
     if not existed:
         path.unlink()
+
+
+def require_writable_png(path: Path) -> None:
+    """The same for a picture, whose name must say that it is a PNG."""
+    if path.suffix.lower() != ".png":
+        raise CommandError(f"cannot write {path}: the picture is a PNG, so the name must end in .png")
+    require_writable(path)

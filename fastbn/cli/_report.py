@@ -1,66 +1,37 @@
 """What ``fastbn demo`` prints: tables and text on standard output, progress on standard error."""
 
-import textwrap
 from itertools import product
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fastbn.cli import _check, _digits, info
 from fastbn.cli._check import DIRECTIONS, DTYPES, LAYOUTS, OPERATIONS
+from fastbn.cli._console import console, heading, make_table, progress_bar, say
 from fastbn.cli._digits import LEARNING_RATES, NORMS, TARGET, Trials
 from fastbn.cli._findings import find, percent
-
-console = Console(highlight=False, markup=False)
 
 VERDICT_COLORS = {"holds": "green", "does not hold": "red", "is not settled": "yellow"}
 
 
-def _heading(text: str) -> None:
-    console.print(f"\n{text}\n", style="bold")
-
-
-def _say(text: str, indent: int = 0, style: str = "") -> None:
-    """Print a paragraph; unlike rich's own wrapping, with no spaces at the ends of its lines."""
-    margin = " " * indent
-    console.print(textwrap.fill(text, console.width, initial_indent=margin, subsequent_indent=margin), style=style)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    return table
-
-
-def _progress() -> Progress:
-    """A bar that leaves no trace, and that is not drawn at all where standard error is no terminal."""
-    screen = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
-
-
 def say_where() -> None:
-    _heading("What this runs on")
+    heading("What this runs on")
     console.print(info.as_text(info.config()))
 
 
 def check() -> bool:
     """Check every operation and print the worst errors; true if all are within what is allowed."""
-    _heading("Every operation against its definition in float64")
+    heading("Every operation against its definition in float64")
     errors: dict[tuple[str, ...], float] = {}
-    with _progress() as bar:
+    with progress_bar() as bar:
         for operation, dtype, layout in bar.track(list(product(OPERATIONS, DTYPES, LAYOUTS))):
             bar.update(bar.task_ids[0], description=f"{operation}, {dtype}")
             for direction, error in zip(DIRECTIONS, _check.worst_errors(operation, dtype, layout), strict=True):
                 errors[operation, direction, dtype, layout] = error
     console.print(_error_table(errors), "")
     means = " and ".join(f"{mean:g}" for mean in _check.MEANS)
-    _say(
+    say(
         f"The worst error of any output, relative to its largest value, over images of unit spread at means {means}; "
         "NCHW is channels first, NHWC channels last. Allowed: "
         + ", ".join(f"{dtype} {direction} {error:g}" for (dtype, direction), error in _check.TOLERANCES.items())
@@ -68,15 +39,15 @@ def check() -> bool:
     )
     failed = sum(not _check.passes(error, dtype, direction) for (_, direction, dtype, _), error in errors.items())
     if failed:
-        _say(f"{failed} of {len(errors)} fail: no network is trained.", style="bold red")
+        say(f"{failed} of {len(errors)} fail: no network is trained.", style="bold red")
     else:
-        _say(f"All {len(errors)} pass.", style="green")
+        say(f"All {len(errors)} pass.", style="green")
     return not failed
 
 
 def _error_table(errors: dict[tuple[str, ...], float]) -> Table:
     kinds = list(product(DTYPES, LAYOUTS))
-    table = _table("worst error", "", *map("\n".join, kinds), "")
+    table = make_table(("worst error", "", *map("\n".join, kinds), ""))
     for operation, direction in product(OPERATIONS, DIRECTIONS):
         row = [errors[operation, direction, *kind] for kind in kinds]
         passed = [_check.passes(error, dtype, direction) for error, (dtype, _) in zip(row, kinds, strict=True)]
@@ -87,34 +58,34 @@ def _error_table(errors: dict[tuple[str, ...], float]) -> Table:
 
 def train(epochs: int, seeds: range) -> Trials:
     """Train every network and print what came of it."""
-    _heading("A small convolutional network on real images")
+    heading("A small convolutional network on real images")
     digits = _digits.load_digits()
     plan = list(product(seeds, LEARNING_RATES, NORMS))
-    _say(
+    say(
         f"{len(digits.train_y)} handwritten digits to learn from and {len(digits.test_y)} to test on, 8 x 8 pixels. "
         f"Four convolutions, SGD with momentum; batch size {_digits.BATCH_SIZE}, epochs {epochs}, "
         f"seeds {seeds[0]} to {seeds[-1]}: {len(plan)} trainings."
     )
     console.print()
     runs = []
-    with _progress() as bar:
+    with progress_bar() as bar:
         for seed, lr, norm in bar.track(plan):
             bar.update(bar.task_ids[0], description=f"{norm}, lr {lr:g}, seed {seed}")
             runs.append(_digits.train(norm, lr, seed, epochs, digits))
     trials = _digits.collect(runs)
-    _say(f"Test accuracy by epoch in %, mean of the seeds (chance is {_digits.CHANCE:.0f} %):")
+    say(f"Test accuracy by epoch in %, mean of the seeds (chance is {_digits.CHANCE:.0f} %):")
     console.print("", _epoch_table(trials), "", sep="\n")
-    _say("Accuracy at the end (worst to best seed), seeds that get there or fail, median time of a training step:")
+    say("Accuracy at the end (worst to best seed), seeds that get there or fail, median time of a training step:")
     console.print("", _summary_table(trials), sep="\n")
     if any(trial.diverged for trial in trials.values()):
         console.print()
-        _say("A run diverges when its loss becomes NaN or infinite; it stops there and is counted at chance.")
+        say("A run diverges when its loss becomes NaN or infinite; it stops there and is counted at chance.")
     return trials
 
 
 def _epoch_table(trials: Trials) -> Table:
     kinds = list(product(LEARNING_RATES, NORMS))
-    table = _table("epoch", *(f"{norm}\nlr {lr:g}" for lr, norm in kinds))
+    table = make_table(("epoch", *(f"{norm}\nlr {lr:g}" for lr, norm in kinds)))
     means = [trials[norm, lr].by_epoch.mean(0) for lr, norm in kinds]
     for epoch, row in enumerate(zip(*means, strict=True), 1):
         table.add_row(str(epoch), *(f"{accuracy:.1f}" for accuracy in row))
@@ -122,7 +93,7 @@ def _epoch_table(trials: Trials) -> Table:
 
 
 def _summary_table(trials: Trials) -> Table:
-    table = _table("", "lr", "accuracy at the end", f"reach {TARGET:.0f} %", "diverge", "ms a step")
+    table = make_table(("", "lr", "accuracy at the end", f"reach {TARGET:.0f} %", "diverge", "ms a step"))
     for trial in trials.values():
         reached, diverged = (f"{count} of {len(trial.runs)}" for count in (sum(trial.reached), trial.diverged))
         table.add_row(trial.norm, f"{trial.lr:g}", percent(trial.final), reached, diverged, f"{trial.step_ms:.2f}")
@@ -130,13 +101,13 @@ def _summary_table(trials: Trials) -> Table:
 
 
 def say_findings(trials: Trials) -> None:
-    _heading("What these numbers show about batch norm's claims")
+    heading("What these numbers show about batch norm's claims")
     for claim, verdict, numbers in find(trials):
-        _say(claim)
-        _say(verdict, 2, next(f"bold {color}" for word, color in VERDICT_COLORS.items() if verdict.startswith(word)))
-        _say(numbers, 2)
+        say(claim)
+        say(verdict, 2, next(f"bold {color}" for word, color in VERDICT_COLORS.items() if verdict.startswith(word)))
+        say(numbers, 2)
     console.print()
-    _say("One small network, small images, two learning rates: what holds here need not hold elsewhere.")
+    say("One small network, small images, two learning rates: what holds here need not hold elsewhere.")
 
 
 def say_saved(path: Path) -> None:

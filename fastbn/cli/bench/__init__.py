@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastbn.cli._errors import CommandError, require, require_writable_png
+from fastbn.cli._errors import CommandError, require, require_writable, require_writable_png
 
 
 def _positive(text: str) -> float:
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(*args.compare)
     if args.json:
-        _require_writable(args.json)
+        require_writable(args.json)
     if args.png:
         require_writable_png(args.png)
     from fastbn.cli.bench import _report as report
@@ -77,16 +77,6 @@ def _compare(first: Path, second: Path) -> int:
 
     report.compare(Results.load(first), Results.load(second))
     return 0
-
-
-def _require_writable(path: Path) -> None:
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
-    if not existed:
-        path.unlink()
 
 
 def _save_plot(results: Any, path: Path) -> None:
