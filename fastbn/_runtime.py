@@ -1,8 +1,9 @@
 """Threads: how many a call may use, and whether more than one helps at the moment.
 
 Serial and parallel kernels give the same bits, so the choice is free.  Small arrays are always done by the calling
-thread.  In between, where handing out the work costs about what it saves (and, on a machine whose cores are busy, many
-times that), both ways are timed as calls go by and the faster one is taken.  Large arrays use all threads.
+thread.  For others, handing out the work may cost what it saves, and on a machine whose cores are busy many times
+that: both ways are timed as calls go by, and the faster one is taken.  Very large ones, of which even a few slow calls
+would be noticed, always use all threads.
 """
 
 import os
@@ -21,7 +22,7 @@ import numba
 from numba.core import config
 
 SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
-TEAM_BYTES = 1 << 24  # from here on all threads are used without a measurement
+TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
 _RETRY = 0.25  # seconds after which the slower way is tried once more, for machines change
 _RETRY_SHARE = 100  # and at least so many times its own cost, so that trying costs at most a hundredth
@@ -197,10 +198,11 @@ def available_threads() -> int:
 class _Pace:
     """What one kind of call has cost so far, serial and parallel."""
 
-    __slots__ = ("cost", "retry", "runs")
+    __slots__ = ("cost", "last", "retry", "runs")
 
     def __init__(self) -> None:
-        self.cost = [0.0, 0.0]
+        self.cost = [0.0, 0.0]  # the better one of the last two times: one bad time is chance, two are a busy machine
+        self.last = [0.0, 0.0]
         self.runs = [0, 0]
         self.retry = 0.0
 
@@ -218,8 +220,8 @@ class _Pace:
 
     def record(self, way: bool, seconds: float) -> None:
         self.runs[way] += 1
-        old = self.cost[way]
-        self.cost[way] = seconds if seconds < old or self.runs[way] <= 2 else (old + seconds) / 2
+        self.cost[way] = seconds if self.runs[way] <= 2 else min(self.last[way], seconds)
+        self.last[way] = seconds
 
 
 _paces: dict[Any, _Pace] = {}
