@@ -17,7 +17,7 @@ Array = NDArray[Any]
 Maybe = Array | None
 
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, where nothing else would stay
-_PAST_CACHE_RUN = 1024  # bytes: shorter runs have too many ends that share a cache line with their neighbours
+_PAST_CACHE_RUN = 512  # bytes: shorter runs have too many ends that share a cache line with their neighbours
 
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64

@@ -9,7 +9,9 @@ import numpy as np
 from numba.core import config
 from numpy.typing import NDArray
 
-from fastbn import functional
+from fastbn import _runtime, functional
+from fastbn.kernels import columns, runs
+from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 LAYOUTS = ("channels_first", "channels_last")
@@ -17,15 +19,13 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 Array = NDArray[Any]
 
-# Arrays that go through every kernel there is for a layout: a small one (serial) and two that all threads share, by
-# groups and, with fewer groups than threads, by pieces.  Channels first has planes that are too small to be runs.
-_SHAPES = {
-    "channels_first": ((2, 16, 16, 16), (8, 2, 2, 2), (8, 64, 128, 128), (4, 1, 2048, 1024), (32768, 64, 2, 2)),
-    "channels_last": ((2, 16, 8, 8), (8, 64, 128, 128), (2048, 1, 64, 64), (1, 64, 512, 256)),
-}
-_ROWS = {
-    "channels_first": ((8, 64), (8192, 1024), (3, 1 << 22)),
-}
+# (N, C, S), through every kernel of a family: a small array (serial), one whose groups keep all threads busy, and one
+# that has too few groups for that.  The last two have as many bytes as it takes for all threads to be used, in float16.
+_RUNS = ((2, 16, 256), (8, 64, 1 << 14), (1, 1, 1 << 23))
+_COLUMNS = ((2, 16, 256), (8, 64, 1 << 14), (1, 64, 1 << 17))
+_FEATURES = ((8, 16, 1), (64, 1 << 17, 1), (1 << 17, 64, 1))  # for batch norm these are columns in either layout
+_ROWS = ((8, 64), (1 << 13, 1 << 10), (1, 1 << 23))
+_OVER_CHANNELS = ((2, 16, 256), (8, 64, 1 << 14), (1, 1 << 17, 64))
 
 
 class Warmup(NamedTuple):
@@ -82,7 +82,7 @@ def warmup(
     steps = list(
         product(
             _known(OPERATIONS if ops is None else ops, OPERATIONS, "ops"),
-            [np.dtype(_loaded(name)) for name in _known(dtypes, DTYPES, "dtypes")],
+            [_dtype(name) for name in _known(dtypes, DTYPES, "dtypes")],
             _known(layouts, LAYOUTS, "layouts"),
         )
     )
@@ -91,9 +91,83 @@ def warmup(
         name = f"{op}, {dtype}, {layout}"
         if progress:
             progress(done, len(steps), name)
-        for x, affine in product(_inputs(op, dtype, layout), (True, False)):
-            _run(op, x, layout, affine)
+        for x, axis in _inputs(op, dtype, layout):
+            for affine in (True, False):
+                with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
+                    _call(op, x, axis, affine)
     if progress:
         progress(len(steps), len(steps), "")
     compiled, found = (after - b for after, b in zip(_counts(), before, strict=True))
     return Warmup(compiled, found, _folder(), perf_counter() - start)
+
+
+def _known(names: Iterable[str], known: tuple[str, ...], argument: str) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument} names {name!r}; expected some of {', '.join(known)}")
+    return names
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        from ml_dtypes import bfloat16
+
+        return np.dtype(bfloat16)
+    return np.dtype(name)
+
+
+def _inputs(op: str, dtype: np.dtype[Any], layout: str) -> Iterator[tuple[Array, int]]:
+    """Arrays for an operation, each with the axis of its channels."""
+    first = layout == "channels_first"
+    if op in ("layer_norm", "rms_norm"):
+        yield from ((_array(shape, dtype), -1) for shape in _ROWS)
+        if first:
+            yield from ((_array(shape, dtype).swapaxes(1, 2), -1) for shape in _OVER_CHANNELS)
+        return
+    if op == "batch_norm":
+        yield from ((_array(shape, dtype), 1) for shape in _FEATURES)
+    for n, c, s in _RUNS if first else _COLUMNS:
+        yield (_array((n, c, s), dtype), 1) if first else (_array((n, s, c), dtype), -1)
+
+
+def _array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return np.resize(np.array([-1.0, 0.0, 2.0], dtype), shape)
+
+
+def _call(op: str, x: Array, axis: int, affine: bool) -> None:
+    """One operation both ways, and with given statistics where it takes them."""
+    weight, bias = (np.ones(x.shape[axis], x.dtype) if affine else None for _ in range(2))
+    forward, backward = getattr(functional, f"{op}_forward"), getattr(functional, f"{op}_backward")
+    if op == "rms_norm":
+        _, *statistics = forward(x, x.shape[-1], weight)
+        backward(x, x, *statistics, weight)
+    elif op == "layer_norm":
+        _, *statistics = forward(x, x.shape[-1], weight, bias)
+        backward(x, x, *statistics, weight)
+    else:
+        groups = (1,) if op == "group_norm" else ()
+        _, *statistics = forward(x, *groups, weight=weight, bias=bias, axis=axis)
+        backward(x, x, *statistics, weight, axis=axis)
+    if op == "batch_norm":
+        functional.batch_norm(x, *statistics, weight, bias, axis=axis)
+        backward(x, x, *statistics, weight, axis=axis, training=False)
+    elif op == "instance_norm":
+        running = np.ones(x.shape[axis]), np.ones(x.shape[axis])
+        functional.instance_norm(x, *running, weight, bias, use_input_stats=False, axis=axis)
+
+
+def _builds() -> list[Any]:
+    """Every compiled function, serial and parallel; none where Numba is switched off."""
+    drivers = [value for module in (runs, columns) for value in vars(module).values() if isinstance(value, Driver)]
+    return [] if config.DISABLE_JIT else [build for driver in drivers for build in driver]
+
+
+def _counts() -> tuple[int, int]:
+    """How many kernels this process has compiled, and how many it has found in the cache."""
+    stats = [build.stats for build in _builds()]
+    return sum(sum(s.cache_misses.values()) for s in stats), sum(sum(s.cache_hits.values()) for s in stats)
+
+
+def _folder() -> str | None:
+    return next((build.stats.cache_path for build in _builds()), None)
