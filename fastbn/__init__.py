@@ -1,6 +1,8 @@
 """fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward."""
 
+from fastbn._config import show_config
 from fastbn._runtime import get_num_threads, num_threads, set_num_threads
+from fastbn._warmup import warmup
 from fastbn.functional import (
     batch_norm,
     batch_norm_backward,
@@ -58,6 +60,8 @@ __all__ = [
     "rms_norm_backward",
     "rms_norm_forward",
     "set_num_threads",
+    "show_config",
+    "warmup",
 ]
 
 __version__ = "0.1.0"

@@ -13,6 +13,7 @@ import numpy as np
 from numba.core import config as numba_config
 
 from fastbn import _runtime
+from fastbn.kernels import runs
 
 PEERS = ("tbb", "scipy", "torch", "jax", "onnxruntime", "ml_dtypes")
 
@@ -137,8 +138,6 @@ def vector_width() -> str:
 
 def cache_folder() -> tuple[str | None, bool]:
     """Where kernels are kept, if anywhere, and whether it can be written to."""
-    from fastbn.kernels import runs
-
     folder = runs.forward.serial.stats.cache_path
     try:
         tempfile.TemporaryFile(dir=folder).close()  # the only test that counts permissions and read-only disks

@@ -150,8 +150,9 @@ def _call(op: str, x: Array, axis: int, affine: bool) -> None:
         _, *statistics = forward(x, *groups, weight=weight, bias=bias, axis=axis)
         backward(x, x, *statistics, weight, axis=axis)
     if op == "batch_norm":
-        functional.batch_norm(x, *statistics, weight, bias, axis=axis)
-        backward(x, x, *statistics, weight, axis=axis, training=False)
+        mean, rstd = statistics
+        functional.batch_norm(x, mean, rstd, weight, bias, axis=axis)
+        backward(x, x, mean, rstd, weight, axis=axis, training=False)
     elif op == "instance_norm":
         running = np.ones(x.shape[axis]), np.ones(x.shape[axis])
         functional.instance_norm(x, *running, weight, bias, use_input_stats=False, axis=axis)
