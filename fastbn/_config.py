@@ -33,8 +33,8 @@ def config() -> dict[str, str]:
 
     Examples
     --------
-    >>> import fastbn
-    >>> fastbn.config()["numpy"] == np.__version__
+    >>> from fastbn._config import config
+    >>> config()["numpy"] == np.__version__
     True
     """
     import fastbn

@@ -20,12 +20,13 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 Array = NDArray[Any]
 
 # (N, C, S), through every kernel of a family: a small array (serial), one whose groups keep all threads busy, and one
-# that has too few groups for that.  The last two have as many bytes as it takes for all threads to be used, in float16.
-_RUNS = ((2, 16, 256), (8, 64, 1 << 14), (1, 1, 1 << 23))
-_COLUMNS = ((2, 16, 256), (8, 64, 1 << 14), (1, 64, 1 << 17))
-_FEATURES = ((8, 16, 1), (64, 1 << 17, 1), (1 << 17, 64, 1))  # for batch norm these are columns in either layout
-_ROWS = ((8, 64), (1 << 13, 1 << 10), (1, 1 << 23))
-_OVER_CHANNELS = ((2, 16, 256), (8, 64, 1 << 14), (1, 1 << 17, 64))
+# that has too few groups for that.  The last two are large enough for threads, even in half precision.
+_RUNS = ((2, 16, 256), (8, 64, 512), (1, 1, 1 << 18))
+_COLUMNS = ((2, 16, 256), (8, 64, 512), (1, 64, 4096))
+_FEATURES = ((8, 16, 1), (64, 4096, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
+_ROWS = ((8, 64), (256, 1024), (1, 1 << 18))
+_OVER_CHANNELS = ((2, 16, 256), (8, 64, 512), (1, 4096, 64))
+_CALLS = 3  # of each kind: two serial and a parallel one, by which _runtime finds out what is faster
 
 
 class Warmup(NamedTuple):
@@ -69,8 +70,8 @@ def warmup(
 
     Notes
     -----
-    It computes on arrays of up to 64 MB, forward and backward, with weight and bias and without.  Calls then compile
-    nothing, but for weights without bias.
+    It calls them on small arrays, forward and backward, with weight and bias and without.  Later calls compile
+    nothing, but for weights without bias.  On a single CPU, NUMBA_NUM_THREADS=2 adds the parallel kernels.
 
     Examples
     --------
@@ -91,10 +92,12 @@ def warmup(
         name = f"{op}, {dtype}, {layout}"
         if progress:
             progress(done, len(steps), name)
-        for x, axis in _inputs(op, dtype, layout):
-            for affine in (True, False):
-                with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
+        for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
+            _runtime.clear_paces()
+            with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
+                for _ in range(_CALLS):
                     _call(op, x, axis, affine)
+    _runtime.clear_paces()
     if progress:
         progress(len(steps), len(steps), "")
     compiled, found = (after - b for after, b in zip(_counts(), before, strict=True))
