@@ -82,6 +82,12 @@ def advice() -> list[str]:
         if sys.platform == "linux":
             lines.append("  install GNU OpenMP from the system (apt-get install libgomp1; dnf install libgomp)")
         lines.append(f"  {_tbb_advice()}")
+    elif layer == "omp" and tbb_folder() is not None:
+        lines += [
+            "",
+            "For a machine whose CPUs are kept busy by others, TBB is better than OpenMP:",
+            f"  {_tbb_advice()}",
+        ]
     if not numba_config.DISABLE_JIT and not cache_folder()[1]:
         lines += ["", "Kernels that the cache lacks are compiled anew in every process, for it cannot be written to:"]
         lines.append("  set NUMBA_CACHE_DIR to a folder that can")

@@ -106,7 +106,9 @@ def layer_view(shape: Shape, order: Order, trailing: int) -> View | None:
     }
     if _is_part(word, "nk"):
         return _runs(1, common["groups"], 1, length, length, "element", **common)
-    if word in ("kn", "nkn"):
+    # Where the samples themselves are the columns, how the rows are cut would depend on how many samples there are.
+    samples_are_columns = shape[0] > 1 and axes.index(0) > min(axes.index(a) for a in range(kept, len(shape)))
+    if word in ("kn", "nkn") and not samples_are_columns:
         blocks = sizes[0] if word == "nkn" else 1
         return _columns(blocks, length, sizes[-1], 1, 1, length, affine="row", **common)
     return None

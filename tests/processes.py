@@ -1,6 +1,7 @@
 """Programs in processes of their own, under a time limit, and what they compute there (`workload`)."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,17 +16,18 @@ import fastbn
 TESTS = Path(__file__).parent
 PACKAGE = Path(fastbn.__file__).parents[1]
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2", "FASTBN_NUM_THREADS": "2"}  # whatever the machine has
+NUMBA_ON_TBB_AND_FORK = re.compile("(Unable to join threads|Numba: Attempted to fork).*\n+")  # not fastbn's own words
 
 
 def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **environment):
-    """Run a program, told in parts, which must end by itself, in time and with this status; what it printed, and its warnings.
+    """Run a program, told in parts, which must end by itself, in time and with this status; its output and warnings.
 
     environment: further variables, None to leave one out.  before: what its process does before Python starts.
     """
     path = os.pathsep.join(map(str, (package, TESTS)))
     variables = {**os.environ, **TWO_THREADS, "PYTHONPATH": path, **environment}
     process = subprocess.Popen(
-        [sys.executable, "-W", "default::RuntimeWarning:fastbn", "-c", "\n".join(map(textwrap.dedent, parts))],
+        [sys.executable, "-P", "-W", "default::RuntimeWarning:fastbn", "-c", "\n".join(map(textwrap.dedent, parts))],
         env={name: str(value) for name, value in variables.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -40,7 +42,7 @@ def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **enviro
         out, err = process.communicate()
         pytest.fail(f"still running after {seconds} s; until then it printed:\n{out}{err}")
     assert process.returncode == status, f"status {process.returncode}\n{out}{err}"
-    return out, err
+    return NUMBA_ON_TBB_AND_FORK.sub("", out), NUMBA_ON_TBB_AND_FORK.sub("", err)
 
 
 def on_layer(layer):

@@ -37,7 +37,7 @@ def test_help_lists_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert all(re.search(rf"^ +{command} ", out, re.M) for command in COMMANDS)
+    assert all(re.search(rf"^ +{command}\b", out, re.M) for command in COMMANDS)
 
 
 def test_help_imports_no_more_than_fastbn_itself():

@@ -120,7 +120,8 @@ def test_given_statistics_at_every_mean(case, arrange):
 def test_a_plain_formula_would_not_pass():
     x = np.random.default_rng(0).standard_normal((64, 100)).astype(np.float32) + np.float32(1e4)
     mean = x.mean(1, keepdims=True)
-    naive = (x - mean) / np.sqrt((x * x).mean(1, keepdims=True) - mean * mean + 1e-5)
+    with np.errstate(invalid="ignore"):  # of a variance below zero
+        naive = (x - mean) / np.sqrt((x * x).mean(1, keepdims=True) - mean * mean + 1e-5)
     two_passes = (x - mean) / np.sqrt(((x - mean) ** 2).mean(1, keepdims=True) + 1e-5)
     for y in (naive, two_passes):
         with pytest.raises(AssertionError, match="of the scale"):
@@ -219,7 +220,7 @@ def test_huge_and_tiny_values_have_unit_spread(case, arrange, offset, size):
 EXACT = [
     *by_channel((16, 6), (3,)),
     *by_channel((4, 6, 34), (2,)),
-    *by_channel((16, 4, 7, 7), (2,)),
+    *by_channel((16, 4, 7, 6), (2,)),
     *by_channel((2, 4, 100, 90), (1, 2)),
     *by_channel((2, 34, 6), (2,), axis=-1),
     *by_channel((2, 100, 90, 6), (3,), axis=-1),
@@ -230,11 +231,11 @@ EXACT = [
 
 
 def pairs(count, mean, rng):
-    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance.  All sums fit a float64."""
+    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance, exact.  All sums fit a float64."""
     deviations = rng.integers(1, 100, count // 2)
     values = np.concatenate((deviations, -deviations)) / 16 + mean
     exact = Fraction(2 * int((deviations**2).sum()), 256 * count)
-    return rng.permutation(values), float(exact)
+    return rng.permutation(values), exact
 
 
 def place_groups(case, groups):
@@ -254,13 +255,13 @@ def place_groups(case, groups):
 @in_every_layout([(case, np.ascontiguousarray) for case in EXACT] + [(c, channels_last_view) for c in EXACT[2:12]])
 def test_exact_data_has_exact_moments(case, arrange, dtype, mean):
     rng = np.random.default_rng(0)
+    if case.op == "rms_norm":
+        mean = min(mean, 1e3)  # the sums of the squares of more do not fit a float64
     number = int(np.prod(case.statistics_shape))
     elements, variances = zip(*(pairs(np.prod(case.shape) // number, mean, rng) for _ in range(number)), strict=True)
     x = arrange(place_groups(case, np.array(elements)).astype(dtype))
-    variance = np.array(variances)
-    if case.op == "rms_norm":
-        variance += mean * mean
-        variance = np.array([float(Fraction(v) + Fraction(mean) ** 2) for v in variances])
+    square = Fraction(mean) ** 2 if case.op == "rms_norm" else 0
+    variance = np.array([float(v + square) for v in variances])
     expected = 1 / np.sqrt(variance.reshape(case.statistics_shape) + 1e-5)
     _, statistics = case.forward(fastbn, x, eps=1e-5)
     if case.op != "rms_norm":
@@ -272,7 +273,7 @@ def test_exact_data_updates_running_statistics_exactly():
     values, variance = pairs(24 * 5, 1e6, np.random.default_rng(1))
     running = np.full(1, 3.0), np.full(1, 7.0)
     fastbn.batch_norm(values.reshape(24, 1, 5).astype(np.float32), *running, training=True, momentum=0.5)
-    assert running == (0.5 * 3 + 0.5 * 1e6, 0.5 * 7 + 0.5 * (variance * (120 / 119)))
+    assert running == (0.5 * 3 + 0.5 * 1e6, 0.5 * 7 + 0.5 * (float(variance) * (120 / 119)))
 
 
 # The same bits: threads, threading layers, machines -------------------------------------------------------------------
@@ -287,10 +288,10 @@ BITS = [
     *trailing((3, 40_009), 40_009),
 ]
 OVER_CHANNELS = trailing((2, 60, 70, 80), 80)
-SMALL_BITS = [
-    *by_channel((3, 4, 19), (2,)),
-    *by_channel((5, 4, 3, 3), (2,)),
-    *by_channel((3, 19, 4), (2,), axis=-1),
+SMALL_BITS = [  # few kinds of kernels: without optimisation none can be kept, and they compile anew each time
+    Case("instance_norm", (3, 4, 19)),
+    Case("batch_norm", (5, 4, 3, 3)),
+    Case("group_norm", (3, 19, 4), 2, axis=-1),
     *trailing((5, 21), 21),
 ]
 THREADS = (1, 2, 5, 16)
@@ -560,7 +561,6 @@ POISONED = [
 def test_nan_and_inf_stay_in_their_group(case, poison):
     x, named = case.data(np.float32, 10.0), case.parameters(np.float32)
     clean, clean_statistics = case.forward(fastbn, x, **named)
-    groups = np.arange(clean_statistics[0].size, dtype=np.float64)
     for place in (0, x.size // 2, x.size - 1):
         poisoned = x.copy()
         poisoned.flat[place] = poison
@@ -568,7 +568,7 @@ def test_nan_and_inf_stay_in_their_group(case, poison):
             expected, expected_statistics = case.forward(reference, poisoned, **named)
             y, statistics = case.forward(fastbn, poisoned, **named)
         hit = np.isnan(expected_statistics[-1]) | (expected_statistics[-1] == 0)
-        assert hit.sum() == 1, groups
+        assert hit.sum() == 1
         for f, e in zip(statistics, clean_statistics, strict=True):
             assert_same_bits(f[~hit], e[~hit])
         np.testing.assert_array_equal(statistics[-1][hit], expected_statistics[-1][hit])

@@ -1,0 +1,194 @@
+"""Odd settings of Numba, odd arguments, huge arrays, and long runs."""
+
+import numpy as np
+import pytest
+import soak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import python
+
+import fastbn
+
+# Numba's settings -----------------------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "opt0": {"NUMBA_OPT": "0"},
+    "one-thread": {"NUMBA_NUM_THREADS": "1", "FASTBN_NUM_THREADS": None},
+    "boundscheck": {"NUMBA_BOUNDSCHECK": "1", "FASTBN_NUM_THREADS": "1"},
+    "debuginfo": {"NUMBA_DEBUGINFO": "1", "FASTBN_NUM_THREADS": "1"},
+}
+
+
+@pytest.mark.parametrize("variables", SETTINGS.values(), ids=SETTINGS)
+def test_settings_of_numba(variables):
+    assert python("import workload; print(workload.check())", **variables) == ("right\n", "")
+
+
+def test_half_precision_on_a_generic_processor():
+    """Without instructions of its own for float16."""
+    program = """
+        import numpy as np, fastbn
+        from fastbn import reference
+        x = np.random.default_rng(0).standard_normal((4, 100)).astype(np.float16)
+        np.testing.assert_allclose(fastbn.layer_norm(x, 100), reference.layer_norm(x, 100), atol=2e-3)
+        print("right")
+    """
+    assert python(program, **SETTINGS["generic"]) == ("right\n", "")
+
+
+def test_without_compilation():
+    program = """
+        import numpy as np, fastbn
+        from fastbn import reference
+        from fastbn.cli import main
+        x = np.random.default_rng(0).standard_normal((2, 3, 5))
+        for a, b in zip(fastbn.batch_norm_forward(x), reference.batch_norm_forward(x)):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+        print("right", main(["info"]))
+    """
+    out, err = python(program, NUMBA_DISABLE_JIT="1")
+    assert err == ""
+    assert out.endswith("right 0\n")
+    assert "NUMBA_DISABLE_JIT is set" in out
+
+
+# Nothing but ValueError and TypeError ---------------------------------------------------------------------------------
+
+numbers = st.one_of(st.integers(-3, 5), st.floats(width=32), st.booleans(), st.just(2**70), st.complex_numbers())
+dtypes = st.sampled_from(("f2", "f4", "f8", ">f4", "i4", "u1", "?", "c8", "O", "S3", "M8[s]", "f4,f4", "g"))
+
+
+@st.composite
+def some_array(draw):
+    shape = draw(st.lists(st.sampled_from((0, 1, 2, 2, 3, 4)), max_size=4))
+    array = np.zeros(shape, draw(dtypes))
+    if array.dtype.kind in "fc":
+        array.flat = np.arange(array.size) % 7
+    if draw(st.booleans()):
+        array = array.T
+    if draw(st.sampled_from((False, False, True))):
+        array.flags.writeable = False
+    return array
+
+
+anything = st.one_of(
+    some_array(),
+    some_array(),
+    numbers,
+    st.none(),
+    st.text(max_size=3),
+    st.lists(numbers, max_size=3),
+    st.tuples(st.integers(-1, 4), st.integers(0, 4)),
+    st.sampled_from((object(), {}, np.ma.ones((2, 2)), np.float32(1), np.nan, b"1", [[1.0], [1.0, 2.0]], ..., type)),
+)
+good = st.sampled_from(((2, 4), (2, 4, 3), (3, 4, 2, 2))).map(lambda s: np.ones(s, np.float32))
+FACE = [
+    getattr(fastbn, op + form)
+    for op in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+    for form in ("", "_forward", "_backward")
+]
+KEYWORDS = ("weight", "bias", "eps", "momentum", "axis", "out", "training", "running_mean", "running_var")
+
+
+@settings(max_examples=1500)
+@given(
+    st.sampled_from(FACE),
+    st.one_of(good, anything),
+    st.lists(anything, max_size=5),
+    st.dictionaries(st.sampled_from(KEYWORDS), anything, max_size=3),
+)
+def test_functions_raise_nothing_but_value_and_type_errors(function, x, args, keywords):
+    check_refusal(lambda: function(x, *args, **keywords))
+
+
+LAYERS = [
+    fastbn.BatchNorm1d,
+    fastbn.BatchNorm2d,
+    fastbn.BatchNorm3d,
+    fastbn.LayerNorm,
+    fastbn.GroupNorm,
+    fastbn.InstanceNorm1d,
+    fastbn.InstanceNorm2d,
+    fastbn.InstanceNorm3d,
+    fastbn.RMSNorm,
+]
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(LAYERS), st.lists(st.one_of(st.sampled_from((2, 4)), anything), max_size=4), good, anything)
+def test_layers_raise_nothing_but_value_and_type_errors(layer, args, x, dy):
+    def use():
+        made = layer(*args)
+        made(x)
+        made.backward(dy)
+
+    check_refusal(use)
+
+
+def check_refusal(call):
+    """Right or refused, in words of its own; what NumPy warns of in converting odd arrays is NumPy's affair."""
+    told = None
+    with np.errstate(all="ignore"):
+        try:
+            call()
+        except (ValueError, TypeError) as error:
+            told = str(error)
+    assert told is None or (told and "numba" not in told.lower())
+
+
+# Huge arrays ----------------------------------------------------------------------------------------------------------
+
+PAST_32_BITS = 2**31 + 2**12
+
+
+def alternate(shape, dtype=np.float16):
+    """-1, 3, -1, 3, ...: mean 1, variance 4, exactly."""
+    x = np.empty(shape, dtype)
+    flat = x.reshape(-1)
+    flat[::2], flat[1::2] = -1, 3
+    return x
+
+
+def check_normalized(y):
+    flat = y.reshape(-1)
+    for start in range(0, flat.size, 1 << 28):
+        part = flat[start : start + (1 << 28)]
+        assert (part[::2] == -1).all()
+        assert (part[1::2] == 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fastbn.layer_norm(alternate((1, PAST_32_BITS)), PAST_32_BITS, eps=0),
+        lambda: fastbn.layer_norm(alternate((PAST_32_BITS // 64, 64)), 64, eps=0),
+        lambda: fastbn.batch_norm_forward(alternate((3, 1, PAST_32_BITS)), eps=1e-12)[0],
+        lambda: fastbn.group_norm(alternate((1, PAST_32_BITS // 64, 64)), 1, axis=-1, eps=0),
+        lambda: fastbn.layer_norm_backward(
+            x := alternate((PAST_32_BITS // 64, 64)),
+            x,
+            np.zeros(len(x)),
+            np.ones(len(x)),
+            out=x,
+        )[0][:0],
+    ],
+    ids=["one-row", "rows", "channels-first", "channels-last", "backward"],
+)
+def test_arrays_past_2_to_the_31_elements(call):
+    check_normalized(call())
+
+
+# Long runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_soak():
+    calls, _, _ = soak.soak(5)
+    assert calls > 0  # few, where each is the first of its kind
+
+
+@pytest.mark.slow
+def test_two_minutes_of_soak():
+    _, _, growth = soak.soak(120)
+    assert growth <= soak.ALLOWED_GROWTH
