@@ -21,6 +21,11 @@ from typing import Any
 import numba
 from numba.core import config
 
+try:
+    from numba.core.compiler_lock import global_compiler_lock as _compiling
+except ImportError:
+    _compiling = None
+
 SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
 TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
@@ -64,7 +69,9 @@ def get_num_threads() -> int:
     its affinity, a container's CPU quota and Numba's own setting are all honoured.
     """
     asked = _here.get() or _chosen or _from_environment()
-    return asked or min(numba.get_num_threads(), _cpus())
+    if asked:
+        return asked
+    return 1 if threading_layer() is None else min(numba.get_num_threads(), _cpus())
 
 
 @contextmanager
@@ -103,10 +110,10 @@ def _from_environment() -> int | None:
     text = os.environ.get("FASTBN_NUM_THREADS")
     if not text:
         return None
-    try:
-        return min(_checked(int(text), "FASTBN_NUM_THREADS"), config.NUMBA_NUM_THREADS)
-    except ValueError as error:
-        raise ValueError(f"environment variable FASTBN_NUM_THREADS={text!r}: {error}") from None
+    number = int(text) if text.strip().isdecimal() else 0
+    if number < 1:
+        raise ValueError(f"environment variable FASTBN_NUM_THREADS={text!r}; expected a number from 1 up")
+    return min(number, config.NUMBA_NUM_THREADS)  # one environment may serve machines of several sizes
 
 
 @cache
@@ -124,8 +131,7 @@ def cpu_quota() -> float | None:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         root = Path("/sys/fs/cgroup")
         files: list[tuple[Path, ...]]
         if controllers == "":
@@ -148,7 +154,7 @@ def _quota(names: tuple[Path, ...]) -> float | None:
     try:
         quota, period = " ".join(name.read_text() for name in names).split()
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError):  # no such group, or "max"
+    except (OSError, ValueError, ZeroDivisionError):  # no such group, or "max"
         return None
 
 
@@ -182,6 +188,10 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    if _compiling is not None:  # a child born while another thread compiles would wait for its lock for ever
+        os.register_at_fork(
+            before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release
+        )
 
 
 def available_threads() -> int:

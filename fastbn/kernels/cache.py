@@ -10,29 +10,39 @@ The class underneath is private to Numba.  `attach` falls back to the public `ca
 import hashlib
 import os
 import pickle
-import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import numba
 from numba.core import config
 from numba.core.errors import NumbaWarning
 
 try:
-    from numba.core.caching import FunctionCache
-except ImportError:
-    FunctionCache = object
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+    _LOCATORS: Any = CompileResultCacheImpl._locator_classes
+    _InTree: Any = _LOCATORS[1]
+except (ImportError, AttributeError, IndexError):
+    CompileResultCacheImpl = FunctionCache = _InTree = object
+    _LOCATORS = ()
 
 
 def attach(dispatcher):
     """Give a dispatcher its disk cache; without one it compiles anew in every process."""
     try:
         dispatcher._cache = _KernelCache(dispatcher.py_func)
+    except Exception:  # of whatever kind: it is Numba's inside that has changed
+        _attach_public(dispatcher)
+
+
+def _attach_public(dispatcher):
+    try:
+        dispatcher.enable_caching()
     except RuntimeError:  # no folder can be written to
         return
-    except (AttributeError, TypeError):
-        dispatcher.enable_caching()
 
 
 @cache
@@ -44,14 +54,36 @@ def _sources():
     return digest.hexdigest()
 
 
+class _BesideTheSource(_InTree):
+    """The last resort: a folder that cannot be written to may be full of kernels, as in an image."""
+
+    @classmethod
+    def from_function(cls, function, path):
+        return cls(function, path)
+
+    def ensure_cache_path(self):
+        pass
+
+
+class _Impl(CompileResultCacheImpl):
+    _locator_classes = (*_LOCATORS, _BesideTheSource)
+
+
 class _KernelCache(FunctionCache):
+    _impl_class = _Impl
+
     def __init__(self, function):
         super().__init__(function)
-        self._cache_file = _Store(Path(self._cache_path), self._impl.filename_base)
+        self._sources = _sources()  # now: an upgrade may replace them before anything is compiled
+        source = function.__code__.co_filename
+        filled = [Path(source).parent / "__pycache__"]
+        if config.CACHE_DIR:
+            filled.insert(0, Path(config.CACHE_DIR, self._impl.locator.get_suitable_cache_subpath(source)))
+        self._cache_file = _Store(Path(self._cache_path), filled, self._impl.filename_base)
 
     def _index_key(self, sig, codegen):
         options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
-        return (*super()._index_key(sig, codegen), numba.__version__, _sources(), options)
+        return (*super()._index_key(sig, codegen), numba.__version__, self._sources, options)
 
     def _load_overload(self, sig, target_context):
         try:
@@ -66,35 +98,38 @@ class _KernelCache(FunctionCache):
                     "ignore", NumbaWarning
                 )  # code built with NUMBA_OPT=0 cannot be kept, and need not
                 super()._save_overload(sig, data)
-        except OSError as error:
+        except Exception as error:
             _tell(error)
 
 
 class _Store:
-    """A file an entry, beginning with the digest of the rest."""
+    """A file an entry, beginning with the digest of the rest; written to one folder, read from some more."""
 
-    def __init__(self, folder, prefix):
+    def __init__(self, folder, more, prefix):
         self._folder, self._prefix = folder, prefix
+        self._folders = dict.fromkeys((folder, *more))
 
-    def _path(self, key):
-        return self._folder / f"{self._prefix}.{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.nbc"
+    def _name(self, key):
+        return f"{self._prefix}.{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.nbc"
 
     def load(self, key):
-        try:
-            content = self._path(key).read_bytes()
-        except OSError:
-            return None
-        return pickle.loads(content[32:]) if hashlib.sha256(content[32:]).digest() == content[:32] else None
+        for folder in self._folders:
+            try:
+                content = (folder / self._name(key)).read_bytes()
+            except OSError:
+                continue
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                return pickle.loads(content[32:])
+        return None
 
     def save(self, key, data):
         content = pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
-        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=self._prefix)
+        temporary = self._folder / f"{self._prefix}.{uuid4().hex}"  # not of tempfile: others must be able to read it
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(temporary, self._path(key))
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(temporary, self._folder / self._name(key))
         except OSError:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
 
     def flush(self):
@@ -102,8 +137,15 @@ class _Store:
             path.unlink(missing_ok=True)
 
 
-@cache
-def _tell(error):  # once an error
+_told = False
+
+
+def _tell(error):
+    """Once a process: there may be as many errors as kernels."""
+    global _told
+    if _told:
+        return
+    _told = True
     warnings.warn(
         f"fastbn cannot keep its compiled kernels ({error}), so every process compiles them anew; "
         "set NUMBA_CACHE_DIR to a folder that can be written to",
