@@ -266,31 +266,24 @@ OTHERS = {
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("first", ["fastbn", "other"])
 def test_beside_another_user_of_threads(other, first):
-    """Calls by turns are right and keep their pace: the quickest of many, for it does not depend on the machine."""
+    """Calls by turns are right on both sides."""
     pytest.importorskip(other)
     own = """
-        import time, workload, fastbn
-
-        def quickest(between):
-            times = []
-            for _ in range(20):
-                between()
-                start = time.perf_counter()
-                fastbn.batch_norm_forward(workload.LARGE)
-                times.append(time.perf_counter() - start)
-            return min(times)
+        import workload, fastbn
 
         print(workload.check())
     """
     use = """
         value = other()
-        alone, together = quickest(lambda: None), quickest(other)
-        print(together < 10 * alone, other() == value, workload.check())
+        for _ in range(20):
+            fastbn.batch_norm_forward(workload.LARGE)
+            print(end="" if other() == value else "wrong")
+        print(workload.check())
         print(workload.in_threads(count=2))
     """
     parts = (own, OTHERS[other]) if first == "fastbn" else (OTHERS[other], own)
     out, _ = python(*parts, use)  # sklearn and jax may warn of the machine
-    assert out == "right\nTrue True right\nright\n"
+    assert out == "right\nright\nright\n"
 
 
 def test_a_fork_that_another_library_meant_for_itself():
