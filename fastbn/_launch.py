@@ -19,6 +19,9 @@ Maybe = Array | None
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, where nothing else would stay
 _PAST_CACHE_RUN = 512  # bytes: shorter runs have too many ends that share a cache line with their neighbours
 
+_SHORT_PART = 256  # bytes of a channel in a sample: the sums of shorter ones are kept for some samples at a time,
+_MANY_SUMS = 4096  # but for as many as this at least
+
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64
 
@@ -155,7 +158,37 @@ def _runs_backward(
     dbias: Array,
     threads: int,
 ) -> None:
-    shape, parallel = view.geometry, threads > 1
+    count, groups, parts, length, channels = view.geometry
+    samples = groups * parts // channels  # one for batch norm, whose groups lie in all of them
+    at_once = samples
+    if length * x.itemsize < _SHORT_PART:
+        at_once = max(_ceil(samples, 8), _MANY_SUMS // channels)
+    totals = np.zeros(channels), np.zeros(channels)
+    for first in range(0, samples, at_once):
+        n = min(at_once, samples - first)
+        shape = (count, groups // samples * n, parts, length, channels)
+        part = slice(x.size // samples * first, x.size // samples * (first + n))
+        own = slice(groups // samples * first, groups // samples * (first + n))
+        gx = None if dx is None else dx[part]
+        statistics = None if mean is None else mean[own], rstd[own]
+        _runs_backward_of(shape, x[part], dy[part], gx, w, *statistics, *totals, threads)
+    dweight[:], dbias[:] = totals
+
+
+def _runs_backward_of(
+    shape: tuple[int, ...],
+    x: Array,
+    dy: Array,
+    dx: Maybe,
+    w: Maybe,
+    mean: Maybe,
+    rstd: Array,
+    dweight: Array,
+    dbias: Array,
+    threads: int,
+) -> None:
+    """dx of some samples, and what they add to dweight and dbias (float64)."""
+    parallel = threads > 1
     count, groups, parts, length, channels = shape
     per_part = runs.pieces(count, length)
     pieces = groups * parts * per_part

@@ -267,9 +267,9 @@ def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, grou
 
 @driver
 def collect(units, sums, per_part, parts, rstd, dweight, dbias):
-    """dweight and dbias from the sums of the parts, a channel a unit."""
+    """dweight and dbias (float64) plus the sums of the parts, a channel a unit."""
     for c in prange(units):
-        s, q = 0.0, 0.0
+        s, q = dbias[c], dweight[c]
         for i in range(c, sums.shape[0] // per_part, units):
             s += sums[i * per_part, 0]
             q += sums[i * per_part, 1] * rstd[i // parts]
