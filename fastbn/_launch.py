@@ -81,7 +81,7 @@ def _runs_forward(
     mean, var = (v if v.size else np.empty(groups) for v in (mean, var))
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
-    runs.reduce.parallel(pieces, x, shape, per_group, centered, sums)
+    runs.reduce.parallel(pieces, x, shape, per_group, centered, False, sums)
     runs.finish.serial(groups, shape, per_group, centered, sums, mean, var)
     runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var)
 
@@ -109,7 +109,7 @@ def _columns_forward(
         columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, mean, var, like)
         return
     sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 3 * width, like.dtype)
-    columns.reduce.parallel(view.blocks * pieces, x, shape, centered, sums)
+    columns.reduce.parallel(view.blocks * pieces, x, shape, centered, False, sums, like)
     columns.finish.parallel(units, x, shape, centered, sums, mean, var)
     columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
     columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients)
@@ -135,6 +135,29 @@ def _apply(
     per_group = runs.pieces(count, parts * length)
     past_cache = _past_cache(y, length)
     runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, eps, past_cache, mean, var)
+
+
+def sums(view: View, x: Array, s: Array, q: Array) -> None:
+    """The sums of d and d^2 over every group, d being the distance from its first element; s, q: float64 (groups,)."""
+    _with_threads(_sums, view, x, s, q)
+
+
+def _sums(view: View, x: Array, s: Array, q: Array, threads: int) -> None:
+    shape, parallel = view.geometry, threads > 1
+    if view.columns:
+        pieces, _, _ = _extent(view)
+        _, width, fold, span, *_ = shape
+        of_pieces = np.empty((view.blocks, pieces, 2, fold, width // span, span))
+        wide = _LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
+        columns.reduce[parallel](view.blocks * pieces, x, shape, True, True, of_pieces.reshape(-1), wide)
+        totals = of_pieces.sum(axis=(1, 3, 5))
+        s[:], q[:] = totals[:, 0].ravel(), totals[:, 1].ravel()
+        return
+    count, groups, parts, length, _ = shape
+    per_group = runs.pieces(count, parts * length)
+    of_pieces = np.empty((groups * per_group, 3))
+    runs.reduce[parallel](groups * per_group, x, shape, per_group, True, True, of_pieces)
+    _, s[:], q[:] = of_pieces.reshape(groups, per_group, 3).sum(axis=1).T
 
 
 def backward(
@@ -198,12 +221,12 @@ def _runs_backward_of(
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, sums)
     else:
         slopes = np.empty((groups, 2))
-        runs.reduce_back[parallel](pieces, dy, x, shape, per_part, None, mean, sums)
+        runs.reduce_back[parallel](pieces, dy, x, shape, per_part, None, mean, rstd, sums)
         runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, slopes)
         if dx is not None:
             past_cache = _past_cache(dx, length)
             runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, slopes)
-    runs.collect.serial(channels, sums, per_part, parts, rstd, dweight, dbias)
+    runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
 def _rows_backward(
@@ -224,14 +247,15 @@ def _rows_backward(
     block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
     blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
+    like = _LIKE[_computed_in(x)]
     past_cache = _past_cache(dx, length)
     if per_row == 1 or _busy(blocks, threads):
-        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, mean, rstd, block, grads)
+        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, mean, rstd, block, grads, like)
     else:
         sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
-        runs.reduce_back.parallel(rows * per_row, dy, x, shape, per_row, w, mean, sums)
+        runs.reduce_back.parallel(rows * per_row, dy, x, shape, per_row, w, mean, rstd, sums)
         runs.finish_rows.serial(rows, length, per_row, mean is not None, rstd, sums, slopes)
-        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, mean, rstd, block, grads, slopes)
+        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, mean, rstd, block, grads, slopes, like)
     _collect(grads, dweight, dbias, parallel)
 
 
@@ -263,12 +287,12 @@ def _columns_backward(
             units, dy, x, dx, shape, channel, row, centered, past_cache, mean, rstd, grads, row_grads, like
         )
     else:
-        sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 5 * width, like.dtype)
-        columns.reduce_back[parallel](view.blocks * pieces, dy, x, shape, row, mean, sums)
-        columns.finish_back[parallel](units, shape, channel, centered, sums, mean, rstd, grads, coefficients)
+        sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 6 * width, like.dtype)
+        columns.reduce_back[parallel](view.blocks * pieces, dy, x, shape, row, mean, rstd, sums, like)
+        columns.finish_back[parallel](units, x, shape, channel, centered, sums, mean, rstd, grads, coefficients)
         if dx is not None:
             columns.apply_back.parallel(
-                view.blocks * pieces, dy, x, dx, shape, row, past_cache, mean, rstd, row_grads, coefficients
+                view.blocks * pieces, dy, x, dx, shape, row, past_cache, row_grads, coefficients
             )
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 

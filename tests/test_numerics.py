@@ -31,6 +31,7 @@ from fastbn import _launch, _runtime, reference
 
 MEANS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 FORWARD, BACKWARD = 5e-7, 2e-6  # the worst error allowed, relative to the scale of the output
+STATISTICS = 2e-7  # of rstd, relative: some float32 terms are added up before they are widened
 
 BY_CHANNEL = [
     *by_channel((640, 12), (3,)),
@@ -79,7 +80,7 @@ def test_forward_at_every_mean(case, arrange):
         y, statistics = case.forward(fastbn, x, **parameters)
         assert_close(y, expected, FORWARD)
         assert_same_bits(case.normalize(fastbn, x, **parameters), y)
-        np.testing.assert_allclose(statistics[-1], expected_statistics[-1], rtol=1e-12, err_msg=f"rstd at {mean:g}")
+        np.testing.assert_allclose(statistics[-1], expected_statistics[-1], rtol=STATISTICS, err_msg=f"rstd at {mean:g}")
 
 
 @in_every_layout()
@@ -231,7 +232,7 @@ EXACT = [
 
 
 def pairs(count, mean, rng):
-    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance, exact.  All sums fit a float64."""
+    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance, exact.  All sums fit, those of a few squares even a float32."""
     deviations = rng.integers(1, 100, count // 2)
     values = np.concatenate((deviations, -deviations)) / 16 + mean
     exact = Fraction(2 * int((deviations**2).sum()), 256 * count)
@@ -256,7 +257,7 @@ def place_groups(case, groups):
 def test_exact_data_has_exact_moments(case, arrange, dtype, mean):
     rng = np.random.default_rng(0)
     if case.op == "rms_norm":
-        mean = min(mean, 1e3)  # the sums of the squares of more do not fit a float64
+        mean = min(mean, 12.5 if dtype == np.float32 else 1e3)  # of more, the sums of squares do not fit
     number = int(np.prod(case.statistics_shape))
     elements, variances = zip(*(pairs(np.prod(case.shape) // number, mean, rng) for _ in range(number)), strict=True)
     x = arrange(place_groups(case, np.array(elements)).astype(dtype))

@@ -20,9 +20,9 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.runs import pick, slopes, statistics
-from fastbn.kernels.simd import address, advance, either, element, of_row, splat64, total
-from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products
+from fastbn.kernels.runs import hold, median, normalized, pick, slopes, statistics
+from fastbn.kernels.simd import address, advance, either, narrow, of_row, splat64, total
+from fastbn.kernels.tile import FEW, add_moments, add_products, gradient, normalize, products, trusted
 
 
 @tile
@@ -65,20 +65,21 @@ def _clear(sums, n):
 
 
 @tile
-def _shifts(x, view, block, c0, n, centered, shift):
-    """For n columns from c0 on the first element of the column's group, or zero."""
+def _shifts(x, view, block, c0, n, centered, shift, narrow_shift):
+    """For n columns from c0 on an element of the column's group, or zero, in float64 and as computed with."""
     rows, width, _, span, _, _, _, _ = view
     first = c0
     for j in range(0, n, span):
-        value = element(x, block * rows * width + first) if centered else 0.0
+        i = block * rows * width + first
+        value = median(x, i, i + rows // 2 * width, i + (rows - 1) * width) if centered else 0.0
         for c in range(j, j + span):
             shift[c] = value
+            narrow_shift[c] = value
         first = first + span if first + span < width else 0
 
 
 @tile
-def _reduce(x, view, block, p, c0, n, shift, s, q):
-    """The sums of d and d^2 down n columns of one piece, from c0 on."""
+def _sums(x, view, block, p, c0, n, shift, s, q):
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
@@ -88,6 +89,34 @@ def _reduce(x, view, block, p, c0, n, shift, s, q):
     add_moments(x, i, stride, whole - r0, n, shift, s, q)
     if whole < r1 and rest > c0:
         add_moments(x, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q)
+
+
+@tile
+def _doubtful(s, q, n, terms, centered):
+    """Whether there is a column of which float32 was not enough for the sums."""
+    doubtful = False
+    for c in range(n):
+        doubtful |= not trusted(s[c], q[c], terms, centered)
+    return doubtful
+
+
+@tile
+def _reduce(x, view, block, p, c0, n, centered, in_float64, shift, narrow_shift, s, q):
+    """The sums of d and d^2 down n columns of one piece, from c0 on; the shifts come in both types."""
+    r0, r1, _, _ = _piece(view, p)
+    terms = r1 - r0
+    if not narrow(x) or terms < FEW or in_float64:
+        _sums(x, view, block, p, c0, n, shift, s, q)
+        return
+    _sums(x, view, block, p, c0, n, narrow_shift, s, q)
+    if _doubtful(s, q, n, terms, centered):
+        scratch = np.empty(2 * n)
+        exact_s, exact_q = address(scratch), advance(address(scratch), n)
+        _sums(x, view, block, p, c0, n, shift, exact_s, exact_q)
+        for c in range(n):
+            if not trusted(s[c], q[c], terms, centered):
+                s[c], q[c] = exact_s[c], exact_q[c]
+        hold(scratch)
 
 
 @tile
@@ -156,35 +185,33 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
         shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
         ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
         hi, a, t = address(columns), advance(address(columns), n), advance(address(columns), 2 * n)
-        _shifts(px, view, block, c0, n, centered, shift)
+        _shifts(px, view, block, c0, n, centered, shift, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce(px, view, block, p, c0, n, shift, ps, pq)
+            _reduce(px, view, block, p, c0, n, centered, False, shift, hi, ps, pq)
             _add(s, ps, 2 * n)
         _finish(view, block, c0, n, shift, s, q, centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi, a, t)
         for p in range(pieces - 1, -1, -1):
             _apply(px, py, view, block, p, c0, n, hi, a, t, prw, prb, past_cache)
-        _keep(scratch, columns)
-
-
-@tile
-def _keep(scratch, columns):
-    """Hold arrays alive up to here: their addresses do not."""
-    return scratch.size + columns.size
+        hold(scratch)
+        hold(columns)
 
 
 @driver
-def reduce(units, x, view, centered, sums):
+def reduce(units, x, view, centered, in_float64, sums, like):
     """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for u in prange(units):
-        shift = np.empty(n)
+        scratch, columns = np.empty(n), np.empty(n, like.dtype)
+        px, shift, narrow_shift = address(x), address(scratch), address(columns)
         s = advance(address(sums), u * 2 * n)
-        _shifts(address(x), view, u // pieces, 0, n, centered, address(shift))
-        _reduce(address(x), view, u // pieces, u % pieces, 0, n, address(shift), s, advance(s, n))
-        _keep(shift, sums)
+        _shifts(px, view, u // pieces, 0, n, centered, shift, narrow_shift)
+        place = u // pieces, u % pieces
+        _reduce(px, view, *place, 0, n, centered, in_float64, shift, narrow_shift, s, advance(s, n))
+        hold(scratch)
+        hold(columns)
 
 
 @driver
@@ -198,13 +225,13 @@ def finish(units, x, view, centered, sums, mean, var):
         n = c1 - c0
         scratch = np.zeros(3 * n)
         shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        _shifts(address(x), view, block, c0, n, centered, shift)
+        _shifts(address(x), view, block, c0, n, centered, shift, shift)
         for p in range(block * pieces, (block + 1) * pieces):
             piece = advance(address(sums), p * 2 * columns + c0)
             _add(s, piece, n)
             _add(q, advance(piece, columns), n)
         _finish(view, block, c0, n, shift, s, q, centered, address(mean), address(var))
-        _keep(scratch, sums)
+        hold(scratch)
 
 
 @driver
@@ -233,41 +260,44 @@ def apply(units, x, y, view, rw, rb, past_cache, columns):
 
 
 @tile
-def _means(view, block, c0, n, mean, means):
-    """The mean of the group of each of n columns from c0 on."""
+def _normalized(x, view, block, c0, n, mean, rstd, columns):
+    """What `add_products` takes for n columns from c0 on, behind each other: hi, a and t."""
     _, width, _, span, _, _, _, _ = view
+    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
     groups = width // span
     g = c0 // span
     for j in range(0, n, span):
+        k = block * groups + g
+        values = normalized(x, mean[k], rstd[k])
         for c in range(j, j + span):
-            means[c] = mean[block * groups + g]
+            hi[c], a[c], t[c] = values
         g = g + 1 if g + 1 < groups else 0
 
 
 @tile
-def _reduce_back(dy, x, view, block, p, c0, n, means, rw, s, q):
-    """The sums of dy rw and dy rw (x - mean) down n columns of one piece, from c0 on."""
+def _reduce_back(dy, x, view, block, p, c0, n, columns, rw, s, q):
+    """The sums of g = dy rw and g h, h normalized x, down n columns of one piece, from c0 on."""
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
     _clear(s, n)
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
-    add_products(dy, x, i, stride, whole - r0, n, means, None, rw, rw, r0, s, q)
+    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
+    add_products(dy, x, i, stride, whole - r0, n, rw, hi, a, t, None, None, None, r0, s, q)
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
-        add_products(dy, x, i, stride, r1 - whole, min(rest - c0, n), means, None, rw, rw, whole, s, q)
+        add_products(dy, x, i, stride, r1 - whole, min(rest - c0, n), rw, hi, a, t, None, None, None, whole, s, q)
 
 
 @tile
 def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, columns):
     """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
 
-    grads: float64, a channel each, or None.  columns: five numbers a column.
+    grads: float64, a channel each, or None.  columns: six numbers a column, of which `_normalized` has set three.
     """
     rows, width, _, span, repeat, weights, _, _ = view
-    hi, u, v, r = columns, advance(columns, n), advance(columns, 2 * n), advance(columns, 3 * n)
-    wc = advance(columns, 4 * n)
+    hi, v, u, wc = columns, advance(columns, 3 * n), advance(columns, 4 * n), advance(columns, 5 * n)
     parts = span // repeat
     for g in range(c0 // span, min(c0 + n, width) // span):
         k = block * (width // span) + g
@@ -283,39 +313,36 @@ def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, colum
                 gq += weight * pq
                 if grads is not None:
                     grads[g * parts + part] += ps
-                    grads[weights + g * parts + part] += pq * rstd[k]
+                    grads[weights + g * parts + part] += pq
         gv, gu = slopes(gs, gq, rows * span, rstd[k], centered)
         for first in range(g * span - c0, n, width):
-            hi[first] = mean[k]
             rest = gv - (mean[k] - np.float64(hi[first])) * gu
             for part in range(parts):
                 weight = pick(w, g * parts + part, 1.0)
                 for c in range(first + part * repeat, first + (part + 1) * repeat):
-                    hi[c] = mean[k]
                     u[c] = gu
                     v[c] = rest
-                    r[c] = rstd[k]
                     wc[c] = weight
 
 
 @tile
-def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, mean, rstd, row_grads, past_cache):
+def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, past_cache):
     """The gradient of n columns from c0 on of one piece, and what its rows add to dbias and, behind it, to dweight.
 
     row_grads: float64, a row each, or None.
     """
     rows, width, fold, _, _, _, _, _ = view
-    hi, u, v, rs = columns, advance(columns, n), advance(columns, 2 * n), advance(columns, 3 * n)
-    w = advance(columns, 4 * n)
+    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
+    v, u, w = advance(columns, 3 * n), advance(columns, 4 * n), advance(columns, 5 * n)
     r0, r1, whole, rest = _piece(view, p)
     for r in range(r1 - 1, r0 - 1, -1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if row_grads is not None:
-            s, q = products(dy, x, i, m, mean, None, rstd, block * width + c0, splat64(0.0), splat64(0.0))
+            s, q = products(dy, x, i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
         if m > 0:
-            gradient(dy, x, dx, i, m, hi, u, v, rs, either(of_row(rw, r), w), 0, past_cache)
+            gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, past_cache)
 
 
 @driver
@@ -331,40 +358,38 @@ def backward(units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, gr
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(5 * n), np.empty(5 * n, like.dtype)
-        means, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
+        scratch, columns = np.empty(4 * n), np.empty(6 * n, like.dtype)
+        s, ps, pq = address(scratch), advance(address(scratch), 2 * n), advance(address(scratch), 3 * n)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
-        _means(view, block, c0, n, pm, means)
+        _normalized(px, view, block, c0, n, pm, pr, address(columns))
         _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce_back(pdy, px, view, block, p, c0, n, means, prw, ps, pq)
+            _reduce_back(pdy, px, view, block, p, c0, n, address(columns), prw, ps, pq)
             _add(s, ps, 2 * n)
-        _finish_back(view, block, c0, n, s, q, pw, centered, pm, pr, own, address(columns))
+        _finish_back(view, block, c0, n, s, advance(s, n), pw, centered, pm, pr, own, address(columns))
         for p in range(pieces - 1, -1, -1):
-            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, pm, pr, row, past_cache)
-        _keep(scratch, columns)
+            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, row, past_cache)
+        hold(scratch)
+        hold(columns)
 
 
 @driver
-def reduce_back(units, dy, x, view, rw, mean, sums):
+def reduce_back(units, dy, x, view, rw, mean, rstd, sums, like):
     """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for k in prange(units):
-        means = np.empty(n)
+        columns = np.empty(3 * n, like.dtype)
+        px, block = address(x), k // pieces
         s = advance(address(sums), k * 2 * n)
-        _means(view, k // pieces, 0, n, address(mean), address(means))
-        place = k // pieces, k % pieces
-        _reduce_back(
-            address(dy), address(x), view, place[0], place[1], 0, n, address(means), address(rw), s, advance(s, n)
-        )
-        _keep(means, sums)
+        _normalized(px, view, block, 0, n, address(mean), address(rstd), address(columns))
+        _reduce_back(address(dy), px, view, block, k % pieces, 0, n, address(columns), address(rw), s, advance(s, n))
+        hold(columns)
 
 
 @driver
-def finish_back(units, view, w, centered, sums, mean, rstd, grads, columns):
-    """grads, and what `apply_back` takes: panel after panel 5 numbers a column, in the type computed in."""
+def finish_back(units, x, view, w, centered, sums, mean, rstd, grads, columns):
+    """grads, and what `apply_back` takes: panel after panel 6 numbers a column, in the type computed in."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
     for unit in prange(units):
@@ -377,21 +402,22 @@ def finish_back(units, view, w, centered, sums, mean, rstd, grads, columns):
             piece = advance(address(sums), p * 2 * width + c0)
             _add(s, piece, n)
             _add(q, advance(piece, width), n)
-        own, panel = advance(address(grads), block * 2 * view[5]), advance(address(columns), 5 * (block * width + c0))
+        own, panel = advance(address(grads), block * 2 * view[5]), advance(address(columns), 6 * (block * width + c0))
+        _normalized(address(x), view, block, c0, n, address(mean), address(rstd), panel)
         _finish_back(view, block, c0, n, s, q, address(w), centered, address(mean), address(rstd), own, panel)
-        _keep(scratch, sums)
+        hold(scratch)
 
 
 @driver
-def apply_back(units, dy, x, dx, view, rw, past_cache, mean, rstd, row_grads, columns):
+def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns):
     """dx and row_grads from the coefficients, a piece a unit, the last first."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
     for k in prange(units):
-        pdy, px, pdx, prw, pm, pr = address(dy), address(x), address(dx), address(rw), address(mean), address(rstd)
+        pdy, px, pdx, prw = address(dy), address(x), address(dx), address(rw)
         block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
-            own = advance(address(columns), 5 * (block * width + c0))
+            own = advance(address(columns), 6 * (block * width + c0))
             row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
-            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, pm, pr, row, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, row, past_cache)

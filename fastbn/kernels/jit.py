@@ -9,7 +9,7 @@ from numba.core import config
 from fastbn.kernels import cache
 
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
-_OPTIONS = {"error_model": "numpy", "nogil": True, "boundscheck": False}
+_OPTIONS = {"error_model": "numpy", "nogil": True}
 
 
 class Driver(NamedTuple):
@@ -29,7 +29,7 @@ def driver(function):
     if config.DISABLE_JIT:
         return Driver(function, function)
     serial = njit(**_OPTIONS)(_renamed(function, "serial"))
-    parallel = njit(**_OPTIONS, parallel=True)(_renamed(function, "parallel"))
+    parallel = njit(**_OPTIONS, parallel=True, boundscheck=False)(_renamed(function, "parallel"))
     for build in (serial, parallel):
         cache.attach(build)
     return Driver(serial, parallel)

@@ -18,8 +18,8 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import address, advance, element, rounded, splat, splat64, total
-from fastbn.kernels.tile import ROWS_AT_ONCE, add_products, gradient, moments, normalize, products
+from fastbn.kernels.simd import address, advance, element, narrow, rounded, splat, splat64, total
+from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, gradient, moments, normalize, products, trusted
 
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
@@ -55,6 +55,19 @@ def pick(values, index, default):
 
 
 @tile
+def hold(array):
+    """Keep an array alive up to here: its address does not."""
+    return array.size
+
+
+@tile
+def median(x, i, j, k):
+    """The median of three elements, as a float64."""
+    a, b, c = element(x, i), element(x, j), element(x, k)
+    return max(min(a, b), min(max(a, b), c))
+
+
+@tile
 def statistics(shift, s, q, n, centered):
     """Mean and variance of n elements from their sums about `shift`; not centered: zero and the mean square."""
     if not centered:
@@ -70,16 +83,29 @@ def statistics(shift, s, q, n, centered):
 
 
 @tile
-def _reduce(x, view, g, p, centered):
-    """The sums of piece p of group g about the group's first element, which comes back too."""
-    count, groups, parts, length, _ = view
-    chunk = parts * length
-    shift = element(x, g * chunk) if centered else 0.0
-    j0, j1, e0, e1 = _span(p, count, chunk)
+def _sums(x, view, g, span, shift):
+    _, groups, parts, length, _ = view
+    j0, j1, e0, e1 = span
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
-        s, q = moments(x, (j * groups + g) * chunk + e0, e1 - e0, splat64(shift), s, q)
-    return shift, total(s), total(q)
+        s, q = moments(x, (j * groups + g) * parts * length + e0, e1 - e0, shift, s, q)
+    return total(s), total(q)
+
+
+@tile
+def _reduce(x, view, g, p, centered, in_float64):
+    """The sums of piece p of group g about an element of the group, which comes back too."""
+    count, _, parts, length, _ = view
+    chunk = parts * length
+    shift = median(x, g * chunk, g * chunk + chunk // 2, g * chunk + chunk - 1) if centered else 0.0
+    span = _span(p, count, chunk)
+    n = (span[1] - span[0]) * (span[3] - span[2])
+    if narrow(x) and n >= FEW and not in_float64:
+        s, q = _sums(x, view, g, span, splat(x, shift))
+        if trusted(s, q, n, centered):
+            return shift, s, q
+    s, q = _sums(x, view, g, span, splat64(shift))
+    return shift, s, q
 
 
 @tile
@@ -112,7 +138,7 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
         shift, s, q = 0.0, 0.0, 0.0
         for p in range(per_group):
-            shift, ds, dq = _reduce(px, view, g, p, centered)
+            shift, ds, dq = _reduce(px, view, g, p, centered, False)
             s += ds
             q += dq
         m, v = statistics(shift, s, q, n, centered)
@@ -126,10 +152,11 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
 
 
 @driver
-def reduce(units, x, view, per_group, centered, sums):
+def reduce(units, x, view, per_group, centered, in_float64, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
     for u in prange(units):
-        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, u // per_group, u % per_group, centered)
+        g, p = u // per_group, u % per_group
+        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, g, p, centered, in_float64)
 
 
 @driver
@@ -158,21 +185,29 @@ def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var
 
 
 @tile
-def _reduce_back(dy, x, view, i, p, mean, we, f):
-    """The sums of dy and dy (x - mean) over piece p of part i; we: a weight an element from place f on, or None."""
+def normalized(x, mean, rstd):
+    """(hi, a, t) of `products`: those of the normalized x without weight and bias."""
+    hi = rounded(x, mean)
+    return hi, rstd, (hi - mean) * rstd
+
+
+@tile
+def _reduce_back(dy, x, view, i, p, mean, rstd, we, f):
+    """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = _span(p, count, length)
+    hi, a, t = normalized(x, mean, rstd)
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
-        s, q = products(dy, x, start, e1 - e0, splat64(mean), we, we, f + e0, s, q)
+        s, q = products(dy, x, start, e1 - e0, we, splat(x, hi), splat(x, a), splat(x, t), f + e0, s, q)
     return total(s), total(q)
 
 
 @tile
 def slopes(s, q, n, rstd, centered):
-    """avg(g) and rstd^2 avg(g (x - mean)) of a group from its sums: what the gradient subtracts."""
-    return (s / n if centered else 0.0), rstd * (rstd * (q / n))
+    """avg(g) and rstd avg(g h) of a group from its sums: what the gradient subtracts."""
+    return (s / n if centered else 0.0), rstd * (q / n)
 
 
 @tile
@@ -196,12 +231,13 @@ def _weight_of_row(view, r):
 
 
 @driver
-def reduce_back(units, dy, x, view, per_part, we, mean, sums):
-    """The sums of dy and dy (x - mean) of every piece of every part: float64 (pieces of all parts, 2)."""
+def reduce_back(units, dy, x, view, per_part, we, mean, rstd, sums):
+    """The sums of every piece of every part: float64 (pieces of all parts, 2)."""
     for u in prange(units):
         i = u // per_part
-        m, f = pick(address(mean), i // view[2], 0.0), _weight_of_row(view, i)
-        sums[u, 0], sums[u, 1] = _reduce_back(address(dy), address(x), view, i, u % per_part, m, address(we), f)
+        g, f = i // view[2], _weight_of_row(view, i)
+        m, r = pick(address(mean), g, 0.0), rstd[g]
+        sums[u, 0], sums[u, 1] = _reduce_back(address(dy), address(x), view, i, u % per_part, m, r, address(we), f)
 
 
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
@@ -239,7 +275,7 @@ def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums):
         for i in range(g * parts, (g + 1) * parts):
             for p in range(per_part):
                 k = 2 * (i * per_part + p)
-                own[k], own[k + 1] = _reduce_back(pdy, px, view, i, p, m, None, 0)
+                own[k], own[k + 1] = _reduce_back(pdy, px, view, i, p, m, r, None, 0)
         v, u = _finish_group(own, view, g, per_part, pw, r)
         for i in range((g + 1) * parts - 1, g * parts - 1, -1):
             for p in range(per_part - 1, -1, -1):
@@ -266,13 +302,13 @@ def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, grou
 
 
 @driver
-def collect(units, sums, per_part, parts, rstd, dweight, dbias):
+def collect(units, sums, per_part, dweight, dbias):
     """dweight and dbias (float64) plus the sums of the parts, a channel a unit."""
     for c in prange(units):
         s, q = dbias[c], dweight[c]
         for i in range(c, sums.shape[0] // per_part, units):
             s += sums[i * per_part, 0]
-            q += sums[i * per_part, 1] * rstd[i // parts]
+            q += sums[i * per_part, 1]
         dweight[c], dbias[c] = q, s
 
 
@@ -280,40 +316,57 @@ def collect(units, sums, per_part, parts, rstd, dweight, dbias):
 
 
 @tile
-def _add_rows(dy, x, row, last, e0, e1, view, mean, rstd, grads):
-    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight."""
+def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
+    """What `add_products` takes, for some rows."""
+    for r in range(first, last):
+        hi[r - first], a[r - first], t[r - first] = normalized(x, pick(mean, r, 0.0), rstd[r])
+
+
+@tile
+def _add_rows(dy, x, row, last, e0, e1, view, hi, a, t, grads):
+    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
+
+    hi, a, t: one for each of these rows.
+    """
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
     for r in range(row, last, step):
         p = advance(grads, _weight_of_row(view, r) + e0)
-        start = r * length + e0
-        add_products(dy, x, start, length, step, e1 - e0, None, mean, None, rstd, r, p, advance(p, affine))
+        down = hi, a, t, r - row
+        add_products(
+            dy, x, r * length + e0, length, step, e1 - e0, None, None, None, None, *down, p, advance(p, affine)
+        )
 
 
 @driver
-def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads):
+def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads, like):
     """dx, and what `block` rows, a unit, add to dbias and dweight; every element of a row has its own weight.
 
-    mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).
+    mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
     """
     _, rows, _, length, affine = view
     for unit in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         own = advance(address(grads), unit * 2 * affine)
+        coefficients = np.empty(3 * ROWS_AT_ONCE, like.dtype)
+        hi = address(coefficients)
+        a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
         first, last = unit * block, min((unit + 1) * block, rows)
         for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
-            _add_rows(pdy, px, row, above, 0, length, view, pm, pr, own)
+            _row_coefficients(px, pm, pr, row, above, hi, a, t)
+            _add_rows(pdy, px, row, above, 0, length, view, hi, a, t, own)
             for r in range(row, above):
                 m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
                 s, q = 0.0, 0.0
                 for p in range(per_row):
-                    ds, dq = _reduce_back(pdy, px, view, r, p, m, pw, f)
+                    ds, dq = _reduce_back(pdy, px, view, r, p, m, pr[r], pw, f)
                     s += ds
                     q += dq
                 v, u = slopes(s, q, length, pr[r], pm is not None)
                 for p in range(per_row):
                     _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, past_cache)
+        hold(coefficients)
 
 
 @driver
@@ -328,15 +381,21 @@ def finish_rows(units, length, per_row, centered, rstd, sums, row_slopes):
 
 
 @driver
-def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes):
+def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like):
     """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
     _, rows, _, length, affine = view
     for p in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
+        coefficients = np.empty(3 * block, like.dtype)
+        hi = address(coefficients)
+        a, t = advance(hi, block), advance(hi, 2 * block)
         for row in range(0, rows, block):
+            last = min(row + block, rows)
             own = advance(address(grads), row // block * 2 * affine)
-            _add_rows(pdy, px, row, min(row + block, rows), e0, e1, view, pm, pr, own)
+            _row_coefficients(px, pm, pr, row, last, hi, a, t)
+            _add_rows(pdy, px, row, last, e0, e1, view, hi, a, t, own)
+        hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
             m, f = pick(pm, r, 0.0), _weight_of_row(view, r)

@@ -233,16 +233,25 @@ def element(typing, memory, index):
 
 @intrinsic
 def load_part(typing, memory, index, count):
-    """memory[index : index + count] in the first lanes, zeros in the others; nothing past it is read."""
+    """memory[index : index + count] in the first lanes, zeros in the others; nothing past it is read.
+
+    A count of None, here and below, is all 16.
+    """
     vec = _computed_in(memory)
 
     def codegen(context, builder, sig, args):
         return _load_part(context, builder, sig.args[0], *args)
 
-    return vec(memory, types.intp, types.intp), codegen
+    return vec(memory, types.intp, _counted(count)), codegen
+
+
+def _counted(count):
+    return count if count == types.none else types.intp
 
 
 def _load_part(context, builder, memory_type, memory, index, count):
+    if count.type != _INT64:  # None
+        return _load(context, builder, memory_type, memory, index)
     pointer = _pointer(context, builder, memory_type, memory, index)
     vector = pointer.type.pointee
     args = [pointer, _INT32(_size(memory_type)), _first(builder, count), ir.Constant(vector, None)]
@@ -266,13 +275,13 @@ def at(typing, source, index):
 def at_part(typing, source, index, count):
     """As `at`; of memory, only the first `count` elements are read."""
     if not isinstance(source, types.CPointer):
-        return source(source, types.intp, types.intp), lambda context, builder, sig, args: args[0]
+        return source(source, types.intp, _counted(count)), lambda context, builder, sig, args: args[0]
     vec = _computed_in(source)
 
     def codegen(context, builder, sig, args):
         return _load_part(context, builder, sig.args[0], *args)
 
-    return vec(source, types.intp, types.intp), codegen
+    return vec(source, types.intp, _counted(count)), codegen
 
 
 @intrinsic
@@ -280,12 +289,15 @@ def store(typing, memory, index, vec):
     """memory[index : index + 16] = vec, rounded to nearest even where the memory is narrower."""
 
     def codegen(context, builder, sig, args):
-        memory_type = sig.args[0]
-        pointer = _pointer(context, builder, memory_type, args[0], args[1])
-        builder.store(_to_memory(builder, args[2], memory_type), pointer, align=_size(memory_type))
+        _store(context, builder, sig.args[0], *args)
         return context.get_dummy_value()
 
     return types.void(memory, types.intp, vec), codegen
+
+
+def _store(context, builder, memory_type, memory, index, vec):
+    pointer = _pointer(context, builder, memory_type, memory, index)
+    builder.store(_to_memory(builder, vec, memory_type), pointer, align=_size(memory_type))
 
 
 @intrinsic
@@ -309,13 +321,16 @@ def store_part(typing, memory, index, vec, count):
 
     def codegen(context, builder, sig, args):
         memory_type = sig.args[0]
+        if count == types.none:
+            _store(context, builder, memory_type, *args[:3])
+            return context.get_dummy_value()
         pointer = _pointer(context, builder, memory_type, args[0], args[1])
         value = _to_memory(builder, args[2], memory_type)
         masked = [value, pointer, _INT32(_size(memory_type)), _first(builder, args[3])]
         _masked(builder, "store", value.type, ir.VoidType(), masked)
         return context.get_dummy_value()
 
-    return types.void(memory, types.intp, vec, types.intp), codegen
+    return types.void(memory, types.intp, vec, _counted(count)), codegen
 
 
 @intrinsic
@@ -373,8 +388,25 @@ def wide(typing, vec):
 
 
 @intrinsic
+def like(typing, vec, model):
+    """A Vec in the type of another, which is the same or wider."""
+    if vec == model:
+        return vec(vec, model), lambda context, builder, sig, args: args[0]
+    return model(vec, model), lambda context, builder, sig, args: builder.fpext(args[0], _ir_type(model))
+
+
+@intrinsic
+def narrow(typing, memory):
+    """Whether elements of `memory` are computed in float32; decided when compiling."""
+    answer = _computed_in(memory) == VEC32
+    return types.boolean(memory), lambda context, builder, sig, args: ir.Constant(ir.IntType(1), answer)
+
+
+@intrinsic
 def keep(typing, vec, count):
     """The first `count` lanes, zeros in the others."""
+    if count == types.none:
+        return vec(vec, count), lambda context, builder, sig, args: args[0]
 
     def codegen(context, builder, sig, args):
         return builder.select(_first(builder, args[1]), args[0], ir.Constant(args[0].type, None))

@@ -51,6 +51,8 @@ def load(memory, index):
 
 
 def load_part(memory, index, count):
+    if count is None:
+        return load(memory, index)
     lanes = np.zeros(LANES, _computed_in(memory))
     lanes[:count] = _from_memory(memory[index : index + count])
     return _vec(lanes)
@@ -76,6 +78,7 @@ stream = store
 
 
 def store_part(memory, index, vec, count):
+    count = LANES if count is None else count
     memory[index : index + count] = _to_memory(vec[:count], memory.dtype)
 
 
@@ -100,8 +103,16 @@ def wide(vec):
     return None if vec is None else vec.astype(np.float64)
 
 
+def like(vec, model):
+    return vec.astype(model.dtype)
+
+
+def narrow(memory):
+    return _computed_in(memory) == np.float32
+
+
 def keep(vec, count):
-    return _vec(np.where(np.arange(LANES) < count, vec, vec.dtype.type(0)))
+    return vec if count is None else _vec(np.where(np.arange(LANES) < count, vec, vec.dtype.type(0)))
 
 
 def times(vec, factor):
