@@ -3,6 +3,7 @@
 from fastbn._config import show_config
 from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn._warmup import warmup
+from fastbn.folding import fold
 from fastbn.functional import (
     batch_norm,
     batch_norm_backward,
@@ -31,6 +32,7 @@ from fastbn.layers import (
     LayerNorm,
     RMSNorm,
 )
+from fastbn.moments import Moments, dataset_statistics, population_statistics
 
 __all__ = [
     "BatchNorm1d",
@@ -41,10 +43,13 @@ __all__ = [
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "Moments",
     "RMSNorm",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "dataset_statistics",
+    "fold",
     "get_num_threads",
     "group_norm",
     "group_norm_backward",
@@ -56,6 +61,7 @@ __all__ = [
     "layer_norm_backward",
     "layer_norm_forward",
     "num_threads",
+    "population_statistics",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",

@@ -153,6 +153,14 @@ def normalize(
     return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
 
 
+def sums(x: Array, view_of: ViewOf, args: tuple[Any, ...]) -> tuple[Array, Array]:
+    """The sums of d and d^2 over every group of x, checked and not empty; d: the distance from its first element."""
+    x, order, view = _seen(x, view_of, *args)
+    s, q = np.empty(view.groups), np.empty(view.groups)
+    _launch.sums(view, _flat(x, order), s, q)
+    return _statistics(s, view), _statistics(q, view)
+
+
 def apply(
     x: Array, axis: int, w: Array | None, b: Array | None, eps: float, mean: Array, var: Array, out: Array | None
 ) -> Array:

@@ -1,0 +1,133 @@
+"""Batch norm in evaluation is a scale and a shift of each channel, which a convolution beside it can take over."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastbn import _calls, _checks
+
+__all__ = ["fold"]
+
+Array = NDArray[Any]
+
+
+def fold(
+    conv_weight: ArrayLike,
+    conv_bias: ArrayLike | None,
+    bn: Any,
+    *,
+    transposed: bool = False,
+    groups: int = 1,
+    before: bool = False,
+) -> tuple[Array, Array]:
+    """Weight and bias of a convolution or linear map that does what it and a batch norm in evaluation did.
+
+    Parameters
+    ----------
+    conv_weight : array_like, shape (C_out, C_in / groups, ...)
+        float16, bfloat16, float32 or float64, with as many kernel axes as there are: none for a linear map.  With
+        `transposed`, of shape (C_in, C_out / groups, ...).
+    conv_bias : array_like, shape (C_out,), or None
+        Any float dtype.
+    bn : layer or tuple
+        A layer with running statistics, or (running_mean, running_var, weight, bias, eps), each array of shape (C,).
+        From weight on entries may be left out, and weight and bias may be None; eps is 1e-5 then.
+    transposed : bool
+        Whether it is a transposed convolution.
+    groups : int
+        Into how many groups the channels are divided, each connected to itself alone.
+    before : bool
+        Whether the batch norm comes before the convolution, not after it.
+
+    Returns
+    -------
+    weight : ndarray, shape and dtype of conv_weight
+    bias : ndarray, shape (C_out,), dtype of conv_weight
+
+    Raises
+    ------
+    TypeError
+        If an array is not of floats, or `bn` is neither a layer with running statistics nor a tuple.
+    ValueError
+        If a shape does not fit, `groups` does not divide the channels, the layer keeps no running statistics, or
+        running_var + eps is not positive.
+
+    Notes
+    -----
+    With a = weight / sqrt(running_var + eps) and t = bias - running_mean * a, both of bn [1]_::
+
+        after     W'[o, i, k] = a[o] W[o, i, k]        b'[o] = a[o] b[o] + t[o]
+        before    W'[o, i, k] = a[i] W[o, i, k]        b'[o] = b[o] + sum over i, k of t[i] W[o, i, k]
+
+    Computed in float64, rounded once.
+
+    After a convolution this is exact, whatever its padding and stride.  Before one, every output must see the whole
+    kernel, for t enters through all of it: a padding of zeros must be 0, since those zeros were not shifted (padding by
+    reflection, repetition or wrapping is right), and a transposed convolution must have stride 1 and a padding of
+    dilation * (kernel size - 1).  Elsewhere it is exact only for a bn with t = 0.
+
+    References
+    ----------
+    .. [1] B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+       Inference", CVPR 2018, section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> mean, var, eps = np.array([1.0, 2.0]), np.array([3.0, 8.0]), 1.0
+    >>> weight, bias = fastbn.fold(np.array([[2.0, 0.0], [3.0, 6.0]]), None, (mean, var, None, None, eps))
+    >>> weight, bias.round(3)
+    (array([[1., 0.],
+           [1., 2.]]), array([-0.5  , -0.667]))
+    """
+    weight = _checks.array(conv_weight, "conv_weight")
+    transposed, before = _checks.flag(transposed, "transposed"), _checks.flag(before, "before")
+    first, second, inputs, outputs, groups = _channels(weight, transposed, groups)
+    bias = _checks.vector(conv_bias, "conv_bias", (outputs,), np.float64)
+    a, t = _scale_and_shift(bn, inputs if before else outputs)
+
+    # Two axes of the weight are channels; the first holds all groups, one after the other, the second those of a group.
+    w = weight.astype(np.float64).reshape(groups, first // groups, second, prod(weight.shape[2:]))
+    on_first = transposed == before
+    shape = (groups, -1, 1, 1) if on_first else (groups, 1, -1, 1)
+    folded = (w * a.reshape(shape)).reshape(weight.shape)
+    b = np.zeros(outputs) if bias is None else bias
+    b = b + (w * t.reshape(shape)).sum(axis=(1 if on_first else 2, 3)).reshape(-1) if before else a * b + t
+    return folded.astype(weight.dtype), b.astype(weight.dtype)
+
+
+def _channels(weight: Array, transposed: bool, groups: Any) -> tuple[int, int, int, int, int]:
+    """The lengths of the weight's first two axes, the numbers of input and output channels, and the groups."""
+    _checks.rank(weight, 2, "conv_weight")
+    first, second = weight.shape[:2]
+    n = _checks.integer(groups, "groups")
+    if n < 1 or first % n:
+        raise ValueError(f"groups is {n}; expected a divisor of {first}, the first axis of conv_weight {weight.shape}")
+    return (first, second, first, second * n, n) if transposed else (first, second, second * n, first, n)
+
+
+def _scale_and_shift(bn: Any, channels: int) -> tuple[Array, Array]:
+    """What bn multiplies every channel by, and then adds to it."""
+    if isinstance(bn, tuple) and 2 <= len(bn) <= 5:
+        mean, var, weight, bias, eps = bn + (None, None, 1e-5)[len(bn) - 2 :]
+    elif hasattr(bn, "running_mean") and hasattr(bn, "running_var"):
+        mean, var, weight, bias, eps = bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps
+        if mean is None or var is None:
+            raise ValueError(f"bn is {bn}, which keeps no running statistics; expected one that does")
+    else:
+        raise TypeError(
+            f"bn is a {type(bn).__name__}; expected a layer with running statistics, or a tuple "
+            "(running_mean, running_var, weight, bias, eps)"
+        )
+    shape = (channels,)
+    mean, var = _checks.given(mean, "running_mean", shape), _checks.given(var, "running_var", shape)
+    weight = _checks.vector(weight, "weight", shape, np.float64)
+    bias = _checks.vector(bias, "bias", shape, np.float64)
+    eps = _checks.eps(eps)
+    if not (var + eps > 0).all():
+        raise ValueError(f"running_var + eps is {np.min(var + eps)} in a channel; expected positive numbers")
+    a = _calls.rstd(var, eps) * (1.0 if weight is None else weight)
+    return a, (0.0 if bias is None else bias) - mean * a
