@@ -176,6 +176,13 @@ def given(value: Any, name: str, shape: Shape) -> Array:
     return vector(value, name, shape, np.float64)  # type: ignore[return-value]  # None only for None
 
 
+def statistic(value: Any, name: str, shape: Shape) -> Array:
+    """A statistic that a call cannot do without, in float32 where it is, else in float64."""
+    if type(value) is np.ndarray and value.dtype == np.float32 and value.shape == shape:
+        return np.ascontiguousarray(value)
+    return given(value, name, shape)
+
+
 def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
     """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
     saved = _asarray(value, name)

@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from fastbn import _runtime
 from fastbn._views import View
 from fastbn.kernels import columns, runs
+from fastbn.kernels.tile import AHEAD
 
 Array = NDArray[Any]
 Maybe = Array | None
 
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, where nothing else would stay
 _PAST_CACHE_RUN = 512  # bytes: shorter runs have too many ends that share a cache line with their neighbours
+
+_SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
 
 _SHORT_PART = 256  # bytes of a channel in a sample: the sums of shorter ones are kept for some samples at a time,
 _MANY_SUMS = 4096  # but for as many as this at least
@@ -28,8 +31,14 @@ _MOST_BLOCKS = 64
 _LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
-def _past_cache(y: Array, run: int) -> bool:
-    return y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN
+def _past_cache(y: Array, run: int, ahead: int = AHEAD) -> int:
+    """How many elements ahead to fetch while y is written past the cache; 0: it is not."""
+    return ahead if y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN else 0
+
+
+def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
+    """How many elements ahead the next group's lie; less if they would not stay in the cache with this group's."""
+    return chunk if count * chunk * nbytes <= _SLAB_BYTES else AHEAD
 
 
 def _busy(units: int, threads: int) -> bool:
@@ -76,7 +85,10 @@ def _runs_forward(
     affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
     past_cache = _past_cache(y, length)
     if per_group == 1 or _busy(groups, threads):
-        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, mean, var)
+        past_cache = _past_cache(y, length, _to_next_group(count, parts * length, x.itemsize))
+        # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
+        ahead = past_cache if x.itemsize == 2 else 0
+        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, ahead, mean, var)
         return
     mean, var = (v if v.size else np.empty(groups) for v in (mean, var))
     pieces = groups * per_group
@@ -116,7 +128,7 @@ def _columns_forward(
 
 
 def apply(view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, mean: Array, var: Array) -> None:
-    """Normalize flat x into y with given statistics, a channel each."""
+    """Normalize flat x into y with given statistics, a channel each, float32 or float64."""
     _with_threads(_apply, view, x, y, w, b, eps, mean, var)
 
 
@@ -127,6 +139,7 @@ def _apply(
     if view.columns:
         pieces, _, width = _extent(view)
         coefficients = np.empty(view.blocks * 3 * width, _computed_in(x))
+        mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
         columns.coefficients.serial(view.blocks, shape, w, b, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
         columns.apply[parallel](view.blocks * pieces, x, y, shape, None, None, past_cache, coefficients)
@@ -137,12 +150,12 @@ def _apply(
     runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, eps, past_cache, mean, var)
 
 
-def sums(view: View, x: Array, s: Array, q: Array) -> None:
-    """The sums of d and d^2 over every group, d being the distance from its first element; s, q: float64 (groups,)."""
-    _with_threads(_sums, view, x, s, q)
+def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
+    """The sums of d and d^2 over every group, d being the distance from `shift`, an element; all: float64 (groups,)."""
+    _with_threads(_sums, view, x, shift, s, q)
 
 
-def _sums(view: View, x: Array, s: Array, q: Array, threads: int) -> None:
+def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) -> None:
     shape, parallel = view.geometry, threads > 1
     if view.columns:
         pieces, _, _ = _extent(view)
@@ -152,12 +165,16 @@ def _sums(view: View, x: Array, s: Array, q: Array, threads: int) -> None:
         columns.reduce[parallel](view.blocks * pieces, x, shape, True, True, of_pieces.reshape(-1), wide)
         totals = of_pieces.sum(axis=(1, 3, 5))
         s[:], q[:] = totals[:, 0].ravel(), totals[:, 1].ravel()
+        of_columns = np.empty((view.blocks, fold, width // span, span))
+        columns.shifts.serial(view.blocks, x, shape, of_columns.reshape(-1))
+        shift[:] = of_columns[:, 0, :, 0].ravel()
         return
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     of_pieces = np.empty((groups * per_group, 3))
     runs.reduce[parallel](groups * per_group, x, shape, per_group, True, True, of_pieces)
     _, s[:], q[:] = of_pieces.reshape(groups, per_group, 3).sum(axis=1).T
+    shift[:] = of_pieces[::per_group, 0]
 
 
 def backward(
@@ -217,7 +234,7 @@ def _runs_backward_of(
     pieces = groups * parts * per_part
     sums = np.empty((pieces, 2))
     if dx is not None and (pieces == groups or _busy(groups, threads)):
-        past_cache = _past_cache(dx, length)
+        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, sums)
     else:
         slopes = np.empty((groups, 2))

@@ -21,6 +21,7 @@ Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: 
 
 _NARROW_PLANE = 128  # elements: below it, a channel's runs are too short to be read one by one
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
+_LONG_PLANE = 512  # from here on planes that need only be scaled are taken in the order of memory
 _FOLDED_WIDTH = 64  # columns: narrower rows are taken several at a time
 _PIECE = 65536  # elements of a piece of columns
 _MOST_PIECES = 128  # of a block, so that their sums stay small beside x
@@ -61,6 +62,8 @@ def batch_view(shape: Shape, order: Order, axis: int, statistics: bool = True) -
     common: dict[str, Any] = {"stats_shape": (channels,), "groups": channels, "weights": channels}
     if inner == 1 or (outer > 3 and inner < (_NARROW_PLANE if statistics else _NARROWEST_PLANE)):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
+    if not statistics and inner >= _LONG_PLANE:
+        return _runs(1, outer * channels, 1, inner, channels, "channel", **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)
 
 

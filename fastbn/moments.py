@@ -65,9 +65,9 @@ def _merged(a: _State, b: _State) -> _State:
 
 def _of_all(x: Array, kept: tuple[int, ...], view_of: _calls.ViewOf, args: tuple[Any, ...]) -> _State:
     """The state of an array, by the kernels."""
-    first = x[tuple(slice(None) if a in kept else 0 for a in range(x.ndim))].astype(np.float64)
-    s, q = _calls.sums(x, view_of, args)
-    return _state(np.full(first.shape, x.size / first.size), first, s, q)
+    shift, s, q = _calls.sums(x, view_of, args)
+    shift, s, q = (v.reshape([x.shape[a] for a in kept]) for v in (shift, s, q))
+    return _state(np.full(shift.shape, x.size / shift.size), shift, s, q)
 
 
 def _of_selected(x: Array, kept: tuple[int, ...], where: Array, weights: Array) -> _State:

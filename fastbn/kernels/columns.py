@@ -160,7 +160,7 @@ def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, past_cache):
     """Normalize n columns from c0 on of one piece; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = _piece(view, p)
-    for r in range(r1 - 1, r0 - 1, -1):  # backwards: what was read last is still in the cache
+    for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if m > 0:
@@ -212,6 +212,15 @@ def reduce(units, x, view, centered, in_float64, sums, like):
         _reduce(px, view, *place, 0, n, centered, in_float64, shift, narrow_shift, s, advance(s, n))
         hold(scratch)
         hold(columns)
+
+
+@driver
+def shifts(units, x, view, shift):
+    """What the sums of every column are about: float64 (blocks * columns,); a block a unit."""
+    n = view[1] * view[2]
+    for block in prange(units):
+        own = advance(address(shift), block * n)
+        _shifts(address(x), view, block, 0, n, True, own, own)
 
 
 @driver
@@ -335,7 +344,7 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, past_c
     hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
     v, u, w = advance(columns, 3 * n), advance(columns, 4 * n), advance(columns, 5 * n)
     r0, r1, whole, rest = _piece(view, p)
-    for r in range(r1 - 1, r0 - 1, -1):
+    for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if row_grads is not None:

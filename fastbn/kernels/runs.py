@@ -19,8 +19,9 @@ from numba import prange
 
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.simd import address, advance, element, narrow, rounded, splat, splat64, total
-from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, gradient, moments, normalize, products, trusted
+from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, expect, gradient, moments, normalize, products, trusted
 
+LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
 COLLECTED = 1024  # weights: work for one thread
@@ -44,6 +45,12 @@ def _span(p, count, length):
         return 0, 1, 0, length
     j0 = p * (PIECE // length)
     return j0, min(j0 + PIECE // length, count), 0, length
+
+
+@tile
+def _around(i, n):
+    """i modulo n; mostly i is less, and a division costs as much as a short run."""
+    return i if i < n else i % n
 
 
 @tile
@@ -83,17 +90,27 @@ def statistics(shift, s, q, n, centered):
 
 
 @tile
-def _sums(x, view, g, span, shift):
-    _, groups, parts, length, _ = view
+def _written_first(j):
+    """Which of two phases fetches from chunk j of the next group, where both do."""
+    return j % 2 == 1
+
+
+@tile
+def _sums(x, view, g, span, shift, ahead):
+    count, groups, parts, length, _ = view
     j0, j1, e0, e1 = span
     s, q = splat64(0.0), splat64(0.0)
+    stride = groups * parts * length
     for j in range(j0, j1):
-        s, q = moments(x, (j * groups + g) * parts * length + e0, e1 - e0, shift, s, q)
+        start = j * stride + g * parts * length + e0
+        if count > 1 and e1 - e0 >= LONG:
+            expect(x, start + stride)
+        s, q = moments(x, start, e1 - e0, shift, s, q, 0 if _written_first(j) else ahead)
     return total(s), total(q)
 
 
 @tile
-def _reduce(x, view, g, p, centered, in_float64):
+def _reduce(x, view, g, p, centered, in_float64, ahead):
     """The sums of piece p of group g about an element of the group, which comes back too."""
     count, _, parts, length, _ = view
     chunk = parts * length
@@ -101,15 +118,15 @@ def _reduce(x, view, g, p, centered, in_float64):
     span = _span(p, count, chunk)
     n = (span[1] - span[0]) * (span[3] - span[2])
     if narrow(x) and n >= FEW and not in_float64:
-        s, q = _sums(x, view, g, span, splat(x, shift))
+        s, q = _sums(x, view, g, span, splat(x, shift), ahead)
         if trusted(s, q, n, centered):
             return shift, s, q
-    s, q = _sums(x, view, g, span, splat64(shift))
+    s, q = _sums(x, view, g, span, splat64(shift), 0)
     return shift, s, q
 
 
 @tile
-def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache):
+def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache, ahead):
     """Normalize piece p of group g."""
     count, groups, parts, length, affine = view
     j0, j1, e0, e1 = _span(p, count, parts * length)
@@ -117,34 +134,36 @@ def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache):
     f = g * length % affine if affine != length else 0  # of use where every element has its own weight
     k0, k1 = (e0 // length, (e1 - 1) // length + 1) if parts > 1 else (0, 1)
     for k in range(k0, k1):
-        c = (g * parts + k) % affine if w is not None or b is not None else 0
+        c = _around(g * parts + k, affine) if w is not None or b is not None else 0
         a = rstd * pick(w, c, 1.0)
         t = pick(b, c, 0.0) - (mean - hi) * a
         first, last = max(e0, k * length), min(e1, (k + 1) * length)
         for j in range(j0, j1):
             start = (j * groups + g) * parts * length + first
-            normalize(x, y, start, last - first, splat(x, hi), splat(x, a), splat(x, t), we, be, f + first, past_cache)
+            fetched = ahead > 0 and not _written_first(j)
+            past = min(past_cache, 1) if fetched else past_cache
+            normalize(x, y, start, last - first, splat(x, hi), splat(x, a), splat(x, t), we, be, f + first, past)
 
 
 @driver
-def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, mean, var):
+def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, ahead, mean, var):
     """y, mean and variance of x (flat arrays), a group a unit, in `per_group` pieces.
 
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
-    wanted.
+    wanted.  ahead: 0, or the next group is fetched, so many elements ahead, while this one is summed, too.
     """
     n = view[0] * view[2] * view[3]
     for g in prange(units):
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
         shift, s, q = 0.0, 0.0, 0.0
         for p in range(per_group):
-            shift, ds, dq = _reduce(px, view, g, p, centered, False)
+            shift, ds, dq = _reduce(px, view, g, p, centered, False, ahead)
             s += ds
             q += dq
         m, v = statistics(shift, s, q, n, centered)
         r = 1.0 / np.sqrt(v + eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache)
+            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache, ahead)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
@@ -156,7 +175,7 @@ def reduce(units, x, view, per_group, centered, in_float64, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
     for u in prange(units):
         g, p = u // per_group, u % per_group
-        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, g, p, centered, in_float64)
+        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, g, p, centered, in_float64, 0)
 
 
 @driver
@@ -173,12 +192,14 @@ def finish(units, view, per_group, centered, sums, mean, var):
 
 @driver
 def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var):
-    """y from given mean and variance, a piece a unit."""
+    """y from given mean and variance, one a group or one a channel, a piece a unit."""
     for u in prange(units):
         g = u // per_group
-        r = 1.0 / np.sqrt(var[g] + eps)
+        p = u - g * per_group
+        c = _around(g, mean.size)
+        m, r = pick(mean, c, 0.0), 1.0 / np.sqrt(pick(var, c, 1.0) + eps)
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
-        _apply(px, py, view, g, u % per_group, mean[g], r, pw, pb, pwe, pbe, past_cache)
+        _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache, 0)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -200,6 +221,9 @@ def _reduce_back(dy, x, view, i, p, mean, rstd, we, f):
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
+        if count > 1 and e1 - e0 >= LONG:
+            expect(dy, start + groups * parts * length)
+            expect(x, start + groups * parts * length)
         s, q = products(dy, x, start, e1 - e0, we, splat(x, hi), splat(x, a), splat(x, t), f + e0, s, q)
     return total(s), total(q)
 

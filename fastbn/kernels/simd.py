@@ -23,6 +23,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
+_LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
@@ -134,15 +135,15 @@ def _to_memory(builder, value, memory_type):
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), LANES))
         return builder.bitcast(half, _LANES_I16)
     bits = builder.bitcast(value, _LANES_I32)
-    magnitude = builder.and_(bits, _constant(0x7FFFFFFF))
-    is_nan = builder.icmp_unsigned(">", magnitude, _constant(0x7F800000))
+    is_nan = builder.fcmp_unordered("uno", value, value)
     if memory_type.dtype == types.int16:
         high = builder.lshr(bits, _constant(16))
         odd = builder.and_(high, _constant(1))
         rounded_up = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
-        nan = builder.or_(high, _constant(0x40))
-        result = builder.select(is_nan, nan, builder.lshr(rounded_up, _constant(16)))
-        return builder.trunc(result, _LANES_I16)
+        nan = builder.or_(bits, _constant(0x400000))
+        result = builder.select(is_nan, nan, rounded_up)
+        return builder.trunc(builder.lshr(result, _constant(16)), _LANES_I16)
+    magnitude = builder.and_(bits, _constant(0x7FFFFFFF))
     sign = builder.and_(builder.lshr(bits, _constant(16)), _constant(0x8000))
     # Subnormal results: adding 0.5 leaves the float16 fraction, rounded, in the lowest bits.
     shifted = builder.fadd(builder.bitcast(magnitude, _LANES_F32), ir.Constant(_LANES_F32, [0.5] * LANES))
@@ -170,11 +171,6 @@ def _converts_float16():
 
 def _size(memory_type):
     return memory_type.dtype.bitwidth // 8
-
-
-def _stream_alignment(memory_type):
-    """Bytes: what the widest non-temporal store requires, a Vec or a cache line."""
-    return min(64, LANES * _size(memory_type))
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -301,18 +297,23 @@ def _store(context, builder, memory_type, memory, index, vec):
 
 
 @intrinsic
-def stream(typing, memory, index, vec):
-    """As `store`, past the cache; the place must be aligned (see `gap`)."""
+def stream(typing, memory, index, first, second):
+    """memory[index : index + 32] = two Vecs, past the cache; the place must be that of a cache line (see `gap`)."""
 
     def codegen(context, builder, sig, args):
         memory_type = sig.args[0]
         pointer = _pointer(context, builder, memory_type, args[0], args[1])
-        value = _to_memory(builder, args[2], memory_type)
-        instruction = builder.store(value, pointer, align=_stream_alignment(memory_type))
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
+        both = [_to_memory(builder, value, memory_type) for value in args[2:]]
+        if _size(memory_type) == 2:  # together they fill a line
+            lanes = ir.Constant(ir.VectorType(_INT32, 2 * LANES), list(range(2 * LANES)))
+            both = [builder.shuffle_vector(*both, lanes)]
+            pointer = builder.bitcast(pointer, both[0].type.as_pointer())
+        for k, value in enumerate(both):
+            instruction = builder.store(value, builder.gep(pointer, [_INT64(k)]), align=_LINE)
+            instruction.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
         return context.get_dummy_value()
 
-    return types.void(memory, types.intp, vec), codegen
+    return types.void(memory, types.intp, first, second), codegen
 
 
 @intrinsic
@@ -335,14 +336,29 @@ def store_part(typing, memory, index, vec, count):
 
 @intrinsic
 def gap(typing, memory, index):
-    """How many elements from `index` to the next place that `stream` may write to: at most 15."""
+    """How many elements from `index` to the next cache line, where `stream` may write."""
 
     def codegen(context, builder, sig, args):
         place = builder.ptrtoint(builder.gep(args[0], [args[1]]), _INT64)
-        behind = builder.and_(builder.neg(place), _INT64(_stream_alignment(sig.args[0]) - 1))
+        behind = builder.and_(builder.neg(place), _INT64(_LINE - 1))
         return builder.udiv(behind, _INT64(_size(sig.args[0])))
 
     return types.intp(memory, types.intp), codegen
+
+
+@intrinsic
+def fetch(typing, memory, index):
+    """Ask for memory[index : index + 32], which will be needed soon and may lie outside of the array."""
+
+    def codegen(context, builder, sig, args):
+        place = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        for k in range(0, 2 * LANES * _size(sig.args[0]), _LINE):
+            hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(3), _INT32(1)]  # to read, into every cache, data
+            function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
+            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
+        return context.get_dummy_value()
+
+    return types.void(memory, types.intp), codegen
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------

@@ -74,7 +74,9 @@ def store(memory, index, vec):
     memory[index : index + LANES] = _to_memory(vec, memory.dtype)
 
 
-stream = store
+def stream(memory, index, first, second):
+    store(memory, index, first)
+    store(memory, index + LANES, second)
 
 
 def store_part(memory, index, vec, count):
@@ -83,8 +85,11 @@ def store_part(memory, index, vec, count):
 
 
 def gap(memory, index):
-    alignment = min(64, LANES * memory.itemsize)
-    return -(memory.ctypes.data + index * memory.itemsize) % alignment // memory.itemsize
+    return -(memory.ctypes.data + index * memory.itemsize) % 64 // memory.itemsize
+
+
+def fetch(memory, index):
+    pass
 
 
 def splat(memory, value):

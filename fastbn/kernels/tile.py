@@ -16,13 +16,12 @@ import numpy as np
 from fastbn.kernels.jit import tile
 from fastbn.kernels.simd import (
     LANES,
-    at,
     at_part,
     either,
+    fetch,
     gap,
     keep,
     like,
-    load,
     load_part,
     of_row,
     plus,
@@ -34,9 +33,17 @@ from fastbn.kernels.simd import (
 )
 
 ROWS_AT_ONCE = 8  # whose terms are added up in each column before they are widened
+AHEAD = 1024  # elements
 FEW = 32  # terms: fewer are summed in float64 right away
 _LEAST_SQUARE = 1e-30  # on the average: the squares of a float32 lose digits below 1e-38
 _MOST_CANCELLED = 8.0
+
+
+@tile
+def expect(memory, i):
+    """Fetch the beginning of a run that comes next."""
+    for k in range(0, AHEAD, 2 * LANES):
+        fetch(memory, i + k)
 
 
 @tile
@@ -54,10 +61,16 @@ def _difference(x, i, m, shift):
 
 
 @tile
-def moments(x, i, n, shift, s, q):
-    """(s, q) plus the sums of d and d^2 over a run, d = x - shift in the type of the shift; s, q: Vecs of float64."""
+def moments(x, i, n, shift, s, q, ahead):
+    """(s, q) plus the sums of d and d^2 over a run, d = x - shift in the type of the shift; s, q: Vecs of float64.
+
+    ahead: how many elements further on memory is fetched, or 0.
+    """
     end = i + n
     while i + 4 * LANES <= end:
+        if ahead:
+            fetch(x, i + ahead)
+            fetch(x, i + ahead + 2 * LANES)
         a, b = _difference(x, i, None, shift), _difference(x, i + LANES, None, shift)
         c, d = _difference(x, i + 2 * LANES, None, shift), _difference(x, i + 3 * LANES, None, shift)
         s += wide((a + b) + (c + d))
@@ -206,16 +219,9 @@ def add_products(dy, x, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, r
 
 
 @tile
-def _normal(x, hi, a, t, w, b):
-    return plus(times((x - hi) * a + t, w), b)
-
-
-@tile
-def _normalize_part(x, y, i, n, hi, a, t, w, b, j):
-    v = _normal(
-        load_part(x, i, n), at_part(hi, j, n), at_part(a, j, n), at_part(t, j, n), at_part(w, j, n), at_part(b, j, n)
-    )
-    store_part(y, i, v, n)
+def _normal(x, i, m, hi, a, t, w, b, j):
+    d = load_part(x, i, m) - at_part(hi, j, m)
+    return plus(times(d * at_part(a, j, m) + at_part(t, j, m), at_part(w, j, m)), at_part(b, j, m))
 
 
 @tile
@@ -223,60 +229,54 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, past_cache):
     """y = ((x - hi) a + t) w + b over a run; hi, a, t: Vec or memory; w, b: Vec, memory or None.
 
     hi is the mean rounded to the type computed in; what the rounding left out comes back through t.
+    past_cache: 0, or y is written past the cache, and x fetched so many elements ahead.
     """
-    end = i + n
+    end, behind = i + n, j - i
     if past_cache:
-        m = min(gap(y, i), n)
-        _normalize_part(x, y, i, m, hi, a, t, w, b, j)
-        i += m
-        j += m
+        line = min(i + gap(y, i), end)
+        while i < line:
+            m = min(line - i, LANES)
+            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, i + behind), m)
+            i += m
+        while i + 2 * LANES <= end:
+            fetch(x, i + past_cache)
+            first = _normal(x, i, None, hi, a, t, w, b, i + behind)
+            stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, i + LANES + behind))
+            i += 2 * LANES
     while i + LANES <= end:
-        v = _normal(load(x, i), at(hi, j), at(a, j), at(t, j), at(w, j), at(b, j))
-        if past_cache:
-            stream(y, i, v)
-        else:
-            store(y, i, v)
+        store(y, i, _normal(x, i, None, hi, a, t, w, b, i + behind))
         i += LANES
-        j += LANES
     if i < end:
-        _normalize_part(x, y, i, end - i, hi, a, t, w, b, j)
+        store_part(y, i, _normal(x, i, end - i, hi, a, t, w, b, i + behind), end - i)
 
 
 @tile
-def _slope(dy, x, hi, u, v, r, w):
-    return (times(dy, w) - v - (x - hi) * u) * r
-
-
-@tile
-def _gradient_part(dy, x, dx, i, n, hi, u, v, r, w, j):
-    d = _slope(
-        load_part(dy, i, n),
-        load_part(x, i, n),
-        at_part(hi, j, n),
-        at_part(u, j, n),
-        at_part(v, j, n),
-        at_part(r, j, n),
-        at_part(w, j, n),
-    )
-    store_part(dx, i, d, n)
+def _slope(dy, x, i, m, hi, u, v, r, w, j):
+    g = times(load_part(dy, i, m), at_part(w, j, m))
+    return (g - at_part(v, j, m) - (load_part(x, i, m) - at_part(hi, j, m)) * at_part(u, j, m)) * at_part(r, j, m)
 
 
 @tile
 def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, past_cache):
-    """dx = (dy w - v - (x - hi) u) r over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None."""
-    end = i + n
+    """dx = (dy w - v - (x - hi) u) r over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
+
+    past_cache: as in `normalize`.
+    """
+    end, behind = i + n, j - i
     if past_cache:
-        m = min(gap(dx, i), n)
-        _gradient_part(dy, x, dx, i, m, hi, u, v, r, w, j)
-        i += m
-        j += m
+        line = min(i + gap(dx, i), end)
+        while i < line:
+            m = min(line - i, LANES)
+            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, i + behind), m)
+            i += m
+        while i + 2 * LANES <= end:
+            fetch(dy, i + past_cache)
+            fetch(x, i + past_cache)
+            first = _slope(dy, x, i, None, hi, u, v, r, w, i + behind)
+            stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, i + LANES + behind))
+            i += 2 * LANES
     while i + LANES <= end:
-        d = _slope(load(dy, i), load(x, i), at(hi, j), at(u, j), at(v, j), at(r, j), at(w, j))
-        if past_cache:
-            stream(dx, i, d)
-        else:
-            store(dx, i, d)
+        store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, i + behind))
         i += LANES
-        j += LANES
     if i < end:
-        _gradient_part(dy, x, dx, i, end - i, hi, u, v, r, w, j)
+        store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, i + behind), end - i)
