@@ -65,7 +65,7 @@ def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[A
     return _checks.vector(weight, "weight", shape, compute), _checks.vector(bias, "bias", shape, compute)
 
 
-def _update(running: Array | None, batch: Array, momentum: float) -> None:
+def update_running(running: Array | None, batch: Array, momentum: float) -> None:
     """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
     if running is not None:
         running[...] = (1 - momentum) * np.asarray(running).astype(np.float64) + momentum * batch
@@ -245,8 +245,8 @@ def _batch(
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True)
     if count:
-        _update(running_mean, mean, momentum)
-        _update(running_var, var * (count / (count - 1)), momentum)
+        update_running(running_mean, mean, momentum)
+        update_running(running_var, var * (count / (count - 1)), momentum)
     return y, mean, _calls.rstd(var, eps)
 
 
@@ -1025,6 +1025,6 @@ def instance_norm_with_running(
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
     y, mean, var = _group(x, channels, weight, bias, eps, axis, out, keep=True)
     if count:
-        _update(running_mean, mean.mean(0), momentum)
-        _update(running_var, var.mean(0) * (count / (count - 1)), momentum)
+        update_running(running_mean, mean.mean(0), momentum)
+        update_running(running_var, var.mean(0) * (count / (count - 1)), momentum)
     return y, mean, _calls.rstd(var, eps)

@@ -11,6 +11,18 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "batch_renorm_backward",
+    "batch_renorm_forward",
+    "channel_layer_norm_backward",
+    "channel_layer_norm_forward",
+    "channel_rms_norm_backward",
+    "channel_rms_norm_forward",
+    "filter_response_norm_backward",
+    "filter_response_norm_forward",
+    "ghost_batch_norm_backward",
+    "ghost_batch_norm_forward",
+    "global_response_norm_backward",
+    "global_response_norm_forward",
     "group_norm",
     "group_norm_backward",
     "group_norm_forward",
@@ -20,9 +32,13 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "local_response_norm",
+    "local_response_norm_backward",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_forward",
+    "weight_standardization_backward",
+    "weight_standardization_forward",
 ]
 
 
@@ -244,3 +260,182 @@ def instance_norm(
 def instance_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1):
     """(dx, dweight, dbias)."""
     return group_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+
+
+# variants of batch norm ---------------------------------------------------------------------------------------------
+
+
+def _ghosts(x, size):
+    return [slice(first, first + size) for first in range(0, len(x), size)]
+
+
+def ghost_batch_norm_forward(
+    x,
+    virtual_batch_size,
+    weight=None,
+    bias=None,
+    running_mean=None,
+    running_var=None,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    axis=1,
+):
+    """(y, mean, rstd), mean and rstd of shape (ghost batches, C); running arrays are updated by each in turn."""
+    rest = weight, bias, running_mean, running_var, momentum, eps
+    parts = [batch_norm_forward(x[part], *rest, axis=axis) for part in _ghosts(x, virtual_batch_size)]
+    y, mean, rstd = zip(*parts, strict=True)
+    return np.concatenate(y), np.stack(mean), np.stack(rstd)
+
+
+def ghost_batch_norm_backward(dy, x, mean, rstd, virtual_batch_size, weight=None, *, axis=1):
+    """(dx, dweight, dbias)."""
+    parts = [
+        batch_norm_backward(dy[part], x[part], m, r, weight, axis=axis)
+        for part, m, r in zip(_ghosts(x, virtual_batch_size), mean, rstd, strict=True)
+    ]
+    dx, dweight, dbias = zip(*parts, strict=True)
+    return np.concatenate(dx), sum(dweight), sum(dbias)
+
+
+def batch_renorm_forward(
+    x, running_mean, running_var, weight=None, bias=None, momentum=0.1, eps=1e-5, r_max=3.0, d_max=5.0, *, axis=1
+):
+    """(y, mean, rstd, r, d); running arrays are updated in place."""
+    center, sigma = _float64(running_mean), np.sqrt(_float64(running_var) + eps)
+    h, mean, rstd = batch_norm_forward(x, None, None, running_mean, running_var, momentum, eps, axis=axis)
+    r, d = np.clip(1 / rstd / sigma, 1 / r_max, r_max), np.clip((mean - center) / sigma, -d_max, d_max)
+    r_, d_, w, b = (v if v is None else _along(_float64(v), h.ndim, axis % h.ndim) for v in (r, d, weight, bias))
+    return _affine(h * r_ + d_, w, b), mean, rstd, r, d
+
+
+def batch_renorm_backward(dy, x, mean, rstd, r, d, weight=None, *, axis=1):
+    """(dx, dweight, dbias), with r and d as constants."""
+    scale = r if weight is None else r * _float64(weight)
+    dx, dscale, dbias = batch_norm_backward(dy, x, mean, rstd, scale, axis=axis)
+    return dx, r * dscale + d * dbias, dbias
+
+
+# weight standardization: each output channel by itself ----------------------------------------------------------------
+
+
+def _gains(weight, gain, gamma):
+    """Factors of every output channel, of shape (C_out, 1, ...), and the part of them that is not `gain`."""
+    factor = 1.0 if gamma is None else gamma / np.sqrt(weight[0].size)
+    return _along(np.ones(len(weight)) if gain is None else _float64(gain), weight.ndim, 0) * factor, factor
+
+
+def weight_standardization_forward(weight, gain=None, eps=1e-6, *, gamma=None):
+    """(standardized weight, mean, rstd), mean and rstd of shape (C_out,)."""
+    h, mean, rstd = _forward(_float64(weight), tuple(range(1, np.ndim(weight))), eps)
+    return h * _gains(h, gain, gamma)[0], mean.ravel(), rstd.ravel()
+
+
+def weight_standardization_backward(dy, weight, mean, rstd, gain=None, *, gamma=None):
+    """(dweight, dgain)."""
+    dy, weight = _float64(dy), _float64(weight)
+    axes = tuple(range(1, weight.ndim))
+    mean, rstd = (_along(v, weight.ndim, 0) for v in (mean, rstd))
+    gains, factor = _gains(weight, gain, gamma)
+    h = (weight - mean) * rstd
+    return _backward(dy * gains, h, rstd, axes), factor * (dy * h).sum(axes)
+
+
+# layer and RMS norm over the channels of each position ----------------------------------------------------------------
+
+
+def _last(v, axis):
+    return np.moveaxis(v, axis, -1)
+
+
+def channel_layer_norm_forward(x, weight=None, bias=None, eps=1e-6, *, axis=1):
+    """(y, mean, rstd), mean and rstd of x's shape without `axis`."""
+    y, mean, rstd = layer_norm_forward(_last(x, axis), x.shape[axis], weight, bias, eps)
+    return np.moveaxis(y, -1, axis), mean, rstd
+
+
+def channel_layer_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1):
+    """(dx, dweight, dbias)."""
+    dx, dweight, dbias = layer_norm_backward(_last(dy, axis), _last(x, axis), mean, rstd, weight)
+    return np.moveaxis(dx, -1, axis), dweight, dbias
+
+
+def channel_rms_norm_forward(x, weight=None, eps=1e-6, *, axis=1):
+    """(y, rstd), rstd of x's shape without `axis`."""
+    y, rstd = rms_norm_forward(_last(x, axis), x.shape[axis], weight, eps)
+    return np.moveaxis(y, -1, axis), rstd
+
+
+def channel_rms_norm_backward(dy, x, rstd, weight=None, *, axis=1):
+    """(dx, dweight)."""
+    dx, dweight = rms_norm_backward(_last(dy, axis), _last(x, axis), rstd, weight)
+    return np.moveaxis(dx, -1, axis), dweight
+
+
+# response norms -------------------------------------------------------------------------------------------------------
+
+
+def _planes(x, axis):
+    """x as (N, C, positions), and the way back."""
+    return _grouped(_float64(x), np.shape(x)[axis], axis % np.ndim(x))
+
+
+def _column(v, default):
+    return default if v is None else _float64(v)[:, None]
+
+
+def global_response_norm_forward(x, weight=None, bias=None, eps=1e-6, *, axis=1):
+    """(y, norm), norm of shape (N, C)."""
+    x, back = _planes(x, axis)
+    norm = np.sqrt((x * x).sum(2, keepdims=True))
+    response = norm / (norm.mean(1, keepdims=True) + eps)
+    return back(x * response * _column(weight, 1.0) + _column(bias, 0.0) + x), norm[..., 0]
+
+
+def global_response_norm_backward(dy, x, norm, weight=None, eps=1e-6, *, axis=1):
+    """(dx, dweight, dbias)."""
+    (dy, _), (x, back), norm = _planes(dy, axis), _planes(x, axis), norm[..., None]
+    total, weight = norm.mean(1, keepdims=True) + eps, _column(weight, 1.0)
+    dresponse = (dy * x * weight).sum(2, keepdims=True)
+    dnorm = dresponse / total - (dresponse * norm).mean(1, keepdims=True) / total**2
+    unit = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)  # the norm's gradient
+    dx = dy * (1 + weight * norm / total) + unit * dnorm
+    return back(dx), (dy * x * norm / total).sum((0, 2)), dy.sum((0, 2))
+
+
+def filter_response_norm_forward(x, weight=None, bias=None, tau=None, eps=1e-6, *, axis=1):
+    """(y, rstd), rstd of shape (N, C)."""
+    x, back = _planes(x, axis)
+    rstd = 1 / np.sqrt((x * x).mean(2, keepdims=True) + eps)
+    y = x * rstd * _column(weight, 1.0) + _column(bias, 0.0)
+    return back(np.maximum(y, _column(tau, -np.inf))), rstd[..., 0]
+
+
+def filter_response_norm_backward(dy, x, rstd, weight=None, bias=None, tau=None, *, axis=1):
+    """(dx, dweight, dbias, dtau); dtau is None without tau."""
+    (dy, _), (x, back), rstd = _planes(dy, axis), _planes(x, axis), rstd[..., None]
+    h, weight = x * rstd, _column(weight, 1.0)
+    above = h * weight + _column(bias, 0.0) > _column(tau, -np.inf)
+    dz = dy * above
+    g = dz * weight
+    dx = rstd * (g - h * (g * h).mean(2, keepdims=True))
+    return back(dx), *_sums(dz, h, (0, 2)), None if tau is None else (dy - dz).sum((0, 2))
+
+
+def _neighbours(v, before, after):
+    """The sum over so many indices of axis 1 before and after each one."""
+    return np.stack([v[:, max(0, c - before) : c + after + 1].sum(1) for c in range(v.shape[1])], axis=1)
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0, *, axis=1):
+    """Local response normalization over neighbouring channels."""
+    x, back = _planes(x, axis)
+    return back(x / (k + alpha / size * _neighbours(x * x, size // 2, (size - 1) // 2)) ** beta)
+
+
+def local_response_norm_backward(dy, x, size, alpha=1e-4, beta=0.75, k=1.0, *, axis=1):
+    """dx."""
+    (dy, _), (x, back) = _planes(dy, axis), _planes(x, axis)
+    base = k + alpha / size * _neighbours(x * x, size // 2, (size - 1) // 2)
+    spread = _neighbours(dy * x * base ** (-beta - 1), (size - 1) // 2, size // 2)
+    return back(dy * base**-beta - 2 * alpha * beta / size * x * spread)

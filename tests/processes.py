@@ -16,6 +16,7 @@ import fastbn
 TESTS = Path(__file__).parent
 PACKAGE = Path(fastbn.__file__).parents[1]
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2", "FASTBN_NUM_THREADS": "2"}  # whatever the machine has
+FORK_OF_A_TEAM = "ignore:This process (pid:DeprecationWarning"  # what Python says of any such fork from 3.12 on
 NUMBA_ON_TBB_AND_FORK = re.compile("(Unable to join threads|Numba: Attempted to fork).*\n+")  # not fastbn's own words
 
 
@@ -26,8 +27,9 @@ def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **enviro
     """
     path = os.pathsep.join(map(str, (package, TESTS)))
     variables = {**os.environ, **TWO_THREADS, "PYTHONPATH": path, **environment}
+    told = "-W", "default::RuntimeWarning:fastbn", "-W", FORK_OF_A_TEAM
     process = subprocess.Popen(
-        [sys.executable, "-P", "-W", "default::RuntimeWarning:fastbn", "-c", "\n".join(map(textwrap.dedent, parts))],
+        [sys.executable, "-P", *told, "-c", "\n".join(map(textwrap.dedent, parts))],
         env={name: str(value) for name, value in variables.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

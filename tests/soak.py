@@ -8,15 +8,22 @@ import resource
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 import fastbn
-from fastbn import reference
+from fastbn import _runtime, reference
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-TOLERANCES = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
+TOLERANCES = {  # some roundings of the dtype
+    np.dtype(ml_dtypes.bfloat16): 1.6e-2,
+    np.dtype(np.float16): 2e-3,
+    np.dtype(np.float32): 2e-5,
+    np.dtype(np.float64): 1e-11,
+}
 ALLOWED_GROWTH = 32 << 20  # bytes, over the second half: the allocator's own unrest is some MB
 
 
@@ -31,39 +38,43 @@ def some_array(rng, shape, dtype):
 
 
 def some_call(rng):
-    """An operation both ways on some array, and how far it is off beyond what is allowed (1: all of that)."""
+    """An operation both ways on some array: what it was, and its error as a share of what is allowed."""
     op = str(rng.choice(OPERATIONS))
-    most = 6.0 if rng.random() < 0.9 else 13.0  # so that some calls are large enough for all threads
     rank = int(rng.integers(3 if op == "instance_norm" else 2, 6))  # which wants more than one element a channel
-    shape = tuple(max(2, int(2 ** rng.uniform(0, 2 * most / rank))) for _ in range(rank))
-    dtype = list(TOLERANCES)[rng.integers(3)]
+    most = 12 if rng.random() < 0.9 else 20  # of bits of the size
+    shape = tuple(max(2, int(2**bits)) for bits in rng.dirichlet(np.ones(rank)) * rng.uniform(2, most))
+    dtype = list(TOLERANCES)[rng.integers(len(TOLERANCES))]
     x, dy = some_array(rng, shape, dtype), some_array(rng, shape, dtype)
     if op in ("layer_norm", "rms_norm"):
-        args, keywords, parameters = (shape[int(rng.integers(1, rank)) :],), {}, None
+        args, keywords = (shape[int(rng.integers(1, rank)) :],), {}
+        parameters = args[0]
     else:
         axis = int(rng.integers(1, rank))
         divisors = [g for g in range(1, shape[axis] + 1) if shape[axis] % g == 0]
         args = (int(rng.choice(divisors)),) if op == "group_norm" else ()
         keywords, parameters = {"axis": axis}, (shape[axis],)
-    parameters = parameters or args[0]
-    weight = rng.uniform(0.5, 1.5, parameters).astype(dtype) if rng.random() < 0.8 else None
+    affine = [rng.uniform(0.5, 1.5, parameters).astype(dtype) for _ in range(1 if op == "rms_norm" else 2)]
+    if rng.random() < 0.2:
+        affine = [None]
+    threads = int(rng.integers(1, fastbn.get_num_threads() + 1))
 
-    def both(library):
-        y, *statistics = getattr(library, f"{op}_forward")(x, *args, weight, **keywords)
-        gradients = getattr(library, f"{op}_backward")(dy, x, *statistics, weight, **keywords)
+    def both(library, **out):
+        y, *statistics = getattr(library, f"{op}_forward")(x, *args, *affine, **keywords, **out)
+        gradients = getattr(library, f"{op}_backward")(dy, x, *statistics, affine[0], **keywords)
         return (y, *gradients), statistics[-1]
 
-    with fastbn.num_threads(int(rng.integers(1, fastbn.get_num_threads() + 1))):
-        actual, _ = both(fastbn)
+    with fastbn.num_threads(threads):
+        actual, _ = both(fastbn, **({"out": some_array(rng, shape, dtype)} if rng.random() < 0.3 else {}))
     expected, rstd = both(reference)
-    tolerance = TOLERANCES[dtype]
-    worst = 0.0
     terms = np.sqrt(x.size / np.prod(parameters))
     scales = (1.0, rstd.max(), terms, terms)  # of the terms, which may cancel in the result
+    worst = 0.0
     for a, b, scale in zip(actual, expected, scales, strict=False):
         scale = max(float(scale), float(np.abs(b).max()))
-        worst = max(worst, float(np.abs(a.astype(np.float64) - b).max()) / scale / tolerance)
-    return f"{op} {shape} {dtype} {args} {keywords}", worst
+        worst = max(worst, float(np.abs(a.astype(np.float64) - b).max()) / scale / TOLERANCES[dtype])
+    if not worst <= 1:
+        raise AssertionError(f"{op} {shape} {dtype} {args} {keywords}: {worst:.3g} times the error that is allowed")
+    return (op, str(dtype), f"{threads} of the threads"), worst
 
 
 def wrong_call(rng):
@@ -92,36 +103,61 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def soak(seconds, seed=0, threads=3):
-    """Random calls on several threads; the number of calls, the worst error, and the growth over the second half."""
-    start, failures, counts, worst = time.monotonic(), [], [0] * threads, [0.0] * threads
+class Soak:
+    """Random calls on several threads, the main one among them: what was called, and how it went."""
 
-    def work(number):
-        rng = np.random.default_rng((seed, number))
+    def __init__(self, seconds, seed=0, threads=3):
+        self.start = time.monotonic()
+        self.seconds, self.seed = seconds, seed
+        self.failures, self.worst = [], [0.0] * threads
+        self.calls = [Counter() for _ in range(threads)]  # one a thread, so that none waits for another
+        workers = [threading.Thread(target=self._work, args=(number,)) for number in range(1, threads)]
+        watcher = threading.Thread(target=self._watch)
+        for thread in (*workers, watcher):
+            thread.start()
+        self._work(0)
+        for thread in (*workers, watcher):
+            thread.join()
+        if self.failures:
+            raise self.failures[0]
+
+    def _time(self):
+        return time.monotonic() - self.start
+
+    def _goes_on(self):
+        return self._time() < self.seconds and not self.failures
+
+    def _work(self, number):
+        rng, calls = np.random.default_rng((self.seed, number)), self.calls[number]
         try:
-            while time.monotonic() < start + seconds and not failures:
-                told, error = some_call(rng)
-                if not error <= 1:
-                    raise AssertionError(f"{told}: {error:.3g} times the error that is allowed")
-                worst[number] = max(worst[number], error)
+            while self._goes_on():
+                kinds, error = some_call(rng)
+                calls.update((*kinds, "calls"))
+                self.worst[number] = max(self.worst[number], error)
                 if rng.random() < 0.1:
                     wrong_call(rng)
-                counts[number] += 1
+                    calls["wrong ones, refused"] += 1
         except BaseException as error:
-            failures.append(error)
+            self.failures.append(error)
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    half = []
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(0.2)
-        if time.monotonic() > start + seconds / 2:
-            half.append(memory())
-    if failures:
-        raise failures[0]
-    tenth = max(1, len(half) // 10)  # what calls hold for a moment comes and goes: the least is what stays
-    return sum(counts), max(worst), min(half[-tenth:]) - min(half[:tenth])
+    def _watch(self):
+        """Memory at the middle and at the end; what calls hold for a moment comes and goes: the least is what stays."""
+        half, told = [], 0.0
+        while self._goes_on():
+            time.sleep(0.2)
+            if self._time() > self.seconds / 2:
+                half.append(memory())
+            if self._time() > told + 10:
+                told = self._time()
+                print(f"{told:5.0f} s: {self}, {memory() / 2**20:.0f} MB", flush=True)
+        tenth = max(1, len(half) // 10)
+        self.growth = min(half[-tenth:], default=0) - min(half[:tenth], default=0)
+
+    def counts(self):
+        return sum(self.calls, Counter())
+
+    def __str__(self):
+        return f"{self.counts()['calls']} calls, worst error {max(self.worst):.2f} of what is allowed"
 
 
 def main():
@@ -129,9 +165,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    calls, worst, growth = soak(args.seconds, args.seed)
-    print(f"{calls} calls, worst error {worst:.2f} of what is allowed, memory {growth / 2**20:+.1f} MB")
-    return growth > ALLOWED_GROWTH
+    _runtime.SERIAL_BYTES = 1 << 14  # so that arrays too small to need threads get them, and calls are quick
+    done = fastbn.warmup(dtypes=map(str, TOLERANCES))  # a kernel that is compiled stays in memory
+    print(f"{done.compiled} kernels compiled, {done.found} found, in {done.seconds:.0f} s", flush=True)
+    soak = Soak(args.seconds, args.seed)
+    for kind, count in sorted(soak.counts().items()):
+        print(f"{count:8} {kind}")
+    print(f"{soak}; memory {soak.growth / 2**20:+.1f} MB over the second half")
+    return soak.growth > ALLOWED_GROWTH
 
 
 if __name__ == "__main__":

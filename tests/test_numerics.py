@@ -80,7 +80,9 @@ def test_forward_at_every_mean(case, arrange):
         y, statistics = case.forward(fastbn, x, **parameters)
         assert_close(y, expected, FORWARD)
         assert_same_bits(case.normalize(fastbn, x, **parameters), y)
-        np.testing.assert_allclose(statistics[-1], expected_statistics[-1], rtol=STATISTICS, err_msg=f"rstd at {mean:g}")
+        np.testing.assert_allclose(
+            statistics[-1], expected_statistics[-1], rtol=STATISTICS, err_msg=f"rstd at {mean:g}"
+        )
 
 
 @in_every_layout()
@@ -232,7 +234,10 @@ EXACT = [
 
 
 def pairs(count, mean, rng):
-    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance, exact.  All sums fit, those of a few squares even a float32."""
+    """Values that come in pairs, x + x' = 2 mean, in any order; and their variance, exact.
+
+    All sums fit a float64, those of eight squares a float32.
+    """
     deviations = rng.integers(1, 100, count // 2)
     values = np.concatenate((deviations, -deviations)) / 16 + mean
     exact = Fraction(2 * int((deviations**2).sum()), 256 * count)

@@ -187,6 +187,18 @@ def test_fork_while_another_thread_compiles(tmp_path):
     assert python(FORK, program, seconds=40, NUMBA_CACHE_DIR=tmp_path) == ("True 0\n", "")
 
 
+def test_a_numba_without_the_lock_that_forks_wait_for():
+    without = """
+        import numba.core.compiler_lock as module
+        lock = module.global_compiler_lock
+        del module.global_compiler_lock
+        import fastbn
+        module.global_compiler_lock = lock  # which Numba itself cannot do without
+    """
+    program = "print(fastbn._runtime._compiling, workload.check(), in_child(workload.check))"
+    assert python(without, FORK, program) == ("None right 0\n", "")
+
+
 @pytest.mark.parametrize(
     ("method", "layer"),
     # the processes of the other two start anew, without a trace of what ran here before
@@ -514,6 +526,7 @@ def test_info_tells_what_it_runs_on():
     out, err = fastbn_command("info", **on_layer("workqueue"), FASTBN_NUM_THREADS="2")
     assert err == ""
     rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line and line[0] != " ")
+    assert {"numba", "numpy", "python", "system", "cpu", "vectors", "cores", "quota", "peers"} <= set(rows)
     assert rows["fastbn"] == fastbn.__version__
     assert rows["threading"].startswith("layer  workqueue (NUMBA_THREADING_LAYER asks for it")
     assert "writable" in rows["cache"]

@@ -23,9 +23,9 @@ def _close(actual, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-def _results(library, x):
-    y, mean, rstd = library.batch_norm_forward(x, WEIGHT, BIAS)
-    return y, mean, rstd, *library.batch_norm_backward(np.cos(x), x, mean, rstd, WEIGHT)
+def _results(library, x, axis=1):
+    y, mean, rstd = library.batch_norm_forward(x, WEIGHT, BIAS, axis=axis)
+    return y, mean, rstd, *library.batch_norm_backward(np.cos(x), x, mean, rstd, WEIGHT, axis=axis)
 
 
 def _rows(library, x):
@@ -36,6 +36,12 @@ def check_rows(_=None):
     """One operation, which has two kernels."""
     for x in (SMALL, LARGE):
         _close(_rows(fastbn, x), _rows(reference, x), 1e-6)
+    return "right"
+
+
+def check_columns():
+    """Channels last: other kernels than those of `check`."""
+    _close(_results(fastbn, SMALL, axis=-1), _results(reference, SMALL, axis=-1), 5e-6)
     return "right"
 
 

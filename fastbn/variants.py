@@ -1,0 +1,1408 @@
+"""Variants of the normalizations, composed of the operations of `fastbn.functional`.
+
+What is said there about arrays, accuracy, `out` and errors holds here too, except that the powers and sums that NumPy
+takes for the local and filter response norms may differ in the last bit from processor to processor.  Axis 0 of x
+counts the samples.  Where copies are needed, they are of one sample at a time.
+"""
+
+from collections.abc import Callable
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastbn import _calls, _checks, _views
+from fastbn import functional as F
+
+__all__ = [
+    "batch_renorm_backward",
+    "batch_renorm_forward",
+    "channel_layer_norm",
+    "channel_layer_norm_backward",
+    "channel_layer_norm_forward",
+    "channel_rms_norm",
+    "channel_rms_norm_backward",
+    "channel_rms_norm_forward",
+    "filter_response_norm",
+    "filter_response_norm_backward",
+    "filter_response_norm_forward",
+    "ghost_batch_norm_backward",
+    "ghost_batch_norm_forward",
+    "global_response_norm",
+    "global_response_norm_backward",
+    "global_response_norm_forward",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "weight_standardization",
+    "weight_standardization_backward",
+    "weight_standardization_forward",
+]
+
+Array = NDArray[Any]
+
+
+# Arguments and results ------------------------------------------------------------------------------------------------
+
+
+def _read(x: Any, axis: Any) -> tuple[Array, int]:
+    """x of samples and channels, and the channels' axis."""
+    x = _checks.array(x, "x")
+    _checks.rank(x, 2)
+    return x, _checks.sample_axis(axis, x)
+
+
+def _read_gradient(dy: Any, x: Any, axis: Any) -> tuple[Array, Array, int]:
+    dy, x = _checks.gradient(dy, x)
+    return dy, *_read(x, axis)
+
+
+def _at_least(value: Any, name: str, least: float) -> float:
+    number = _checks.real(value, name)
+    if number < least:
+        raise ValueError(f"{name} is {value!r}; expected at least {least:g}")
+    return number
+
+
+def _count(value: Any, name: str) -> int:
+    return int(_at_least(_checks.integer(value, name), name, 1))
+
+
+def _target(x: Array, out: Array | None) -> Array:
+    """Where the result goes, sample by sample."""
+    return np.empty_like(x, subok=False) if out is None else out
+
+
+def _gradient_dtype(parameter: Array | None, x: Array) -> DTypeLike:
+    return _checks.COMPUTED_IN[x.dtype] if parameter is None else parameter.dtype
+
+
+def _along(v: Array, x: Array, axis: int) -> Array:
+    """Numbers of the channels, in x's computing type, shaped so that they broadcast along `axis`."""
+    return v.astype(_checks.COMPUTED_IN[x.dtype]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+
+
+def _other_axes(x: Array, axis: int) -> tuple[int, ...]:
+    return tuple(a for a in range(x.ndim) if a != axis)
+
+
+def _unwarned() -> np.errstate:
+    """Infinite, huge and zero elements spoil the results of their own group, which says enough."""
+    return np.errstate(divide="ignore", over="ignore", invalid="ignore")
+
+
+def _moments(x: Array, shape: tuple[int, ...], view_of: _calls.ViewOf, *args: Any) -> tuple[Array, Array]:
+    """Mean and biased variance of the view's groups, which there are as many of as `shape` says."""
+    if not x.size:
+        return np.full(shape, np.nan), np.full(shape, np.nan)
+    shift, s, q = _calls.sums(x, view_of, args)
+    count = x.size // prod(shape)
+    with _unwarned():
+        return shift + s / count, np.maximum(q - s * s / count, 0.0) / count
+
+
+# Ghost batch norm -----------------------------------------------------------------------------------------------------
+
+
+def ghost_batch_norm_forward(
+    x: ArrayLike,
+    virtual_batch_size: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Batch normalization of each `virtual_batch_size` consecutive samples by their own statistics.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
+    virtual_batch_size : int
+        Samples of a ghost batch.  The last one has what is left, which may be fewer.
+    weight, bias, momentum, eps, out
+        As `batch_norm` takes them.
+    running_mean, running_var : ndarray, shape (C,), optional
+        Updated in place, by each ghost batch in turn.
+    axis : int
+        The channels' axis of x, any but the first.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (G, C)
+        Mean and 1 / sqrt(var + eps) of each channel of each of the G ghost batches.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm` in training; also if `axis` is 0, `virtual_batch_size` is less than 1, or a ghost batch has one
+        value a channel.
+
+    Notes
+    -----
+    Each ghost batch is normalized as `batch_norm` normalizes a batch [1]_.  An empty x is one ghost batch.  Evaluation
+    is `batch_norm` with the running statistics.
+
+    References
+    ----------
+    .. [1] E. Hoffer, I. Hubara and D. Soudry, "Train longer, generalize better: closing the generalization gap in large
+       batch training of neural networks", NeurIPS 2017, section 4, algorithm 1.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.ghost_batch_norm_forward([[1.0], [3.0], [10.0], [30.0]], 2)
+    >>> y.round(3).ravel(), mean.ravel()
+    (array([-1.,  1., -1.,  1.]), array([ 2., 20.]))
+    """
+    given, (x, channel) = x, _read(x, axis)
+    parts = _ghost_batches(x, virtual_batch_size)
+    for part in parts:
+        if x[part].size == x.shape[channel] > 0:
+            raise ValueError(
+                f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
+                "channel in each part"
+            )
+    _checks.running(running_mean, running_var, (x.shape[channel],), x, weight, bias)
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
+    y = _target(x, out)
+    rest = weight, bias, running_mean, running_var, momentum, eps
+    statistics = [F.batch_norm_forward(x[part], *rest, axis=channel, out=y[part])[1:] for part in parts]
+    mean, rstd = (np.stack(values) for values in zip(*statistics, strict=True))
+    return y, mean, rstd
+
+
+def ghost_batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    virtual_batch_size: int,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of ghost batch normalization.
+
+    Parameters
+    ----------
+    dy, x, weight, out
+        As `batch_norm_backward` takes them.
+    mean, rstd : array_like, shape (G, C)
+        What `ghost_batch_norm_forward` returned.
+    virtual_batch_size, axis
+        Those of the forward.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm_backward`; also if `axis` is 0 or `virtual_batch_size` is less than 1.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[1.0], [3.0], [10.0], [30.0]]
+    >>> y, mean, rstd = fastbn.ghost_batch_norm_forward(x, 2)
+    >>> dx, dweight, dbias = fastbn.ghost_batch_norm_backward([[0.0], [1.0], [2.0], [2.0]], x, mean, rstd, 2)
+    >>> dweight.round(3), dbias
+    (array([1.]), array([5.]))
+    """
+    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    parts = _ghost_batches(x, virtual_batch_size)
+    shape = (x.shape[channel],)
+    m, r = (_checks.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
+    w = _checks.vector(weight, "weight", shape)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd)
+    dx = _target(x, out)
+    wide = None if w is None else w.astype(np.float64)  # so that the parts' gradients are not rounded to w's dtype
+    sums = np.zeros((2, *shape))
+    for i, part in enumerate(parts):
+        sums += F.batch_norm_backward(dy[part], x[part], m[i], r[i], wide, axis=channel, out=dx[part])[1:]
+    dweight, dbias = sums.astype(_gradient_dtype(w, x))
+    return dx, dweight, dbias
+
+
+def _ghost_batches(x: Array, virtual_batch_size: Any) -> list[slice]:
+    size = _count(virtual_batch_size, "virtual_batch_size")
+    return [slice(first, first + size) for first in range(0, max(1, len(x)), size)]
+
+
+# Batch renormalization ------------------------------------------------------------------------------------------------
+
+
+def batch_renorm_forward(
+    x: ArrayLike,
+    running_mean: Array,
+    running_var: Array,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Batch normalization in training that agrees with evaluation, as far as the limits allow.
+
+    Parameters
+    ----------
+    x, weight, bias, momentum, eps, axis, out
+        As `batch_norm` takes them.
+    running_mean, running_var : ndarray, shape (C,)
+        What the batch is brought to agree with, and then updated with, in place.
+    r_max : float
+        Limit of r, which lies between 1 / r_max and r_max; at least 1.
+    d_max : float
+        Limit of d, which lies between -d_max and d_max; not negative.  Limits of 1 and 0 make it `batch_norm`.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (C,)
+        Mean and 1 / sqrt(var + eps) of each channel of x.
+    r, d : ndarray of float64, shape (C,)
+        How y was corrected.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm` in training; also if a running array is missing, `r_max` is less than 1 or `d_max` negative.
+
+    Notes
+    -----
+    With sigma = sqrt(running_var + eps), before the update [1]_::
+
+        r = clip(sqrt(var + eps) / sigma, 1 / r_max, r_max)
+        d = clip((mean - running_mean) / sigma, -d_max, d_max)
+        y = ((x - mean) * rstd * r + d) * weight + bias
+
+    The running arrays are updated as those of `batch_norm`.  The paper begins with limits of 1 and 0 and relaxes them
+    to 3 and 5 in the course of the training.  Evaluation is `batch_norm`.
+
+    References
+    ----------
+    .. [1] S. Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models",
+       NeurIPS 2017, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> running_mean, running_var = np.zeros(1), np.ones(1)
+    >>> y, mean, rstd, r, d = fastbn.batch_renorm_forward([[1.0], [5.0]], running_mean, running_var)
+    >>> y.round(3).ravel(), r.round(3), d.round(3)  # as in evaluation
+    (array([1., 5.]), array([2.]), array([3.]))
+    """
+    given, x = x, _checks.array(x, "x")
+    _checks.rank(x, 2)
+    channel = _checks.axis(axis, x)
+    shape = (x.shape[channel],)
+    w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
+    eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
+    r_max, d_max = _at_least(r_max, "r_max", 1.0), _at_least(d_max, "d_max", 0.0)
+    _checks.running(running_mean, running_var, shape, x, weight, bias)
+    center = _checks.given(running_mean, "running_mean", shape)
+    sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
+    count = x.size // x.shape[channel] if x.size else 0
+    if count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    mean, var = _moments(x, shape, _views.batch_view, channel)
+    r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
+    d = np.clip((mean - center) / sigma, -d_max, d_max)
+    if not count:  # nothing is corrected, and no gradient spoilt
+        r, d = np.ones(shape), np.zeros(shape)
+    scale, shift = r if w is None else w * r, d if w is None else w * d
+    scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in (scale, shift if b is None else shift + b))
+    y = _calls.apply(x, channel, scale, shift, eps, mean, var, out)
+    if count:
+        F.update_running(running_mean, mean, momentum)
+        F.update_running(running_var, var * (count / (count - 1)), momentum)
+    return y, mean, _calls.rstd(var, eps), r, d
+
+
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of batch renormalization, in which r and d are constants.
+
+    Parameters
+    ----------
+    dy, x, weight, axis, out
+        As `batch_norm_backward` takes them.
+    mean, rstd, r, d : array_like, shape (C,)
+        What `batch_renorm_forward` returned.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm_backward`.
+
+    Notes
+    -----
+    dx is that of `batch_norm_backward` for the weight weight * r, and with h = (x - mean) * rstd::
+
+        dweight = sum(dy * (h * r + d))
+        dbias = sum(dy)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = [[1.0], [5.0]]
+    >>> y, *saved = fastbn.batch_renorm_forward(x, np.zeros(1), np.ones(1))
+    >>> dx, dweight, dbias = fastbn.batch_renorm_backward([[1.0], [0.0]], x, *saved)
+    >>> dweight.round(3), dbias
+    (array([1.]), array([1.]))
+    """
+    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
+    _checks.rank(x, 2)
+    channel = _checks.axis(axis, x)
+    shape = (x.shape[channel],)
+    r64, d64 = _checks.given(r, "r", shape), _checks.given(d, "d", shape)
+    w = _checks.vector(weight, "weight", shape)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd, r, d)
+    scale = r64 if w is None else w.astype(np.float64) * r64
+    dx, dscale, dbias = F.batch_norm_backward(dy, x, mean, rstd, scale, axis=channel, out=out)
+    dtype = _gradient_dtype(w, x)
+    return dx, (r64 * dscale + d64 * dbias).astype(dtype), dbias.astype(dtype)
+
+
+# Weight standardization -----------------------------------------------------------------------------------------------
+
+
+def weight_standardization(
+    weight: ArrayLike,
+    gain: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma: float | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Weight standardization: each output channel of a convolution's weight by its mean and variance.
+
+    Parameters
+    ----------
+    weight : array_like, shape (C_out, ...)
+        float16, bfloat16, float32 or float64, of two axes or more, with more than one element for an output channel.
+    gain : array_like, shape (C_out,), optional
+        Float scale of each output channel; 1 where left out.
+    eps : float
+        Added to the variance; positive.
+    gamma : float, optional
+        Scale by gamma / sqrt(fan-in) as well, where gamma belongs to the activation (1.7139 for ReLU).
+    out : ndarray, shape and dtype of weight, optional
+        Where to write the result; may be weight.
+
+    Returns
+    -------
+    standardized : ndarray, shape and dtype of weight
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If the fan-in is 1, gain has another shape, `eps` is not positive, a number is not finite, or `out` is
+        read-only, misaligned, or overlaps itself or gain.
+
+    Notes
+    -----
+    With mean and (biased) var over all axes but the first, and the fan-in the number of elements there [1]_, [2]_::
+
+        standardized = (weight - mean) / sqrt(var + eps) * gain * (gamma / sqrt(fan-in), or 1)
+
+    References
+    ----------
+    .. [1] S. Qiao, H. Wang, C. Liu, W. Shen and A. Yuille, "Micro-Batch Training with Batch-Channel Normalization and
+       Weight Standardization", arXiv:1903.10520, 2019.
+    .. [2] A. Brock, S. De and S. L. Smith, "Characterizing signal propagation to close the performance gap in
+       unnormalized ResNets", ICLR 2021.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.weight_standardization([[1.0, 3.0], [10.0, 30.0]], [1.0, 2.0]).round(3)
+    array([[-1.,  1.],
+           [-2.,  2.]])
+    """
+    return weight_standardization_forward(weight, gain, eps, gamma=gamma, out=out)[0]
+
+
+def weight_standardization_forward(
+    weight: ArrayLike,
+    gain: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    gamma: float | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Weight standardization that also returns its statistics.
+
+    Parameters
+    ----------
+    weight, gain, eps, gamma, out
+        As `weight_standardization` takes them.
+
+    Returns
+    -------
+    standardized : ndarray, shape and dtype of weight
+    mean, rstd : ndarray of float64, shape (C_out,)
+        Mean and 1 / sqrt(var + eps) of each output channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `weight_standardization`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> standardized, mean, rstd = fastbn.weight_standardization_forward([[1.0, 3.0], [10.0, 30.0]])
+    >>> mean, rstd.round(3)
+    (array([ 2., 20.]), array([1. , 0.1]))
+    """
+    given, w = weight, _checks.array(weight, "weight")
+    scale, _ = _gain(w, gain, gamma)
+    _checks.out(out, (w, given), gain)
+    return F.batch_norm_forward(w, scale, eps=eps, axis=0, out=out)
+
+
+def weight_standardization_backward(
+    dy: ArrayLike,
+    weight: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    gain: ArrayLike | None = None,
+    *,
+    gamma: float | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """The gradients of weight standardization.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of weight
+        Gradient of the standardized weight.
+    weight, gain, gamma
+        Those of the forward.
+    mean, rstd : array_like, shape (C_out,)
+        What `weight_standardization_forward` returned.
+    out : ndarray, shape and dtype of weight, optional
+        Where to write dweight; may be weight or dy.
+
+    Returns
+    -------
+    dweight : ndarray, shape and dtype of weight
+    dgain : ndarray, shape (C_out,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm_backward`; also if the fan-in is 1.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> weight = [[1.0, 3.0], [10.0, 30.0]]
+    >>> standardized, mean, rstd = fastbn.weight_standardization_forward(weight)
+    >>> dweight, dgain = fastbn.weight_standardization_backward([[0.0, 1.0], [2.0, 1.0]], weight, mean, rstd)
+    >>> dgain.round(3)
+    array([ 1., -1.])
+    """
+    given, (dy, w) = (weight, dy), _checks.gradient(dy, weight)
+    scale, factor = _gain(w, gain, gamma)
+    _checks.out(out, (w, dy, *given), gain, mean, rstd)
+    dweight, dscale, _ = F.batch_norm_backward(dy, w, mean, rstd, scale, axis=0, out=out)
+    g = _checks.vector(gain, "gain", w.shape[:1])
+    return dweight, (dscale * factor).astype(_gradient_dtype(g, w))
+
+
+def _gain(weight: Array, gain: Any, gamma: Any) -> tuple[Array, float]:
+    """What the standardized weight is multiplied by, and its part without `gain`."""
+    _checks.rank(weight, 2, "weight")
+    fan_in = prod(weight.shape[1:])
+    if fan_in == 1:
+        raise ValueError(f"weight has shape {weight.shape}; expected more than one element for each index of axis 0")
+    g = _checks.vector(gain, "gain", weight.shape[:1], np.float64)
+    factor = 1.0 if gamma is None else _checks.real(gamma, "gamma") / sqrt(max(fan_in, 1))
+    return (np.ones(len(weight)) if g is None else g) * factor, factor
+
+
+# Layer norm and RMS norm over the channels ----------------------------------------------------------------------------
+
+
+def channel_layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Layer normalization over the channels: each position of a sample by its mean and variance.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    eps : float
+        Added to the variance; not negative.
+    axis : int
+        The channels' axis of x, any but the first.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is 0 or out of range, `eps` is negative or not finite, or `out` is read-only,
+        misaligned, or overlaps itself or an argument other than x.
+
+    Notes
+    -----
+    It is `layer_norm` with the channels last, as ConvNeXt has it [1]_; x is read and y written where they lie, without
+    a transposed copy.
+
+    References
+    ----------
+    .. [1] Z. Liu et al., "A ConvNet for the 2020s", CVPR 2022, section 2.6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[[1.0, 30.0], [3.0, 10.0]]])  # one sample of two channels with two positions
+    >>> fastbn.channel_layer_norm(x).round(3)
+    array([[[-1.,  1.],
+            [ 1., -1.]]])
+    """
+    return channel_layer_norm_forward(x, weight, bias, eps, axis=axis, out=out)[0]
+
+
+def channel_layer_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Layer normalization over the channels that also returns its statistics.
+
+    Parameters
+    ----------
+    x, weight, bias, eps, axis, out
+        As `channel_layer_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, the shape of x without `axis`
+        Mean and 1 / sqrt(var + eps) of each position.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.channel_layer_norm_forward([[[1.0, 30.0], [3.0, 10.0]]], eps=0)
+    >>> mean, rstd
+    (array([[ 2., 20.]]), array([[1. , 0.1]]))
+    """
+    y, mean, rstd = _over_channels(F.layer_norm_forward, x, (weight, bias), eps, axis, out)
+    return y, mean, rstd
+
+
+def channel_layer_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of layer normalization over the channels.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+        Gradient of y.
+    x, weight, axis
+        Those of the forward.
+    mean, rstd : array_like, the shape of x without `axis`
+        What `channel_layer_norm_forward` returned.
+    out : ndarray, shape and dtype of x, optional
+        Where to write dx; may be x or dy.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_backward`; also if `axis` is 0 or out of range.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[[1.0, 30.0], [3.0, 10.0]]]
+    >>> y, mean, rstd = fastbn.channel_layer_norm_forward(x, eps=0)
+    >>> dx, dweight, dbias = fastbn.channel_layer_norm_backward([[[0.0, 1.0], [2.0, 1.0]]], x, mean, rstd)
+    >>> dweight, dbias
+    (array([1., 1.]), array([1., 3.]))
+    """
+    dx, dweight, dbias = _over_channels_backward(F.layer_norm_backward, dy, x, (mean, rstd), weight, axis, out)
+    return dx, dweight, dbias
+
+
+def channel_rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """RMS normalization over the channels: each position of a sample by its root mean square.
+
+    Parameters
+    ----------
+    x, weight, axis, out
+        As `channel_layer_norm` takes them.
+    eps : float
+        Added to the mean square; not negative.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm`.
+
+    Notes
+    -----
+    It is `rms_norm` with the channels last; x is read and y written where they lie, without a transposed copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> fastbn.channel_rms_norm(np.array([[[1.0], [-1.0], [7.0], [7.0]]])).round(3).ravel()
+    array([ 0.2, -0.2,  1.4,  1.4])
+    """
+    return channel_rms_norm_forward(x, weight, eps, axis=axis, out=out)[0]
+
+
+def channel_rms_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """RMS normalization over the channels that also returns its statistic.
+
+    Parameters
+    ----------
+    x, weight, eps, axis, out
+        As `channel_rms_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    rstd : ndarray of float64, the shape of x without `axis`
+        1 / sqrt(avg(x * x) + eps).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_rms_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, rstd = fastbn.channel_rms_norm_forward([[[1.0], [-1.0], [7.0], [7.0]]], eps=0)
+    >>> rstd
+    array([[0.2]])
+    """
+    y, rstd = _over_channels(F.rms_norm_forward, x, (weight,), eps, axis, out)
+    return y, rstd
+
+
+def channel_rms_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """The gradients of RMS normalization over the channels.
+
+    Parameters
+    ----------
+    dy, x, rstd, weight, axis, out
+        As `channel_layer_norm_backward` takes them; rstd as `channel_rms_norm_forward` returned it.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm_backward`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[[1.0], [-1.0], [7.0], [7.0]]]
+    >>> y, rstd = fastbn.channel_rms_norm_forward(x, eps=0)
+    >>> dx, dweight = fastbn.channel_rms_norm_backward([[[1.0], [1.0], [0.0], [0.0]]], x, rstd)
+    >>> dweight
+    array([ 0.2, -0.2,  0. ,  0. ])
+    """
+    dx, dweight = _over_channels_backward(F.rms_norm_backward, dy, x, (rstd,), weight, axis, out)
+    return dx, dweight
+
+
+def _over_channels(
+    operation: Callable[..., tuple[Array, ...]],
+    x: Any,
+    affine: tuple[Any, ...],
+    eps: Any,
+    axis: Any,
+    out: Any,
+) -> tuple[Array, ...]:
+    """An operation over trailing axes, applied to a view of x that has its channels last."""
+    given, (x, channel) = x, _read(x, axis)
+    _checks.out(out, (x, given), *affine)
+    y = _target(x, out)
+    moved, target = (np.moveaxis(v, channel, -1) for v in (x, y))
+    return y, *operation(moved, x.shape[channel], *affine, eps, out=target)[1:]
+
+
+def _over_channels_backward(
+    operation: Callable[..., tuple[Array, ...]],
+    dy: Any,
+    x: Any,
+    statistics: tuple[Any, ...],
+    weight: Any,
+    axis: Any,
+    out: Any,
+) -> tuple[Array, ...]:
+    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(x.shape) if a != channel))
+    _checks.out(out, (x, dy, *given), weight, *statistics)
+    dx = _target(x, out)
+    moved_dy, moved_x, target = (np.moveaxis(v, channel, -1) for v in (dy, x, dx))
+    return dx, *operation(moved_dy, moved_x, *statistics, weight, out=target)[1:]
+
+
+# Response norms: a scale a sample and channel -------------------------------------------------------------------------
+
+
+def _mean_square(x: Array, channel: int) -> Array:
+    """Of every channel of every sample: (N, C)."""
+    channels = x.shape[channel]
+    mean, var = _moments(x, (len(x), channels), _views.group_view, channel, channels)
+    with _unwarned():
+        return var + mean * mean
+
+
+def _scaled(x: Array, channel: int, scale: Array, shift: Array | None, out: Array | None) -> Array:
+    """x * scale + shift, with a scale a sample and channel, and a shift a channel."""
+    y = _target(x, out)
+    compute = _checks.COMPUTED_IN[x.dtype]
+    scale, shift = scale.astype(compute), None if shift is None else shift.astype(compute)
+    zeros, ones = _no_statistics(x, channel)
+    for i in range(len(x)):
+        sample = slice(i, i + 1)
+        _calls.apply(x[sample], channel, scale[i], shift, 0.0, zeros, ones, y[sample])
+    return y
+
+
+def _no_statistics(x: Array, channel: int) -> tuple[Array, Array]:
+    """A mean and a variance, or rstd, that change nothing."""
+    return np.zeros(x.shape[channel]), np.ones(x.shape[channel])
+
+
+def _scaled_backward(dy: Array, x: Array, channel: int, scale: Array) -> tuple[Array, Array, Array]:
+    """Of one sample: dy * scale, and each channel's sums of dy * x and dy."""
+    zeros, ones = _no_statistics(x, channel)
+    return F.batch_norm_backward(dy, x, zeros, ones, scale, axis=channel, training=False)
+
+
+def _write_sum(direct: Array, x: Array, slope: Array, channel: int, dx: Array) -> None:
+    """dx <- direct + x * slope, rounded once; x is overwritten, as dx may be the array that it is a copy of."""
+    x *= _along(slope, x, channel)
+    x += direct
+    dx[...] = x
+
+
+def global_response_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Global response normalization: each channel of a sample by its norm relative to the other channels', plus x.
+
+    Parameters
+    ----------
+    x, axis, out
+        As `channel_layer_norm` takes them.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    eps : float
+        Added to the average norm; not negative.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm`.
+
+    Notes
+    -----
+    With the norm over all positions of a channel of a sample, and its average over the channels [1]_::
+
+        norm = sqrt(sum(x * x))
+        y = x * norm / (avg(norm) + eps) * weight + bias + x
+
+    References
+    ----------
+    .. [1] S. Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023,
+       section 3.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[[3.0, 4.0], [0.0, 15.0]]]  # norms 5 and 15, on average 10
+    >>> fastbn.global_response_norm(x, eps=0)
+    array([[[ 4.5,  6. ],
+            [ 0. , 37.5]]])
+    """
+    return global_response_norm_forward(x, weight, bias, eps, axis=axis, out=out)[0]
+
+
+def global_response_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Global response normalization that also returns the norms.
+
+    Parameters
+    ----------
+    x, weight, bias, eps, axis, out
+        As `global_response_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    norm : ndarray of float64, shape (N, C)
+        The norm of each channel of each sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `global_response_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, norm = fastbn.global_response_norm_forward([[[3.0, 4.0], [0.0, 15.0]]])
+    >>> norm
+    array([[ 5., 15.]])
+    """
+    given, (x, channel) = x, _read(x, axis)
+    shape = (x.shape[channel],)
+    w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
+    eps = _checks.eps(eps)
+    _checks.out(out, (x, given), weight, bias)
+    norm = np.sqrt(_mean_square(x, channel) * (x.size // max(1, len(x) * shape[0])))
+    return _scaled(x, channel, _response(norm, w, eps), b, out), norm
+
+
+def global_response_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    norm: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of global response normalization.
+
+    Parameters
+    ----------
+    dy, x, weight, axis, out
+        As `channel_layer_norm_backward` takes them.
+    norm : array_like, shape (N, C)
+        What `global_response_norm_forward` returned.
+    eps : float
+        That of the forward.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm_backward`.
+
+    Notes
+    -----
+    With s = 1 + weight * norm / t, t = avg(norm) + eps, p = sum(dy * x) over the positions, and avg over the channels::
+
+        dx = dy * s + x / norm * (weight * p - avg(weight * p * norm) / t) / t        (x / norm = 0 where norm = 0)
+        dweight = sum over samples of p * norm / t
+        dbias = sum(dy)
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[[3.0, 4.0], [0.0, 15.0]]]
+    >>> y, norm = fastbn.global_response_norm_forward(x, eps=0)
+    >>> dx, dweight, dbias = fastbn.global_response_norm_backward([[[1.0, 0.0], [0.0, 1.0]]], x, norm, eps=0)
+    >>> dweight, dbias
+    (array([ 1.5, 22.5]), array([1., 1.]))
+    """
+    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    shape = (x.shape[channel],)
+    saved = _checks.given(norm, "norm", (len(x), *shape))
+    w = _checks.vector(weight, "weight", shape)
+    eps = _checks.eps(eps)
+    _checks.out(out, (x, dy, *given), weight, norm)
+    dx = _target(x, out)
+    wide = np.ones(shape) if w is None else w.astype(np.float64)
+    scale, total = _response(saved, wide, eps), _total(saved, eps)
+    sums, compute = np.zeros((2, *shape)), _checks.COMPUTED_IN[x.dtype]
+    with _unwarned():
+        for i in range(len(x) if x.size else 0):
+            sample, own = slice(i, i + 1), saved[i]
+            xn, g = x[sample].astype(compute), dy[sample].astype(compute, copy=False)
+            direct, products, of_dy = _scaled_backward(g, xn, channel, scale[i])
+            pulled = wide * products
+            pulled = (pulled - (pulled * own).mean() / total[i]) / total[i]
+            slope = np.divide(pulled, own, out=np.zeros_like(own), where=own != 0)
+            _write_sum(direct, xn, slope, channel, dx[sample])
+            sums += products * own / total[i], of_dy
+    dweight, dbias = sums.astype(_gradient_dtype(w, x))
+    return dx, dweight, dbias
+
+
+def _response(norm: Array, weight: Array | None, eps: float) -> Array:
+    """What a sample's channels are multiplied by."""
+    with _unwarned():
+        response = norm / _total(norm, eps)
+    return 1.0 + (response if weight is None else weight * response)
+
+
+def _total(norm: Array, eps: float) -> Array:
+    """The average norm of each sample, plus eps: (N, 1)."""
+    return norm.sum(axis=1, keepdims=True) / max(1, norm.shape[1]) + eps
+
+
+def filter_response_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    tau: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Filter response normalization: each channel of a sample by its root mean square, with a thresholded linear unit.
+
+    Parameters
+    ----------
+    x, axis, out
+        As `channel_layer_norm` takes them.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    tau : array_like, shape (C,), optional
+        What y of each channel is at least; without it, there is no threshold.
+    eps : float
+        Added to the mean square; not negative.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm`.
+
+    Notes
+    -----
+    With avg over all positions of a channel of a sample [1]_::
+
+        y = max(x / sqrt(avg(x * x) + eps) * weight + bias, tau)
+
+    References
+    ----------
+    .. [1] S. Singh and S. Krishnan, "Filter Response Normalization Layer: Eliminating Batch Dependence in the Training
+       of Deep Neural Networks", CVPR 2020, section 3.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.filter_response_norm([[[1.0, -1.0, 7.0, 7.0]]], tau=[0.0], eps=0)
+    array([[[0.2, 0. , 1.4, 1.4]]])
+    """
+    return filter_response_norm_forward(x, weight, bias, tau, eps, axis=axis, out=out)[0]
+
+
+def filter_response_norm_forward(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    tau: ArrayLike | None = None,
+    eps: float = 1e-6,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Filter response normalization that also returns its statistic.
+
+    Parameters
+    ----------
+    x, weight, bias, tau, eps, axis, out
+        As `filter_response_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    rstd : ndarray of float64, shape (N, C)
+        1 / sqrt(avg(x * x) + eps) of each channel of each sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `filter_response_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, rstd = fastbn.filter_response_norm_forward([[[1.0, -1.0, 7.0, 7.0]]], eps=0)
+    >>> rstd
+    array([[0.2]])
+    """
+    given, (x, channel) = x, _read(x, axis)
+    w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
+    eps = _checks.eps(eps)
+    _checks.out(out, (x, given), weight, bias, tau)
+    rstd = _calls.rstd(_mean_square(x, channel), eps)
+    y = _scaled(x, channel, rstd if w is None else rstd * w, b, out)
+    if t is not None:
+        np.maximum(y, _along(t, x, channel).astype(x.dtype), out=y)
+    return y, rstd
+
+
+def filter_response_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    tau: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array | None]:
+    """The gradients of filter response normalization.
+
+    Parameters
+    ----------
+    dy, x, axis, out
+        As `channel_layer_norm_backward` takes them.
+    rstd : array_like, shape (N, C)
+        What `filter_response_norm_forward` returned.
+    weight, bias, tau : array_like, shape (C,), optional
+        Those of the forward.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+    dtau : ndarray, shape (C,), or None
+        None without tau.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm_backward`.
+
+    Notes
+    -----
+    With h = x * rstd, dz = dy where h * weight + bias > tau and 0 elsewhere, g = dz * weight, avg over the positions::
+
+        dx = rstd * (g - h * avg(g * h))
+        dweight = sum(dz * h)
+        dbias = sum(dz)
+        dtau = sum(dy - dz)
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x, tau = [[[1.0, -1.0, 7.0, 7.0]]], [0.0]
+    >>> y, rstd = fastbn.filter_response_norm_forward(x, tau=tau, eps=0)
+    >>> dx, dweight, dbias, dtau = fastbn.filter_response_norm_backward([[[1.0, 2.0, 0.0, 0.0]]], x, rstd, tau=tau)
+    >>> dweight, dbias, dtau
+    (array([0.2]), array([1.]), array([2.]))
+    """
+    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    shape = (x.shape[channel],)
+    saved = _checks.given(rstd, "rstd", (len(x), *shape))
+    w, b, t = _response_parameters(weight, bias, tau, *shape)
+    _checks.out(out, (x, dy, *given), weight, bias, tau, rstd)
+    dx = _target(x, out)
+    scale = saved if w is None else saved * w
+    compute, axes = _checks.COMPUTED_IN[x.dtype], _other_axes(x, channel)
+    sums, positions = np.zeros((3, *shape)), x.size // max(1, len(x) * shape[0])
+    with _unwarned():
+        for i in range(len(x) if x.size else 0):
+            sample, own = slice(i, i + 1), saved[i]
+            xn, g = x[sample].astype(compute), dy[sample].astype(compute)
+            if t is not None:
+                below = _below(xn, channel, scale[i], b, t)
+                sums[2] += g.sum(axes, dtype=np.float64, where=below)
+                np.copyto(g, 0, where=below)
+            direct, products, of_g = _scaled_backward(g, xn, channel, scale[i])
+            _write_sum(direct, xn, -scale[i] * own * own * products / positions, channel, dx[sample])
+            sums[:2] += products * own, of_g
+    parameters = _response_parameters(weight, bias, tau, *shape, dtype=None)
+    dweight, dbias, dtau = (s.astype(_gradient_dtype(v, x)) for s, v in zip(sums, parameters, strict=True))
+    return dx, dweight, dbias, None if tau is None else dtau
+
+
+def _response_parameters(
+    weight: Any, bias: Any, tau: Any, channels: int, dtype: DTypeLike | None = np.float64
+) -> list[Array | None]:
+    named = {"weight": weight, "bias": bias, "tau": tau}
+    return [_checks.vector(v, name, (channels,), dtype) for name, v in named.items()]
+
+
+def _below(x: Array, channel: int, scale: Array, shift: Array | None, tau: Array) -> Array:
+    """Where the forward, which computed the same, took tau."""
+    y = x * _along(scale, x, channel)
+    if shift is not None:
+        y += _along(shift, x, channel)
+    return np.asarray(y <= _along(tau, x, channel))
+
+
+# Local response norm --------------------------------------------------------------------------------------------------
+
+
+def local_response_norm(
+    x: ArrayLike,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Local response normalization: each element by the squares in the neighbouring channels at its position.
+
+    Parameters
+    ----------
+    x, axis, out
+        As `channel_layer_norm` takes them.
+    size : int
+        How many channels are neighbours, the element's own included; of an even number, one more lies before it.
+    alpha, beta, k : float
+        See Notes.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm`; also if `size` is less than 1 or a number is not finite.
+
+    Notes
+    -----
+    With the sum over the channels from c - size // 2 to c + (size - 1) // 2, as far as they exist [1]_::
+
+        y = x / (k + alpha / size * sum(x * x)) ** beta
+
+    alpha / size is as in PyTorch; the paper's alpha is the quotient.
+
+    References
+    ----------
+    .. [1] A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
+       Networks", NeurIPS 2012, section 3.3.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.local_response_norm([[1.0, 2.0, 2.0]], size=3, alpha=3.0, beta=1.0, k=0.0).round(3)
+    array([[0.2  , 0.222, 0.25 ]])
+    """
+    given, (x, channel) = x, _read(x, axis)
+    size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
+    _checks.out(out, (x, given))
+    y, compute = _target(x, out), _checks.COMPUTED_IN[x.dtype]
+    for i, sample in enumerate(x):
+        xn = sample.astype(compute, copy=False)
+        with _unwarned():
+            scale = _base(xn, channel - 1, size, alpha, k)
+            scale **= -beta
+            scale *= xn
+            y[i] = scale
+    return y
+
+
+def local_response_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    axis: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """The gradient of local response normalization.
+
+    Parameters
+    ----------
+    dy, x, axis, out
+        As `channel_layer_norm_backward` takes them.
+    size, alpha, beta, k
+        Those of the forward.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `channel_layer_norm_backward`; also as `local_response_norm`.
+
+    Notes
+    -----
+    With b = k + alpha / size * sum(x * x), and the second sum over those channels that the element is a neighbour of::
+
+        dx = dy * b ** -beta - 2 * alpha * beta / size * x * sum(dy * x * b ** (-beta - 1))
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.local_response_norm_backward([[1.0, 0.0]], [[1.0, 2.0]], size=1, alpha=1.0, beta=1.0)
+    array([[0., 0.]])
+    """
+    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
+    _checks.out(out, (x, dy, *given))
+    dx, compute = _target(x, out), _checks.COMPUTED_IN[x.dtype]
+    for i, sample in enumerate(x):
+        xn, g = sample.astype(compute, copy=False), dy[i].astype(compute, copy=False)
+        with _unwarned():
+            base = _base(xn, channel - 1, size, alpha, k)
+            pulled = g * base**-beta
+            base = pulled * xn / base
+            spread = _neighbours(base, channel - 1, (size - 1) // 2, size // 2)
+            spread *= xn
+            spread *= -2.0 * alpha * beta / size
+            spread += pulled
+            dx[i] = spread
+    return dx
+
+
+def _neighbourhood(size: Any, alpha: Any, beta: Any, k: Any) -> tuple[int, float, float, float]:
+    return _count(size, "size"), _checks.real(alpha, "alpha"), _checks.real(beta, "beta"), _checks.real(k, "k")
+
+
+def _base(x: Array, axis: int, size: int, alpha: float, k: float) -> Array:
+    """k + alpha / size * sum(x * x) over the neighbours."""
+    total = _neighbours(x * x, axis, size // 2, (size - 1) // 2)
+    total *= alpha / size
+    total += k
+    return total
+
+
+def _neighbours(v: Array, axis: int, before: int, after: int) -> Array:
+    """The sum over the index on `axis`, so many before it and so many after it."""
+    total = v.copy(order="K")
+    summed, terms = np.moveaxis(total, axis, 0), np.moveaxis(v, axis, 0)
+    for step in range(1, min(before, len(terms) - 1) + 1):
+        summed[step:] += terms[:-step]
+    for step in range(1, min(after, len(terms) - 1) + 1):
+        summed[:-step] += terms[step:]
+    return total
