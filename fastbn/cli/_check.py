@@ -130,5 +130,5 @@ def _errors(operation: Operation, case: Case) -> list[float]:
 
 
 def _relative_error(actual: Array, expected: Array) -> float:
-    """The largest difference over the largest value."""
-    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+    """The largest difference over the largest value or, if that is more, the spread of x: a mean may be near zero."""
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1.0))

@@ -16,14 +16,16 @@ _PIECE = 16384  # elements: some microseconds of work
 @tile  # type: ignore[untyped-decorator]
 def _copy_piece(source: Any, target: Any, i: int, end: int, past_cache: bool) -> None:
     if past_cache:
-        head = min(gap(target, i), end - i)
-        store_part(target, i, load_part(source, i, head), head)
-        i += head
+        line = min(i + gap(target, i), end)
+        while i < line:
+            m = min(line - i, LANES)
+            store_part(target, i, load_part(source, i, m), m)
+            i += m
+        while i + 2 * LANES <= end:
+            stream(target, i, load(source, i), load(source, i + LANES))
+            i += 2 * LANES
     while i + LANES <= end:
-        if past_cache:
-            stream(target, i, load(source, i))
-        else:
-            store(target, i, load(source, i))
+        store(target, i, load(source, i))
         i += LANES
     if i < end:
         store_part(target, i, load_part(source, i, end - i), end - i)
