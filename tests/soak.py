@@ -4,6 +4,9 @@ python tests/soak.py --seconds 600
 """
 
 import argparse
+import ctypes
+import gc
+import platform
 import resource
 import sys
 import threading
@@ -24,7 +27,8 @@ TOLERANCES = {  # some roundings of the dtype
     np.dtype(np.float32): 2e-5,
     np.dtype(np.float64): 1e-11,
 }
-ALLOWED_GROWTH = 32 << 20  # bytes, over the second half: the allocator's own unrest is some MB
+ALLOWED_GROWTH = 16 << 20  # bytes, over the second half: the allocator's own unrest is some MB
+PAUSES = 10
 
 
 def some_array(rng, shape, dtype, mean=0.0):
@@ -99,40 +103,45 @@ def wrong_call(rng):
 
 
 def memory():
-    """Bytes that the process holds now."""
+    """Bytes that the process holds now, what its allocator keeps for later given back where it can."""
+    gc.collect()
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     if sys.platform == "linux":
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Soak:
-    """Random calls on several threads, the main one among them: what was called, and how it went."""
+    """Random calls on several threads, the main one among them: what was called, and how it went.
+
+    It pauses after each tenth of its time, for memory is compared where no call holds any.
+    """
 
     def __init__(self, seconds, seed=0, threads=3):
-        self.start = time.monotonic()
-        self.seconds, self.seed = seconds, seed
         self.failures, self.worst = [], [0.0] * threads
         self.calls = [Counter() for _ in range(threads)]  # one a thread, so that none waits for another
-        workers = [threading.Thread(target=self._work, args=(number,)) for number in range(1, threads)]
-        watcher = threading.Thread(target=self._watch)
-        for thread in (*workers, watcher):
-            thread.start()
-        self._work(0)
-        for thread in (*workers, watcher):
-            thread.join()
-        if self.failures:
-            raise self.failures[0]
+        self.memory = []
+        streams = [np.random.default_rng((seed, number)) for number in range(threads)]
+        start = time.monotonic()
+        for tenth in range(1, PAUSES + 1):
+            self.until = start + seconds * tenth / PAUSES
+            workers = [threading.Thread(target=self._work, args=(n, streams[n])) for n in range(1, threads)]
+            for thread in workers:
+                thread.start()
+            self._work(0, streams[0])
+            for thread in workers:
+                thread.join()
+            if self.failures:
+                raise self.failures[0]
+            self.memory.append(memory())
+            print(f"{time.monotonic() - start:5.0f} s: {self}, {self.memory[-1] / 2**20:.0f} MB", flush=True)
+        self.growth = self.memory[-1] - self.memory[PAUSES // 2 - 1]
 
-    def _time(self):
-        return time.monotonic() - self.start
-
-    def _goes_on(self):
-        return self._time() < self.seconds and not self.failures
-
-    def _work(self, number):
-        rng, calls = np.random.default_rng((self.seed, number)), self.calls[number]
+    def _work(self, number, rng):
+        calls = self.calls[number]
         try:
-            while self._goes_on():
+            while time.monotonic() < self.until and not self.failures:
                 kinds, error = some_call(rng)
                 calls.update((*kinds, "calls"))
                 self.worst[number] = max(self.worst[number], error)
@@ -141,19 +150,6 @@ class Soak:
                     calls["wrong ones, refused"] += 1
         except BaseException as error:
             self.failures.append(error)
-
-    def _watch(self):
-        """Memory at the middle and at the end; what calls hold for a moment comes and goes: the least is what stays."""
-        half, told = [], 0.0
-        while self._goes_on():
-            time.sleep(0.2)
-            if self._time() > self.seconds / 2:
-                half.append(memory())
-            if self._time() > told + 10:
-                told = self._time()
-                print(f"{told:5.0f} s: {self}, {memory() / 2**20:.0f} MB", flush=True)
-        tenth = max(1, len(half) // 10)
-        self.growth = min(half[-tenth:], default=0) - min(half[:tenth], default=0)
 
     def counts(self):
         return sum(self.calls, Counter())
