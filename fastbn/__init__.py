@@ -5,6 +5,12 @@ from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn._warmup import warmup
 from fastbn.folding import fold
 from fastbn.functional import (
+    add_layer_norm,
+    add_layer_norm_backward,
+    add_layer_norm_forward,
+    add_rms_norm,
+    add_rms_norm_backward,
+    add_rms_norm_forward,
     batch_norm,
     batch_norm_backward,
     batch_norm_forward,
@@ -78,6 +84,12 @@ __all__ = [
     "Moments",
     "RMSNorm",
     "RMSNorm2d",
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_layer_norm_forward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "add_rms_norm_forward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",

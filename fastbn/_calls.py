@@ -15,6 +15,18 @@ ViewOf = Callable[..., _views.View | None]
 _EMPTY = np.empty(0)
 
 
+class Also(NamedTuple):
+    """What a call may ask for beside the normalization; all checked."""
+
+    residual: Array | None = None  # like x
+    activation: Any = None
+    where: Array | None = None  # of bool, as many axes as x, each as long or of length one
+    counts: Array | None = None  # in the shape of the statistics: how many elements `where` leaves
+
+
+NOTHING = Also()
+
+
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
@@ -59,6 +71,14 @@ def _in_order(a: Array, order: Any) -> Array:
     if order is None:
         return np.ascontiguousarray(a)
     return np.ascontiguousarray(a.transpose(order)).transpose(_inverse(order))
+
+
+def _flat_like(a: Array | None, shape: tuple[int, ...], order: Any) -> Array | None:
+    """An array, if there is one, as the kernels take it, broadcast and in the given memory order."""
+    if a is None:
+        return None
+    flat = _flat(_in_order(np.broadcast_to(a, shape), order), order)
+    return flat.view(np.uint8) if flat.dtype == bool else flat
 
 
 def _target(x: Array, order: Any, out: Array | None) -> Array:
@@ -131,6 +151,7 @@ def normalize(
     keep: bool,
     centered: bool = True,
     key: Any = None,
+    also: Also = NOTHING,
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
 
@@ -141,8 +162,10 @@ def normalize(
     var = np.empty(view.groups) if keep else _EMPTY
     y = _target(x, order, out)
     if x.size:
-        flat_w, flat_b = _weights(w, view), _weights(b, view)
-        _launch.forward(view, _flat(x, order), _flat(y, order), flat_w, flat_b, eps, centered, mean, var)
+        affine, more = (_weights(w, view), _weights(b, view)), _more(also, x, order)
+        counts = None if also.counts is None else _flat_statistics(also.counts, view)
+        call = _launch.Forward(_flat(x, order), _flat(y, order), *affine, eps, mean, var, centered, more, counts)
+        _launch.forward(view, call)
         if key is not None and order is None:
             _remember(key, x, view, w, b, eps, centered)
     elif keep:
@@ -151,6 +174,37 @@ def normalize(
     if not keep:
         return y, mean, var
     return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
+
+
+def _more(also: Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...]:
+    """What kernels take beside weights and biases; dy: flat."""
+    residual, where = (_flat_like(a, x.shape, order) for a in (also.residual, also.where))
+    return residual, also.activation, where, dy
+
+
+def normalize_sum(
+    x: Array,
+    residual: Array,
+    trailing: int,
+    w: Array | None,
+    b: Array | None,
+    eps: float,
+    out: Array | None,
+    centered: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """y, x + residual, and of this sum mean and variance over the trailing axes; arguments are checked."""
+    x, residual = np.ascontiguousarray(x), np.ascontiguousarray(residual)
+    view: Any = _views.layer_view(x.shape, None, trailing)
+    mean, var = np.empty(view.groups) if centered else _EMPTY, np.empty(view.groups)
+    y, summed = _target(x, None, out), np.empty(x.shape, x.dtype)
+    if x.size:
+        both, affine = (_flat(x), _flat(residual)), (_weights(w, view), _weights(b, view))
+        call = _launch.Forward(both, _flat(y), *affine, eps, mean, var, centered, summed=_flat(summed))
+        _launch.forward(view, call)
+    else:
+        mean[...], var[...] = np.nan, np.nan
+    y = _deliver(y, out)
+    return y, summed, _statistics(mean, view) if centered else mean, _statistics(var, view)
 
 
 def sums(x: Array, view_of: ViewOf, args: tuple[Any, ...]) -> tuple[Array, Array, Array]:
@@ -171,13 +225,15 @@ def apply(
     var: Array,
     out: Array | None,
     key: Any = None,
+    also: Also = NOTHING,
 ) -> Array:
     """Normalize every channel of x with given statistics; key: what to remember the call by, see `again`."""
     x, order, view = _seen(x, _views.batch_view, axis, False)
     y = _target(x, order, out)
     if x.size:
-        flat_w, flat_b = _weights(w, view), _weights(b, view)
-        _launch.apply(view, _flat(x, order), _flat(y, order), flat_w, flat_b, eps, _flat(mean), _flat(var))
+        affine, more = (_weights(w, view), _weights(b, view)), _more(also, x, order)
+        statistics = _flat(mean), _flat(var)
+        _launch.apply(view, _launch.Forward(_flat(x, order), _flat(y, order), *affine, eps, *statistics, more=more))
         if key is not None and order is None and mean.dtype == var.dtype:
             _remember(key, x, view, w, b, eps, True, mean.dtype)
     return _deliver(y, out)
@@ -194,24 +250,41 @@ def differentiate(
     shape: tuple[int, ...],
     out: Array | None,
     through_statistics: bool = True,
-) -> tuple[Array, Array, Array]:
-    """dx, dweight and dbias of checked arguments; mean: None for RMS norm; weight: of the given shape, any dtype."""
+    also: Also = NOTHING,
+    bias: Array | None = None,
+    dsum: Array | None = None,
+) -> tuple[Array, ...]:
+    """dx, dweight, dbias, and dresidual where there is a residual, of checked arguments.
+
+    mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx.
+    """
     x, order, view = _seen(x, view_of, *args)
     dy = _in_order(dy, order)
     dx = _target(x, order, out)
+    # The gradient before the activation: that of a residual if there is one, else it waits where dx will be.
+    inner = also.activation is not None or (also.residual is not None and also.where is not None)
+    dz = dy
+    if also.residual is not None:
+        dz = _target(x, order, None) if inner else dy.copy(order="K")
+    elif inner:
+        dz = dx if not np.may_share_memory(dx, x) else _target(x, order, None)
     compute = _checks.COMPUTED_IN[x.dtype]
     dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
     if x.size:
-        w = _weights(None if weight is None else np.ascontiguousarray(weight, compute), view)
-        m = None if mean is None else _flat_statistics(mean, view)
-        r = _flat_statistics(rstd, view)
-        gy, flat_x, gx = _flat(dy, order), _flat(x, order), _flat(dx, order)
+        w, b = (_weights(None if v is None else np.ascontiguousarray(v, compute), view) for v in (weight, bias))
+        m, counts = (None if v is None else _flat_statistics(v, view) for v in (mean, also.counts))
+        r, gx = _flat_statistics(rstd, view), _flat(dx, order)
+        more = _more(also, x, order, _flat(dy, order) if inner else None)
+        added = _flat_like(dsum, x.shape, order)
+        call = _launch.Backward(_flat(dz, order), _flat(x, order), gx, w, m, r, more[2], counts, added, inner, b, more)
         if through_statistics:
-            _launch.backward(view, gy, flat_x, gx, w, m, r, dweight, dbias)
+            _launch.backward(view, call, dweight, dbias)
         else:
-            _launch.backward(view, gy, flat_x, None, w, m, r, dweight, dbias)
-            _launch.apply(view, gy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
-    return _deliver(dx, out), _gradient(dweight, view, weight, shape), _gradient(dbias, view, weight, shape)
+            _launch.backward(view, call._replace(dx=None), dweight, dbias)
+            scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
+            _launch.apply(view, scale._replace(more=(None, None, more[2], None)))
+    gradients = _deliver(dx, out), _gradient(dweight, view, weight, shape), _gradient(dbias, view, weight, shape)
+    return gradients if also.residual is None else (*gradients, dz)
 
 
 # Small calls ----------------------------------------------------------------------------------------------------------
@@ -263,10 +336,10 @@ def again(key: Any, x: Any, w: Any, b: Any, out: Any, mean: Any = None, var: Any
     w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
     affine = (w, b, None, None) if call.by_channel else (None, None, w, b)
     if call.given is not None:
-        units, rest = call.groups * call.pieces, (call.eps, 0, mean, var)
+        units, rest = call.groups * call.pieces, (call.eps, 0, mean, var, runs.NO_MORE)
         runs.apply.serial(units, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *rest)
         return y
-    statistics = call.eps, call.centered, 0, 0, _EMPTY, _EMPTY
+    statistics = call.eps, call.centered, 0, 0, _EMPTY, _EMPTY, runs.NO_MORE, None, None
     runs.forward.serial(call.groups, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *statistics)
     return y
 

@@ -11,9 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbn.kernels import activations
+
 Array = NDArray[Any]
 DType = np.dtype[Any]
 Shape = tuple[int, ...]
+
+ACTIVATIONS: dict[str, type] = {
+    "relu": activations.Relu,
+    "leaky_relu": activations.LeakyRelu,
+    "sigmoid": activations.Sigmoid,
+    "silu": activations.Silu,
+    "gelu": activations.Gelu,
+    "gelu_tanh": activations.GeluTanh,
+}
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -213,12 +224,45 @@ def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
 
 def gradient(dy: Any, x: Any) -> tuple[Array, Array]:
     """dy and x, of one shape and dtype."""
-    x, dy = array(x, "x"), array(dy, "dy")
-    if dy.shape != x.shape:
-        raise ValueError(f"dy has shape {dy.shape}; expected {x.shape}, the shape of x")
-    if dy.dtype != x.dtype:
-        raise TypeError(f"dy has dtype {dy.dtype}; expected {x.dtype}, the dtype of x")
-    return dy, x
+    x = array(x, "x")
+    return like(dy, "dy", x), x
+
+
+def like(value: Any, name: str, x: Array) -> Array:
+    """An array of the shape and dtype of x."""
+    a = array(value, name)
+    if a.shape != x.shape:
+        raise ValueError(f"{name} has shape {a.shape}; expected {x.shape}, the shape of x")
+    if a.dtype != x.dtype:
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {x.dtype}, the dtype of x")
+    return a
+
+
+def activation(value: Any) -> Any:
+    """An activation as the kernels take it; None stays None."""
+    if value is None:
+        return None
+    name, *parameters = value if isinstance(value, tuple) and value else (value,)
+    if not isinstance(name, str):
+        raise TypeError(f"activation is {value!r}; expected a name, ('leaky_relu', slope) or None")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {value!r}; expected one of {', '.join(map(repr, ACTIVATIONS))}, or None")
+    if parameters and (name != "leaky_relu" or len(parameters) > 1):
+        raise ValueError(f"activation is {value!r}; expected a number after 'leaky_relu' only, its slope")
+    return ACTIVATIONS[name](*(real(p, "the slope of 'leaky_relu'") for p in parameters))
+
+
+def where(value: Any, x: Array) -> Array | None:
+    """A mask with as many axes as x, each as long or of length one; None stays None."""
+    if value is None:
+        return None
+    mask = _asarray(value, "where")
+    if mask.dtype != bool:
+        raise TypeError(f"where has dtype {mask.dtype}; expected bool")
+    own = (1,) * (x.ndim - mask.ndim) + mask.shape
+    if len(own) > x.ndim or any(n not in (1, full) for n, full in zip(own, x.shape, strict=True)):
+        raise ValueError(f"where has shape {mask.shape}; expected one that broadcasts to {x.shape}, the shape of x")
+    return mask.reshape(own)
 
 
 def out(value: Any, like: tuple[Any, ...], *inputs: Any) -> None:

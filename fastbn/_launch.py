@@ -4,7 +4,7 @@ Whatever is chosen here, the bits of the results are the same.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,62 @@ _MOST_BLOCKS = 64
 _LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
+class Forward(NamedTuple):
+    """Flat arrays of one call; those that default to None may be left out."""
+
+    x: Any  # an array, or two to be added up
+    y: Array
+    w: Maybe
+    b: Maybe
+    eps: float
+    mean: Array  # float64 (groups,), or empty where not wanted
+    var: Array
+    centered: bool = True  # or mean is zero and var a mean square
+    more: tuple[Any, ...] = runs.NO_MORE
+    counts: Maybe = None  # float64 (groups,): of elements that count
+    summed: Maybe = None  # where the sum of the two goes
+
+    @property
+    def where(self) -> Maybe:
+        return self.more[2]  # type: ignore[no-any-return]
+
+
+class Backward(NamedTuple):
+    """Flat arrays of one call; those that default to None may be left out."""
+
+    dy: Array  # where it is yet to be computed: memory for the gradient of what is normalized
+    x: Array
+    dx: Maybe  # None where only the gradients of weight and bias are wanted
+    w: Maybe
+    mean: Maybe  # None for RMS norm
+    rstd: Array
+    where: Maybe = None
+    counts: Maybe = None
+    dsum: Maybe = None  # what is added to dx
+    differentiate: bool = False  # whether dy is yet to be computed, from the next two
+    b: Maybe = None
+    more: tuple[Any, ...] = runs.NO_MORE
+
+    def part(self, elements: slice, groups: slice) -> "Backward":
+        """That of some samples."""
+
+        def cut(values: Maybe, part: slice) -> Maybe:
+            return None if values is None else values[part]
+
+        residual, activation, where, dy = self.more
+        return self._replace(
+            dy=self.dy[elements],
+            x=self.x[elements],
+            dx=cut(self.dx, elements),
+            mean=cut(self.mean, groups),
+            rstd=self.rstd[groups],
+            where=cut(self.where, elements),
+            counts=cut(self.counts, groups),
+            dsum=cut(self.dsum, elements),
+            more=(cut(residual, elements), activation, cut(where, elements), cut(dy, elements)),
+        )
+
+
 def _past_cache(y: Array, run: int, ahead: int = AHEAD) -> int:
     """How many elements ahead to fetch while y is written past the cache; 0: it is not."""
     return ahead if y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN else 0
@@ -53,106 +109,90 @@ def _ceil(a: int, b: int) -> int:
 def _with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> None:
     """Call `run` with as many threads as are good for it."""
     if x.nbytes < _runtime.SERIAL_BYTES:
-        run(view, x, *args, 1)
+        run(view, *args, 1)
         return
     with _runtime.team((run.__name__, view, x.dtype), x.nbytes) as threads:
-        run(view, x, *args, threads)
+        run(view, *args, threads)
 
 
-def forward(
-    view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, centered: bool, mean: Array, var: Array
-) -> None:
-    """Normalize flat x into y with its own statistics; mean, var: float64 (groups,), or empty where not wanted."""
-    run = _columns_forward if view.columns else _runs_forward
-    _with_threads(run, view, x, y, w, b, eps, centered, mean, var)
+def forward(view: View, call: Forward) -> None:
+    """Normalize x into y with its own statistics."""
+    _with_threads(_columns_forward if view.columns else _runs_forward, view, call.y, call)
 
 
-def _runs_forward(
-    view: View,
-    x: Array,
-    y: Array,
-    w: Maybe,
-    b: Maybe,
-    eps: float,
-    centered: bool,
-    mean: Array,
-    var: Array,
-    threads: int,
-) -> None:
+def _runs_forward(view: View, call: Forward, threads: int) -> None:
+    x, y, w, b, eps, mean, var, centered, more, counts, summed = call
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
     past_cache = _past_cache(y, length)
     if per_group == 1 or _busy(groups, threads):
-        past_cache = _past_cache(y, length, _to_next_group(count, parts * length, x.itemsize))
+        past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
         # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
-        ahead = past_cache if x.itemsize == 2 else 0
-        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, past_cache, ahead, mean, var)
+        ahead = past_cache if y.itemsize == 2 else 0
+        memory = past_cache, ahead, mean, var
+        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, *memory, more, counts, summed)
         return
     mean, var = (v if v.size else np.empty(groups) for v in (mean, var))
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
-    runs.reduce.parallel(pieces, x, shape, per_group, centered, False, sums)
-    runs.finish.serial(groups, shape, per_group, centered, sums, mean, var)
-    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var)
+    runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
+    runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, var)
+    if summed is not None:
+        alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), runs.NO_MORE
+        runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
+    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var, more)
 
 
-def _columns_forward(
-    view: View,
-    x: Array,
-    y: Array,
-    w: Maybe,
-    b: Maybe,
-    eps: float,
-    centered: bool,
-    mean: Array,
-    var: Array,
-    threads: int,
-) -> None:
+def _columns_forward(view: View, call: Forward, threads: int) -> None:
+    x, y, w, b, eps, mean, var, centered, more, counts, _ = call
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
     past_cache = _past_cache(y, shape[6])
     mean, var = (v if v.size else np.empty(view.groups) for v in (mean, var))
-    like = _LIKE[_computed_in(x)]
+    like = _LIKE[_computed_in(y)]
     units = view.blocks * panels
     if pieces == 1 or _busy(units, threads):
-        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, mean, var, like)
+        statistics = mean, var, like, more, counts
+        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, *statistics)
         return
     sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 3 * width, like.dtype)
-    columns.reduce.parallel(view.blocks * pieces, x, shape, centered, False, sums, like)
-    columns.finish.parallel(units, x, shape, centered, sums, mean, var)
+    columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
+    columns.finish.parallel(units, x, call.where, shape, centered, sums, counts, mean, var)
     columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
-    columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients)
+    columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
 
 
-def apply(view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, mean: Array, var: Array) -> None:
-    """Normalize flat x into y with given statistics, a channel each, float32 or float64."""
-    _with_threads(_apply, view, x, y, w, b, eps, mean, var)
+def apply(view: View, call: Forward) -> None:
+    """Normalize x into y with given statistics, a channel or a group each; an eps of None: `var` is rstd."""
+    _with_threads(_apply, view, call.y, call)
 
 
-def _apply(
-    view: View, x: Array, y: Array, w: Maybe, b: Maybe, eps: float, mean: Array, var: Array, threads: int
-) -> None:
+def _apply(view: View, call: Forward, threads: int) -> None:
+    x, y, w, b, eps, mean, var, _, more, *_ = call
     shape, parallel = view.geometry, threads > 1
+    affine = (w, b) if view.affine == "channel" else (None, None)
+    others = (None, None) if view.affine == "channel" else (w, b)
     if view.columns:
         pieces, _, width = _extent(view)
-        coefficients = np.empty(view.blocks * 3 * width, _computed_in(x))
+        coefficients = np.empty(view.blocks * 3 * width, _computed_in(y))
         mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
-        columns.coefficients.serial(view.blocks, shape, w, b, eps, mean, var, coefficients)
+        columns.coefficients.serial(view.blocks, shape, *affine, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
-        columns.apply[parallel](view.blocks * pieces, x, y, shape, None, None, past_cache, coefficients)
+        columns.apply[parallel](view.blocks * pieces, x, y, shape, *others, past_cache, coefficients, more)
         return
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     past_cache = _past_cache(y, length)
-    runs.apply[parallel](groups * per_group, x, y, shape, per_group, w, b, None, None, eps, past_cache, mean, var)
+    statistics = eps, past_cache, mean, var, more
+    runs.apply[parallel](groups * per_group, x, y, shape, per_group, *affine, *others, *statistics)
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
     """The sums of d and d^2 over every group, d being the distance from `shift`, an element; all: float64 (groups,)."""
-    _with_threads(_sums, view, x, shift, s, q)
+    _with_threads(_sums, view, x, x, shift, s, q)
 
 
 def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) -> None:
@@ -162,102 +202,75 @@ def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) 
         _, width, fold, span, *_ = shape
         of_pieces = np.empty((view.blocks, pieces, 2, fold, width // span, span))
         wide = _LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
-        columns.reduce[parallel](view.blocks * pieces, x, shape, True, True, of_pieces.reshape(-1), wide)
+        columns.reduce[parallel](view.blocks * pieces, x, None, shape, True, True, of_pieces.reshape(-1), wide)
         totals = of_pieces.sum(axis=(1, 3, 5))
         s[:], q[:] = totals[:, 0].ravel(), totals[:, 1].ravel()
         of_columns = np.empty((view.blocks, fold, width // span, span))
-        columns.shifts.serial(view.blocks, x, shape, of_columns.reshape(-1))
+        columns.shifts.serial(view.blocks, x, None, shape, of_columns.reshape(-1))
         shift[:] = of_columns[:, 0, :, 0].ravel()
         return
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
     of_pieces = np.empty((groups * per_group, 3))
-    runs.reduce[parallel](groups * per_group, x, shape, per_group, True, True, of_pieces)
+    runs.reduce[parallel](groups * per_group, x, None, shape, per_group, True, True, of_pieces)
     _, s[:], q[:] = of_pieces.reshape(groups, per_group, 3).sum(axis=1).T
     shift[:] = of_pieces[::per_group, 0]
 
 
-def backward(
-    view: View, dy: Array, x: Array, dx: Maybe, w: Maybe, mean: Maybe, rstd: Array, dweight: Array, dbias: Array
-) -> None:
-    """The gradients of `forward`; mean: None for RMS norm; dx: None where only those of weight and bias are wanted."""
+def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
+    """The gradients of `forward`."""
     by_runs = _rows_backward if view.affine == "element" else _runs_backward
     run = _columns_backward if view.columns else by_runs
-    _with_threads(run, view, x, dy, dx, w, mean, rstd, dweight, dbias)
+    _with_threads(run, view, call.x, call, dweight, dbias)
 
 
-def _runs_backward(
-    view: View,
-    x: Array,
-    dy: Array,
-    dx: Maybe,
-    w: Maybe,
-    mean: Maybe,
-    rstd: Array,
-    dweight: Array,
-    dbias: Array,
-    threads: int,
-) -> None:
+def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     count, groups, parts, length, channels = view.geometry
     samples = groups * parts // channels  # one for batch norm, whose groups lie in all of them
     at_once = samples
-    if length * x.itemsize < _SHORT_PART:
+    if length * call.x.itemsize < _SHORT_PART:
         at_once = max(_ceil(samples, 8), _MANY_SUMS // channels)
     totals = np.zeros(channels), np.zeros(channels)
     for first in range(0, samples, at_once):
         n = min(at_once, samples - first)
         shape = (count, groups // samples * n, parts, length, channels)
-        part = slice(x.size // samples * first, x.size // samples * (first + n))
-        own = slice(groups // samples * first, groups // samples * (first + n))
-        gx = None if dx is None else dx[part]
-        statistics = None if mean is None else mean[own], rstd[own]
-        _runs_backward_of(shape, x[part], dy[part], gx, w, *statistics, *totals, threads)
+        own, elements = (
+            slice(size // samples * first, size // samples * (first + n)) for size in (groups, call.x.size)
+        )
+        _runs_backward_of(shape, call if n == samples else call.part(elements, own), *totals, threads)
     dweight[:], dbias[:] = totals
 
 
-def _runs_backward_of(
-    shape: tuple[int, ...],
-    x: Array,
-    dy: Array,
-    dx: Maybe,
-    w: Maybe,
-    mean: Maybe,
-    rstd: Array,
-    dweight: Array,
-    dbias: Array,
-    threads: int,
-) -> None:
+def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     """dx of some samples, and what they add to dweight and dbias (float64)."""
     parallel = threads > 1
+    dy, x, dx, w, mean, rstd, where, counts, *_ = call
     count, groups, parts, length, channels = shape
-    per_part = runs.pieces(count, length)
+    per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
     pieces = groups * parts * per_part
     sums = np.empty((pieces, 2))
+    more = call.dsum, where
     if dx is not None and (pieces == groups or _busy(groups, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
-        runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, sums)
+        chain = (per_group, call.b, None, call.more) if call.differentiate else None
+        statistics = mean, rstd, sums, chain, more, counts
+        runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
+        if call.differentiate:
+            given = w, call.b, None, None, None, 0, mean, rstd, call.more
+            runs.apply[parallel](groups * per_group, x, dy, shape, per_group, *given)
         slopes = np.empty((groups, 2))
-        runs.reduce_back[parallel](pieces, dy, x, shape, per_part, None, mean, rstd, sums)
-        runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, slopes)
+        runs.reduce_back[parallel](pieces, dy, x, where, shape, per_part, None, mean, rstd, sums)
+        runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
         if dx is not None:
             past_cache = _past_cache(dx, length)
-            runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, mean, rstd, slopes)
+            statistics = mean, rstd, slopes, more
+            runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
-def _rows_backward(
-    view: View,
-    x: Array,
-    dy: Array,
-    dx: Array,
-    w: Maybe,
-    mean: Maybe,
-    rstd: Array,
-    dweight: Array,
-    dbias: Array,
-    threads: int,
-) -> None:
+def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    dy, x, dx, w, mean, rstd, where, counts, dsum, *_ = call
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
     per_row = runs.pieces(1, length)
@@ -265,29 +278,26 @@ def _rows_backward(
     blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
     like = _LIKE[_computed_in(x)]
-    past_cache = _past_cache(dx, length)
+    past_cache = _past_cache(x, length)
+    more = dsum, where
     if per_row == 1 or _busy(blocks, threads):
-        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, mean, rstd, block, grads, like)
+        chain = (per_row, None, call.b, call.more) if call.differentiate else None
+        statistics = mean, rstd, block, grads, like, chain, more, counts
+        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
     else:
+        if call.differentiate:
+            given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
+            runs.apply.parallel(rows * per_row, x, dy, shape, per_row, *given)
         sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
-        runs.reduce_back.parallel(rows * per_row, dy, x, shape, per_row, w, mean, rstd, sums)
-        runs.finish_rows.serial(rows, length, per_row, mean is not None, rstd, sums, slopes)
-        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, mean, rstd, block, grads, slopes, like)
+        runs.reduce_back.parallel(rows * per_row, dy, x, where, shape, per_row, w, mean, rstd, sums)
+        runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
+        statistics = mean, rstd, block, grads, slopes, like, more
+        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
-def _columns_backward(
-    view: View,
-    x: Array,
-    dy: Array,
-    dx: Maybe,
-    w: Maybe,
-    mean: Maybe,
-    rstd: Array,
-    dweight: Array,
-    dbias: Array,
-    threads: int,
-) -> None:
+def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    dy, x, dx, w, mean, rstd, where, counts, dsum, *_ = call
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     by_row = view.affine == "row"
@@ -299,18 +309,23 @@ def _columns_backward(
     like = _LIKE[_computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6])
+    more = dsum, where
     if dx is not None and (pieces == 1 or _busy(units, threads)):
-        columns.backward[parallel](
-            units, dy, x, dx, shape, channel, row, centered, past_cache, mean, rstd, grads, row_grads, like
-        )
+        biases = (None, call.b) if by_row else (call.b, None)
+        chain = (*biases, call.more) if call.differentiate else None
+        statistics = mean, rstd, grads, row_grads, like, chain, more, counts
+        columns.backward[parallel](units, dy, x, dx, shape, channel, row, centered, past_cache, *statistics)
     else:
+        if call.differentiate:
+            before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
+            _apply(view, before, threads)
         sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 6 * width, like.dtype)
-        columns.reduce_back[parallel](view.blocks * pieces, dy, x, shape, row, mean, rstd, sums, like)
-        columns.finish_back[parallel](units, x, shape, channel, centered, sums, mean, rstd, grads, coefficients)
+        columns.reduce_back[parallel](view.blocks * pieces, dy, x, where, shape, row, mean, rstd, sums, like)
+        statistics = centered, sums, counts, mean, rstd, grads, coefficients
+        columns.finish_back[parallel](units, x, shape, channel, *statistics)
         if dx is not None:
-            columns.apply_back.parallel(
-                view.blocks * pieces, dy, x, dx, shape, row, past_cache, row_grads, coefficients
-            )
+            given = past_cache, row_grads, coefficients, more
+            columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
 

@@ -16,6 +16,19 @@ Accuracy
     float64.
 Bits
     No result depends in any bit on the number of threads or on the processor; only NaN may be another NaN.
+activation
+    What y goes through in the same pass over memory: "relu", "leaky_relu" (or, with its slope, ("leaky_relu", 0.01)),
+    "sigmoid", "silu", "gelu" or "gelu_tanh", its common approximation.  Nothing is kept for the way back: there it is
+    computed again, from x and the arguments of the forward, bias and residual among them.
+residual
+    Has the shape and dtype of x and is added to y before the activation.  Its gradient is the last that backward
+    returns.
+where
+    A mask: bool, of a shape that broadcasts to that of x.  Where it is false, an element counts in no statistic and in
+    no gradient, and y and dx are 0.  Statistics of a group without any element are NaN.
+y
+    Backward can start from y instead of x (None), so that x need not be kept.  weight must have no zeros then, and the
+    activation, if any, be "leaky_relu"; half precision pays with one more rounding.
 out
     Takes the result and is returned.  It has x's shape and dtype and any memory order; it may be x itself, in backward
     also dy, but overlap no argument otherwise.
@@ -31,14 +44,22 @@ References
    Recommendations", The American Statistician 37(3), 1983, pp. 242-247.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbn import _calls, _checks, _views
+from fastbn.kernels.activations import LeakyRelu
 
 __all__ = [
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_layer_norm_forward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "add_rms_norm_forward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -57,6 +78,36 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Activation = str | tuple[str, float] | None
+
+
+def _also(x: Array, activation: Any, where: Any, residual: Any, kept: tuple[int, ...], groups: int = 0) -> _calls.Also:
+    """What a call asks for beside the normalization; groups: into how many the last of the kept axes is split."""
+    if activation is None and where is None and residual is None:
+        return _calls.NOTHING
+    mask = _checks.where(where, x)
+    return _calls.Also(
+        None if residual is None else _checks.like(residual, "residual", x),
+        _checks.activation(activation),
+        mask,
+        None if mask is None else _counts(mask, x.shape, kept, groups),
+    )
+
+
+def _counts(where: Array, shape: tuple[int, ...], kept: tuple[int, ...], groups: int) -> Array:
+    """How many elements of every group the mask leaves."""
+    own, full = list(where.shape), list(shape)
+    if groups:
+        axis = kept[-1]
+        split = [groups, shape[axis] // groups]
+        own[axis : axis + 1] = split if own[axis] == shape[axis] else [1, 1]
+        full[axis : axis + 1] = split
+    reduced = tuple(a for a in range(len(full)) if a not in kept)
+    n = where.reshape(own).sum(axis=reduced, dtype=np.float64, keepdims=True)
+    n *= prod(full[a] for a in reduced if own[a] == 1)
+    return np.broadcast_to(n, [1 if a in reduced else full[a] for a in range(len(full))]).reshape(
+        [full[a] for a in kept]
+    )
 
 
 def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[Array | None, Array | None]:
@@ -85,6 +136,9 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Batch normalization: each channel by its mean and variance over the batch and all positions.
@@ -105,6 +159,12 @@ def batch_norm(
         Added to the variance; positive in training, otherwise not negative.
     axis : int
         The channels' axis of x.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
+    residual : array_like, shape and dtype of x, optional
+        Added to y before the activation.
+    where : array_like of bool, optional
+        Which elements count, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -117,16 +177,16 @@ def batch_norm(
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If a shape does not fit x, `axis` is out of range, `eps` is negative, a number is not finite, or `out` is
-        read-only, misaligned, or overlaps itself or an argument other than x.  In training: if `eps` is 0, a channel
-        has only one value, or a running array is read-only or overlaps itself or another argument.  Otherwise: if a
-        running array is missing.
+        If a shape does not fit x, `axis` is out of range, `eps` is negative, a number is not finite, the activation is
+        unknown, or `out` is read-only, misaligned, or overlaps itself or an argument other than x.  In training: if
+        `eps` is 0, a channel has fewer than two values, or a running array is read-only or overlaps itself or another
+        argument.  Otherwise: if a running array is missing.
 
     Notes
     -----
     Training takes mean and (biased) var of the n elements of each channel and then updates::
 
-        y = (x - mean) / sqrt(var + eps) * weight + bias
+        y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
         running_mean <- (1 - momentum) * running_mean + momentum * mean
         running_var  <- (1 - momentum) * running_var  + momentum * var * n / (n - 1)
 
@@ -155,9 +215,11 @@ def batch_norm(
            [2.67, 6.12]])
     """
     if _checks.flag(training, "training"):
-        return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)[0]
+        more = activation, residual, where
+        return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)[0]
     key = None
-    if type(axis) is int and type(eps) is float and type(momentum) is float:
+    plain = activation is None and residual is None and where is None
+    if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
         try:
             key = ("batch", x.shape, x.dtype, axis, eps, momentum)  # type: ignore[union-attr]
             y = _calls.again(key, x, weight, bias, out, running_mean, running_var)
@@ -174,8 +236,9 @@ def batch_norm(
     eps = _checks.eps(eps)
     mean = _checks.statistic(running_mean, "running_mean", shape)
     var = _checks.statistic(running_var, "running_var", shape)
-    _checks.out(out, (x, given), running_mean, running_var, weight, bias)
-    return _calls.apply(x, channel, w, b, eps, mean, var, out, key)
+    also = _also(x, activation, where, residual, (channel,))
+    _checks.out(out, (x, given), running_mean, running_var, weight, bias, residual, where)
+    return _calls.apply(x, channel, w, b, eps, mean, var, out, key, also)
 
 
 def batch_norm_forward(
@@ -188,13 +251,16 @@ def batch_norm_forward(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Batch normalization by the statistics of x, which it returns as well.
 
     Parameters
     ----------
-    x, weight, bias, momentum, eps, axis, out
+    x, weight, bias, momentum, eps, axis, activation, residual, where, out
         As `batch_norm` takes them.
     running_mean, running_var : ndarray, shape (C,), optional
         Updated in place.
@@ -218,7 +284,8 @@ def batch_norm_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)
+    more = activation, residual, where
+    return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)
 
 
 def _batch(
@@ -231,6 +298,9 @@ def _batch(
     eps: Any,
     axis: Any,
     out: Any,
+    activation: Any,
+    residual: Any,
+    where: Any,
 ) -> tuple[Array, Array, Array]:
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
@@ -238,13 +308,21 @@ def _batch(
     shape = (x.shape[channel],)
     w, b = _affine(weight, bias, shape, x)
     eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
-    _checks.running(running_mean, running_var, shape, x, weight, bias)
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
-    count = x.size // x.shape[channel] if x.size else 0
+    _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
+    also = _also(x, activation, where, residual, (channel,))
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
+    count: Any = x.size // x.shape[channel] if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True)
-    if count:
+    if count and also.counts is not None:
+        count = also.counts
+        if count.min() < 2:
+            few = int(count.argmin())
+            raise ValueError(
+                f"where leaves {int(count[few])} of the values of channel {few}; expected more than 1 when training"
+            )
+    y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True, also=also)
+    if x.size:
         update_running(running_mean, mean, momentum)
         update_running(running_var, var * (count / (count - 1)), momentum)
     return y, mean, _calls.rstd(var, eps)
@@ -259,16 +337,21 @@ def batch_norm_backward(
     *,
     axis: int = 1,
     training: bool = True,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of batch normalization.
 
     Parameters
     ----------
     dy : array_like, shape and dtype of x
         Gradient of y.
-    x : array_like, shape (N, C, ...)
-        The input of the forward.
+    x : array_like, shape (N, C, ...), or None
+        The input of the forward; None with `y`.
     mean, rstd : array_like, shape (C,)
         What `batch_norm_forward` returned.  With `training` false: running_mean and 1 / sqrt(running_var + eps).
     weight : array_like, shape (C,), optional
@@ -277,6 +360,10 @@ def batch_norm_backward(
         The channels' axis of x.
     training : bool
         Whether mean and rstd are functions of x; if false, they are constants.
+    bias, activation, residual, where
+        Those of the forward.
+    y : array_like, shape (N, C, ...), optional
+        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 
@@ -284,22 +371,26 @@ def batch_norm_backward(
     -------
     dx : ndarray, shape and dtype of x
     dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
 
     Raises
     ------
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If a shape does not fit x, `axis` is out of range, or `out` is read-only, misaligned, or overlaps itself or an
-        argument other than x and dy.
+        If a shape does not fit x, `axis` is out of range, the activation is unknown, `y` is given and cannot be
+        undone, or `out` is read-only, misaligned, or overlaps itself or an argument other than x and dy.
 
     Notes
     -----
-    With h = (x - mean) * rstd, g = dy * weight, and avg over the elements of a channel::
+    With h = (x - mean) * rstd, z = h * weight + bias + residual, dz = dy * activation'(z), g = dz * weight, and avg
+    over the elements of a channel::
 
         dx = rstd * (g - avg(g) - h * avg(g * h))    or, with `training` false, rstd * g
-        dweight = sum(dy * h)
-        dbias = sum(dy)
+        dweight = sum(dz * h)
+        dbias = sum(dz)
+        dresidual = dz
 
     Examples
     --------
@@ -311,16 +402,49 @@ def batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([2., 0.]), array([2., 2.]))
     """
-    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
-    m, r = _checks.given(mean, "mean", shape), _checks.given(rstd, "rstd", shape)
-    w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd)
-    return _calls.differentiate(
-        dy, x, m, r, _views.batch_view, (channel,), w, shape, out, _checks.flag(training, "training")
-    )
+    r = _checks.given(rstd, "rstd", shape)
+    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
+    also = _also(x, activation, where, residual, (channel,))
+    through_statistics = _checks.flag(training, "training")
+    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
+    if y is None:
+        m = _checks.given(mean, "mean", shape)
+    else:
+        along = [-1 if a == channel else 1 for a in range(x.ndim)]
+        x, m = _undone(x, *(v if v is None else v.reshape(along) for v in (r, w, b)), also), np.zeros(shape)
+    return _calls.differentiate(dy, x, m, r, _views.batch_view, (channel,), w, shape, out, through_statistics, also, b)
+
+
+def _either(x: Any, y: Any) -> Any:
+    """What backward starts from."""
+    if y is None:
+        return x
+    if x is not None:
+        raise ValueError("both x and y are given; expected x to be None where backward starts from y")
+    return y
+
+
+def _undone(y: Array, rstd: Array, weight: Array | None, bias: Array | None, also: _calls.Also) -> Array:
+    """x - mean, from y; the other arrays broadcast to it."""
+    if also.residual is not None:
+        raise ValueError("a residual is given; expected none where backward starts from y")
+    if also.activation is not None and (type(also.activation) is not LeakyRelu or also.activation.parameter <= 0):
+        raise ValueError("the activation cannot be undone; expected None or 'leaky_relu' where backward starts from y")
+    if weight is not None and not np.all(weight):
+        raise ValueError("weight has zeros; expected none where backward starts from y")
+    compute = _checks.COMPUTED_IN[y.dtype]
+    scale = (rstd if weight is None else rstd * weight).astype(compute)
+    z = y.astype(compute)
+    if also.activation is not None:
+        np.divide(z, compute.type(also.activation.parameter), out=z, where=z < 0)
+    if bias is not None:
+        z -= bias.astype(compute)
+    z /= scale
+    return z.astype(y.dtype, copy=False)
 
 
 # Layer norm and RMS norm ----------------------------------------------------------------------------------------------
@@ -333,6 +457,8 @@ def layer_norm(
     bias: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Layer normalization: the trailing axes together, by their mean and variance.
@@ -347,6 +473,10 @@ def layer_norm(
         Float scale and shift of each element; 1 and 0 where left out.
     eps : float
         Added to the variance; not negative.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
+    where : array_like of bool, optional
+        Which elements count, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -359,14 +489,15 @@ def layer_norm(
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If x does not end in `normalized_shape`, weight or bias has another shape, `eps` is negative or not finite, or
-        `out` is read-only, misaligned, or overlaps itself or an argument other than x.
+        If x does not end in `normalized_shape`, weight or bias has another shape, `eps` is negative or not finite, the
+        activation is unknown, `where` does not broadcast to x, or `out` is read-only, misaligned, or overlaps itself or
+        an argument other than x.
 
     Notes
     -----
     With mean and (biased) var over the trailing axes::
 
-        y = (x - mean) / sqrt(var + eps) * weight + bias
+        y = activation((x - mean) / sqrt(var + eps) * weight + bias)
 
     For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
 
@@ -384,7 +515,7 @@ def layer_norm(
     >>> bool(np.all(fastbn.layer_norm(x + 1e9, 4) == fastbn.layer_norm(x, 4)))
     True
     """
-    return _trailing(x, normalized_shape, weight, bias, eps, out, centered=True)
+    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where)
 
 
 def layer_norm_forward(
@@ -394,13 +525,15 @@ def layer_norm_forward(
     bias: ArrayLike | None = None,
     eps: float = 1e-5,
     *,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Layer normalization that also returns its statistics.
 
     Parameters
     ----------
-    x, normalized_shape, weight, bias, eps, out
+    x, normalized_shape, weight, bias, eps, activation, where, out
         As `layer_norm` takes them.
 
     Returns
@@ -422,7 +555,7 @@ def layer_norm_forward(
     >>> mean, rstd
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    return _trailing_forward(x, normalized_shape, weight, bias, eps, out, centered=True)
+    return _trailing_forward(x, normalized_shape, weight, bias, eps, out, True, activation, where)
 
 
 def layer_norm_backward(
@@ -432,20 +565,28 @@ def layer_norm_backward(
     rstd: ArrayLike,
     weight: ArrayLike | None = None,
     *,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of layer normalization.
 
     Parameters
     ----------
     dy : array_like, shape and dtype of x
         Gradient of y.
-    x : array_like
-        The input of the forward.
+    x : array_like or None
+        The input of the forward; None with `y`.
     mean, rstd : array_like
         What `layer_norm_forward` returned.  The axes of x that rstd lacks are the normalized ones.
     weight : array_like, shape of the normalized axes, optional
         The weight of the forward.
+    bias, activation, where
+        Those of the forward.
+    y : array_like, optional
+        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 
@@ -459,8 +600,8 @@ def layer_norm_backward(
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If a shape does not fit x, or `out` is read-only, misaligned, or overlaps itself or an argument other than x
-        and dy.
+        If a shape does not fit x, the activation is unknown, `y` is given and cannot be undone, or `out` is read-only,
+        misaligned, or overlaps itself or an argument other than x and dy.
 
     Notes
     -----
@@ -476,7 +617,7 @@ def layer_norm_backward(
     >>> dweight, dbias
     (array([-2.,  2.]), array([2., 2.]))
     """
-    return _trailing_backward(dy, x, mean, rstd, weight, out, centered=True)
+    return _trailing_backward(dy, x, mean, rstd, weight, out, True, bias, activation, where, y)
 
 
 def rms_norm(
@@ -485,13 +626,15 @@ def rms_norm(
     weight: ArrayLike | None = None,
     eps: float | None = None,
     *,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """RMS normalization: the trailing axes together, by their root mean square.
 
     Parameters
     ----------
-    x, normalized_shape, out
+    x, normalized_shape, activation, where, out
         As `layer_norm` takes them.
     weight : array_like, shape `normalized_shape`, optional
         Float scale of each element; 1 where left out.
@@ -512,7 +655,7 @@ def rms_norm(
     -----
     With avg over the trailing axes::
 
-        y = x / sqrt(avg(x * x) + eps) * weight
+        y = activation(x / sqrt(avg(x * x) + eps) * weight)
 
     For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
 
@@ -526,7 +669,7 @@ def rms_norm(
     >>> fastbn.rms_norm([[1.0, -1.0, 7.0, 7.0]], 4)
     array([[ 0.2, -0.2,  1.4,  1.4]])
     """
-    return _trailing(x, normalized_shape, weight, None, eps, out, centered=False)
+    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where)
 
 
 def rms_norm_forward(
@@ -535,13 +678,15 @@ def rms_norm_forward(
     weight: ArrayLike | None = None,
     eps: float | None = None,
     *,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
     """RMS normalization that also returns its statistic.
 
     Parameters
     ----------
-    x, normalized_shape, weight, eps, out
+    x, normalized_shape, weight, eps, activation, where, out
         As `rms_norm` takes them.
 
     Returns
@@ -562,7 +707,7 @@ def rms_norm_forward(
     >>> rstd
     array([0.2])
     """
-    y, _, rstd = _trailing_forward(x, normalized_shape, weight, None, eps, out, centered=False)
+    y, _, rstd = _trailing_forward(x, normalized_shape, weight, None, eps, out, False, activation, where)
     return y, rstd
 
 
@@ -572,13 +717,16 @@ def rms_norm_backward(
     rstd: ArrayLike,
     weight: ArrayLike | None = None,
     *,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of RMS normalization.
 
     Parameters
     ----------
-    dy, x, rstd, weight, out
+    dy, x, rstd, weight, activation, where, y, out
         As `layer_norm_backward` takes them; rstd as `rms_norm_forward` returned it.
 
     Returns
@@ -593,10 +741,11 @@ def rms_norm_backward(
 
     Notes
     -----
-    With h = x * rstd, g = dy * weight, avg over the normalized axes and the sum over all others::
+    With h = x * rstd, dz = dy * activation'(h * weight), g = dz * weight, avg over the normalized axes and the sum over
+    all others::
 
         dx = rstd * (g - h * avg(g * h))
-        dweight = sum(dy * h)
+        dweight = sum(dz * h)
 
     Examples
     --------
@@ -607,7 +756,7 @@ def rms_norm_backward(
     >>> dx, dweight
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
-    return _trailing_backward(dy, x, None, rstd, weight, out, centered=False)[:2]
+    return _trailing_backward(dy, x, None, rstd, weight, out, False, None, activation, where, y)[:2]
 
 
 def _is_exact(normalized_shape: Any) -> bool:
@@ -617,9 +766,19 @@ def _is_exact(normalized_shape: Any) -> bool:
     return type(normalized_shape) is int
 
 
-def _trailing(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool) -> Array:
+def _trailing(
+    x: Any,
+    normalized_shape: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    out: Any,
+    centered: bool,
+    activation: Any,
+    where: Any,
+) -> Array:
     key = None
-    if _is_exact(normalized_shape) and (eps is None or type(eps) is float):
+    if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
         try:
             key = (centered, x.shape, x.dtype, normalized_shape, eps)
             y = _calls.again(key, x, weight, bias, out)
@@ -627,41 +786,344 @@ def _trailing(x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, o
             key = y = None
         if y is not None:
             return y
-    x, w, b, eps, trailing = _trailing_arguments(x, normalized_shape, weight, bias, eps, out, centered)
-    return _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, False, centered, key)[0]
+    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
+    x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
+    return _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, False, centered, key, also)[0]
 
 
 def _trailing_forward(
-    x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool
+    x: Any,
+    normalized_shape: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    out: Any,
+    centered: bool,
+    activation: Any,
+    where: Any,
 ) -> tuple[Array, Array, Array]:
-    x, w, b, eps, trailing = _trailing_arguments(x, normalized_shape, weight, bias, eps, out, centered)
-    y, mean, var = _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, True, centered)
+    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
+    x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
+    y, mean, var = _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, True, centered, also=also)
     return y, mean, _calls.rstd(var, eps)
 
 
 def _trailing_arguments(
-    x: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool
-) -> tuple[Array, Array | None, Array | None, float, int]:
+    x: Any,
+    normalized_shape: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    out: Any,
+    centered: bool,
+    activation: Any = None,
+    where: Any = None,
+) -> tuple[Array, Array | None, Array | None, float, int, _calls.Also]:
     given, x = x, _checks.array(x, "x")
     shape = _checks.normalized_shape(normalized_shape, x)
     w, b = _affine(weight, bias, shape, x)
-    if eps is None and not centered:  # torch's default for RMS norm
-        eps = float(np.finfo(_checks.COMPUTED_IN[x.dtype]).eps)
-    eps = _checks.eps(eps)
-    _checks.out(out, (x, given), weight, bias)
-    return x, w, b, eps, len(shape)
+    eps = _checks.eps(eps if centered else _rms_eps(eps, x))
+    also = _also(x, activation, where, None, tuple(range(x.ndim - len(shape))))
+    _checks.out(out, (x, given), weight, bias, where)
+    return x, w, b, eps, len(shape), also
 
 
 def _trailing_backward(
-    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, out: Any, centered: bool
-) -> tuple[Array, Array, Array]:
-    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
+    dy: Any,
+    x: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any,
+    out: Any,
+    centered: bool,
+    bias: Any = None,
+    activation: Any = None,
+    where: Any = None,
+    y: Any = None,
+    dsum: Any = None,
+) -> tuple[Array, ...]:
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
-    m = _checks.given(mean, "mean", lead) if centered else None
-    w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd)
-    return _calls.differentiate(dy, x, m, r, _views.layer_view, (len(shape),), w, shape, out)
+    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
+    also = _also(x, activation, where, None, tuple(range(len(lead))))
+    added = None if dsum is None else _checks.like(dsum, "dsum", x)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, where, dsum)
+    m: Array | None = None
+    if y is None:
+        m = _checks.given(mean, "mean", lead) if centered else None
+    else:
+        x = _undone(x, r.reshape(lead + (1,) * len(shape)), w, b, also)
+        m = np.zeros(lead) if centered else None
+    return _calls.differentiate(
+        dy, x, m, r, _views.layer_view, (len(shape),), w, shape, out, also=also, bias=b, dsum=added
+    )
+
+
+# Layer norm and RMS norm of a sum -------------------------------------------------------------------------------------
+
+
+def add_layer_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: int | tuple[int, ...],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Layer normalization of x + residual, which it returns as well, as in the blocks of a transformer.
+
+    Parameters
+    ----------
+    x, normalized_shape, weight, bias, eps
+        As `layer_norm` takes them.
+    residual : array_like, shape and dtype of x
+        What is added to x.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y, sum : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`; also if the residual has another shape or dtype than x.
+
+    Notes
+    -----
+    The result is that of ``sum = x + residual; y = layer_norm(sum, ...)``, in one pass over memory.
+
+    References
+    ----------
+    .. [1] A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.1.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, total = fastbn.add_layer_norm([[0.0, 1.0, 2.0, 3.0]], [[0.0, 1.0, 2.0, 3.0]], 4)
+    >>> y.round(3), total
+    (array([[-1.342, -0.447,  0.447,  1.342]]), array([[0., 2., 4., 6.]]))
+    """
+    return _add(x, residual, normalized_shape, weight, bias, eps, out, centered=True)[:2]
+
+
+def add_layer_norm_forward(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: int | tuple[int, ...],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """Layer normalization of x + residual that also returns its statistics.
+
+    Parameters
+    ----------
+    x, residual, normalized_shape, weight, bias, eps, out
+        As `add_layer_norm` takes them.
+
+    Returns
+    -------
+    y, sum : ndarray, shape and dtype of x
+    mean, rstd : float64, the shape of x without the normalized axes
+        Those of the sum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `add_layer_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, total, mean, rstd = fastbn.add_layer_norm_forward([[1.0, 3.0]], [[9.0, 27.0]], 2, eps=0)
+    >>> mean, rstd
+    (array([20.]), array([0.1]))
+    """
+    y, total, mean, var = _add(x, residual, normalized_shape, weight, bias, eps, out, centered=True)
+    return y, total, mean, _calls.rstd(var, eps)
+
+
+def add_layer_norm_backward(
+    dy: ArrayLike,
+    dsum: ArrayLike | None,
+    sum: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, ...]:
+    """The gradients of `add_layer_norm`.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of the sum
+        Gradient of y.
+    dsum : array_like, shape and dtype of the sum, or None
+        Gradient of the sum by other ways than y; None for zeros.
+    sum, mean, rstd : array_like
+        What `add_layer_norm_forward` returned.
+    weight, out
+        As `layer_norm_backward` takes them.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of the sum
+        Gradient of x, which is that of the residual as well.
+    dweight, dbias : ndarray, shape of the normalized axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_backward`.
+
+    Notes
+    -----
+    dx is that of `layer_norm_backward` plus dsum, in one pass over memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> y, total, mean, rstd = fastbn.add_layer_norm_forward([[1.0, 3.0]], [[9.0, 27.0]], 2, eps=0)
+    >>> dx, dweight, dbias = fastbn.add_layer_norm_backward(np.ones((1, 2)), np.ones((1, 2)), total, mean, rstd)
+    >>> dx, dweight, dbias
+    (array([[1., 1.]]), array([-1.,  1.]), array([1., 1.]))
+    """
+    return _trailing_backward(dy, sum, mean, rstd, weight, out, True, dsum=dsum)
+
+
+def add_rms_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: int | tuple[int, ...],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """RMS normalization of x + residual, which it returns as well.
+
+    Parameters
+    ----------
+    x, residual, normalized_shape, out
+        As `add_layer_norm` takes them.
+    weight, eps
+        As `rms_norm` takes them.
+
+    Returns
+    -------
+    y, sum : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `add_layer_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.add_rms_norm([[1.0, -1.0, 3.0, 3.0]], [[0.0, 0.0, 4.0, 4.0]], 4)
+    (array([[ 0.2, -0.2,  1.4,  1.4]]), array([[ 1., -1.,  7.,  7.]]))
+    """
+    return _add(x, residual, normalized_shape, weight, None, eps, out, centered=False)[:2]
+
+
+def add_rms_norm_forward(
+    x: ArrayLike,
+    residual: ArrayLike,
+    normalized_shape: int | tuple[int, ...],
+    weight: ArrayLike | None = None,
+    eps: float | None = None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """RMS normalization of x + residual that also returns its statistic.
+
+    Parameters
+    ----------
+    x, residual, normalized_shape, weight, eps, out
+        As `add_rms_norm` takes them.
+
+    Returns
+    -------
+    y, sum : ndarray, shape and dtype of x
+    rstd : float64, the shape of x without the normalized axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `add_layer_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, total, rstd = fastbn.add_rms_norm_forward([[1.0, -1.0, 3.0, 3.0]], [[0.0, 0.0, 4.0, 4.0]], 4)
+    >>> rstd
+    array([0.2])
+    """
+    arguments = x, residual, normalized_shape, weight, None, eps, out
+    y, total, _, var = _add(*arguments, centered=False)
+    return y, total, _calls.rstd(var, _rms_eps(eps, y))
+
+
+def add_rms_norm_backward(
+    dy: ArrayLike,
+    dsum: ArrayLike | None,
+    sum: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, ...]:
+    """The gradients of `add_rms_norm`.
+
+    Parameters
+    ----------
+    dy, dsum, sum, rstd, weight, out
+        As `add_layer_norm_backward` takes them; sum and rstd as `add_rms_norm_forward` returned them.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of the sum
+        Gradient of x, which is that of the residual as well.
+    dweight : ndarray, shape of the normalized axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm_backward`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, total, rstd = fastbn.add_rms_norm_forward([[1.0, -1.0, 3.0, 3.0]], [[0.0, 0.0, 4.0, 4.0]], 4)
+    >>> fastbn.add_rms_norm_backward([[1.0, 1.0, 0.0, 0.0]], None, total, rstd)
+    (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
+    """
+    return _trailing_backward(dy, sum, None, rstd, weight, out, False, dsum=dsum)[:2]
+
+
+def _rms_eps(eps: Any, x: Array) -> Any:
+    """The default of RMS norm, which is torch's, where there is none."""
+    return float(np.finfo(_checks.COMPUTED_IN[x.dtype]).eps) if eps is None else eps
+
+
+def _add(
+    x: Any, residual: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool
+) -> tuple[Array, Array, Array, Array]:
+    """y, sum, mean and variance."""
+    x, w, b, eps, trailing, _ = _trailing_arguments(x, normalized_shape, weight, bias, eps, out, centered)
+    residual = _checks.like(residual, "residual", x)
+    _checks.out(out, (x,), residual)
+    return _calls.normalize_sum(x, residual, trailing, w, b, eps, out, centered)
 
 
 # Group norm and instance norm -----------------------------------------------------------------------------------------
@@ -675,6 +1137,9 @@ def group_norm(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Group normalization: neighbouring channels of a sample together, by their mean and variance at all positions.
@@ -691,6 +1156,12 @@ def group_norm(
         Added to the variance; not negative.
     axis : int
         The channels' axis of x, any but the first.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
+    residual : array_like, shape and dtype of x, optional
+        Added to y before the activation.
+    where : array_like of bool, optional
+        Which elements count, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -704,13 +1175,14 @@ def group_norm(
         If the type or dtype of an argument is not as above.
     ValueError
         If a shape does not fit x, `axis` is 0 or out of range, `num_groups` does not divide C, `eps` is negative or not
-        finite, or `out` is read-only, misaligned, or overlaps itself or an argument other than x.
+        finite, the activation is unknown, or `out` is read-only, misaligned, or overlaps itself or an argument other
+        than x.
 
     Notes
     -----
     With mean and (biased) var over the channels and positions of a group::
 
-        y = (x - mean) / sqrt(var + eps) * weight + bias
+        y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
 
     For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
 
@@ -724,7 +1196,7 @@ def group_norm(
     >>> fastbn.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    return _group(x, num_groups, weight, bias, eps, axis, out, keep=False)[0]
+    return _group(x, num_groups, weight, bias, eps, axis, out, False, activation, residual, where)[0]
 
 
 def group_norm_forward(
@@ -735,13 +1207,16 @@ def group_norm_forward(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Group normalization that also returns its statistics.
 
     Parameters
     ----------
-    x, num_groups, weight, bias, eps, axis, out
+    x, num_groups, weight, bias, eps, axis, activation, residual, where, out
         As `group_norm` takes them.
 
     Returns
@@ -762,7 +1237,7 @@ def group_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    y, mean, var = _group(x, num_groups, weight, bias, eps, axis, out, keep=True)
+    y, mean, var = _group(x, num_groups, weight, bias, eps, axis, out, True, activation, residual, where)
     return y, mean, _calls.rstd(var, eps)
 
 
@@ -774,22 +1249,31 @@ def group_norm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of group normalization.
 
     Parameters
     ----------
     dy : array_like, shape and dtype of x
         Gradient of y.
-    x : array_like, shape (N, C, ...)
-        The input of the forward.
+    x : array_like, shape (N, C, ...), or None
+        The input of the forward; None with `y`.
     mean, rstd : array_like, shape (N, num_groups)
         What `group_norm_forward` returned.
     weight : array_like, shape (C,), optional
         The weight of the forward.
     axis : int
         The channels' axis of x, any but the first.
+    bias, activation, residual, where
+        Those of the forward.
+    y : array_like, shape (N, C, ...), optional
+        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 
@@ -797,14 +1281,16 @@ def group_norm_backward(
     -------
     dx : ndarray, shape and dtype of x
     dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
 
     Raises
     ------
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If a shape does not fit x, `axis` is 0 or out of range, or `out` is read-only, misaligned, or overlaps itself or
-        an argument other than x and dy.
+        If a shape does not fit x, `axis` is 0 or out of range, the activation is unknown, `y` is given and cannot be
+        undone, or `out` is read-only, misaligned, or overlaps itself or an argument other than x and dy.
 
     Notes
     -----
@@ -819,7 +1305,8 @@ def group_norm_backward(
     >>> dweight, dbias
     (array([ 0.,  1., -2.,  1.]), array([0., 1., 2., 1.]))
     """
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, by_channel=False)
+    more = bias, activation, residual, where, y
+    return _group_backward(dy, x, mean, rstd, weight, axis, out, False, *more)
 
 
 def instance_norm(
@@ -833,6 +1320,8 @@ def instance_norm(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Instance normalization: each channel of a sample by its mean and variance over all positions.
@@ -853,6 +1342,10 @@ def instance_norm(
         Added to the variance; not negative.
     axis : int
         The channels' axis of x, any but the first.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
+    where : array_like of bool, optional
+        Which elements count, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -886,11 +1379,13 @@ def instance_norm(
             [-1.,  1.]]])
     """
     if _checks.flag(use_input_stats, "use_input_stats"):
-        return instance_norm_with_running(x, weight, bias, running_mean, running_var, momentum, eps, axis, out)[0]
+        arguments = x, weight, bias, running_mean, running_var, momentum, eps, axis, out
+        return instance_norm_with_running(*arguments, activation, where)[0]
     x = _checks.array(x, "x")
     _checks.rank(x, 2)
     _checks.sample_axis(axis, x)
-    return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps, axis=axis, out=out)
+    more: dict[str, Any] = {"axis": axis, "activation": activation, "where": where, "out": out}
+    return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps, **more)
 
 
 def instance_norm_forward(
@@ -900,13 +1395,15 @@ def instance_norm_forward(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization by the statistics of x, which it returns as well.
 
     Parameters
     ----------
-    x, weight, bias, eps, axis, out
+    x, weight, bias, eps, axis, activation, where, out
         As `instance_norm` takes them.
 
     Returns
@@ -927,7 +1424,7 @@ def instance_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    return instance_norm_with_running(x, weight, bias, None, None, 0.0, eps, axis, out)
+    return instance_norm_with_running(x, weight, bias, None, None, 0.0, eps, axis, out, activation, where)
 
 
 def instance_norm_backward(
@@ -938,13 +1435,17 @@ def instance_norm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of instance normalization by the statistics of x.
 
     Parameters
     ----------
-    dy, x, weight, axis, out
+    dy, x, weight, axis, bias, activation, where, y, out
         As `group_norm_backward` takes them.
     mean, rstd : array_like, shape (N, C)
         What `instance_norm_forward` returned.
@@ -968,11 +1469,21 @@ def instance_norm_backward(
     >>> dweight, dbias
     (array([ 1., -1.]), array([1., 3.]))
     """
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, by_channel=True)
+    return _group_backward(dy, x, mean, rstd, weight, axis, out, True, bias, activation, None, where, y)
 
 
 def _group(
-    x: Any, num_groups: Any, weight: Any, bias: Any, eps: Any, axis: Any, out: Any, keep: bool
+    x: Any,
+    num_groups: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    axis: Any,
+    out: Any,
+    keep: bool,
+    activation: Any,
+    residual: Any,
+    where: Any,
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance."""
     given, x = x, _checks.array(x, "x")
@@ -982,23 +1493,45 @@ def _group(
     args = (channel, _checks.groups(num_groups, channels))
     w, b = _affine(weight, bias, (channels,), x)
     eps = _checks.eps(eps)
-    _checks.out(out, (x, given), weight, bias)
-    return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep)
+    also = _also(x, activation, where, residual, (0, channel), args[1])
+    _checks.out(out, (x, given), weight, bias, residual, where)
+    return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep, also=also)
 
 
 def _group_backward(
-    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis: Any, out: Any, by_channel: bool
-) -> tuple[Array, Array, Array]:
+    dy: Any,
+    x: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any,
+    axis: Any,
+    out: Any,
+    by_channel: bool,
+    bias: Any,
+    activation: Any,
+    residual: Any,
+    where: Any,
+    y: Any,
+) -> tuple[Array, ...]:
     """by_channel: a group a channel; else rstd tells their number."""
-    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
     groups = channels if by_channel else _checks.groups_of(rstd, channels)
-    m, r = (_checks.given(v, name, (x.shape[0], groups)) for v, name in ((mean, "mean"), (rstd, "rstd")))
-    w = _checks.vector(weight, "weight", (channels,))
-    _checks.out(out, (x, dy, *given), weight, mean, rstd)
-    return _calls.differentiate(dy, x, m, r, _views.group_view, (channel, groups), w, (channels,), out)
+    shape = (x.shape[0], groups)
+    r = _checks.given(rstd, "rstd", shape)
+    w, b = _checks.vector(weight, "weight", (channels,)), _checks.vector(bias, "bias", (channels,))
+    also = _also(x, activation, where, residual, (0, channel), groups)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
+    if y is None:
+        m = _checks.given(mean, "mean", shape)
+    else:
+        along = [-1 if a == channel else 1 for a in range(x.ndim)]
+        each = np.repeat(r, channels // max(groups, 1), axis=1).reshape([x.shape[0], *along[1:]])
+        x, m = _undone(x, each, *(v if v is None else v.reshape(along) for v in (w, b)), also), np.zeros(shape)
+    args = channel, groups
+    return _calls.differentiate(dy, x, m, r, _views.group_view, args, w, (channels,), out, also=also, bias=b)
 
 
 def instance_norm_with_running(
@@ -1011,6 +1544,8 @@ def instance_norm_with_running(
     eps: Any,
     axis: Any,
     out: Any,
+    activation: Any = None,
+    where: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization with the instances' statistics, whose averages go into the running ones."""
     given, x = x, _checks.array(x, "x")
@@ -1018,13 +1553,18 @@ def instance_norm_with_running(
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
     eps, momentum = _checks.eps(eps), _checks.real(momentum, "momentum")
-    _checks.running(running_mean, running_var, (channels,), x, weight, bias)
+    _checks.running(running_mean, running_var, (channels,), x, weight, bias, where)
     _checks.out(out, (x, given), running_mean, running_var)
-    count = x.size // (x.shape[0] * channels) if x.size else 0
+    count: Any = x.size // (x.shape[0] * channels) if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
-    y, mean, var = _group(x, channels, weight, bias, eps, axis, out, keep=True)
-    if count:
+    if count and where is not None:
+        count = _counts(_checks.where(where, x), x.shape, (0, channel), channels)  # type: ignore[arg-type]  # not None
+        if count.min() < 2 and not (running_mean is None and running_var is None):
+            raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
+    y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where)
+    if x.size:
         update_running(running_mean, mean.mean(0), momentum)
-        update_running(running_var, var.mean(0) * (count / (count - 1)), momentum)
+        if running_var is not None:
+            update_running(running_var, (var * (count / (count - 1))).mean(0), momentum)
     return y, mean, _calls.rstd(var, eps)

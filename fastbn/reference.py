@@ -5,9 +5,17 @@ what the functions of the same name in :mod:`fastbn` take (without ``out``), com
 dtype, and return float64.  Nothing in the library itself calls them.
 """
 
+from math import erf, exp, pi, sqrt
+
 import numpy as np
 
 __all__ = [
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_layer_norm_forward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
+    "add_rms_norm_forward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -55,27 +63,29 @@ def _shape_tuple(normalized_shape):
     return (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
 
 
-def _moments(x, axes):
+def _moments(x, axes, where=True):
     """Mean and biased variance over `axes`, both kept as axes of length one.
 
     Two passes about a first element: exact for constant data, where NumPy's own mean may miss by a rounding.
     """
     shift = x[tuple(slice(0, 1) if a in axes else slice(None) for a in range(x.ndim))]
     with np.errstate(invalid="ignore"):  # Inf - Inf: the group becomes NaN, as IEEE arithmetic says
-        mean = shift + (x - shift).mean(axes, keepdims=True)
-        return mean, ((x - mean) ** 2).mean(axes, keepdims=True)
+        mean = shift + (x - shift).mean(axes, keepdims=True, where=where)
+        return mean, ((x - mean) ** 2).mean(axes, keepdims=True, where=where)
 
 
-def _forward(x, axes, eps):
-    mean, var = _moments(x, axes)
+def _forward(x, axes, eps, where=True):
+    x = np.where(where, x, 0.0)
+    mean, var = _moments(x, axes, where)
     rstd = 1 / np.sqrt(var + eps)
     with np.errstate(invalid="ignore"):
         return (x - mean) * rstd, mean, rstd
 
 
-def _backward(g, h, rstd, axes):
+def _backward(g, h, rstd, axes, where=True):
     """dx = r (g - avg(g) - h avg(g h)), the gradient through the mean, the variance and the value itself."""
-    return rstd * (g - g.mean(axes, keepdims=True) - h * (g * h).mean(axes, keepdims=True))
+    averages = (v.mean(axes, keepdims=True, where=where) for v in (g, g * h))
+    return np.where(where, rstd * (g - next(averages) - h * next(averages)), 0.0)
 
 
 def _along(v, ndim, axis):
@@ -87,6 +97,58 @@ def _affine(h, weight, bias):
     return h * (1.0 if weight is None else weight) + (0.0 if bias is None else bias)
 
 
+def _distribution(z):
+    return np.vectorize(lambda v: (1 + erf(v / sqrt(2))) / 2, otypes=[float])(z)
+
+
+def _density(z):
+    return np.exp(-z * z / 2) / sqrt(2 * pi)
+
+
+def _logistic(z):
+    return np.vectorize(lambda v: 1 / (1 + exp(-v)) if v > 0 else exp(v) / (1 + exp(v)), otypes=[float])(z)
+
+
+def _cubic(z):
+    return 2 * sqrt(2 / pi) * (z + 0.044715 * z**3), 2 * sqrt(2 / pi) * (1 + 3 * 0.044715 * z**2)
+
+
+def _gelu_tanh_slope(z):
+    u, du = _cubic(z)
+    s = _logistic(u)
+    return s + z * s * (1 - s) * du
+
+
+def _activation(activation):
+    """The function and its derivative."""
+    name, slope = activation if isinstance(activation, tuple) else (activation, 0.01)
+    return {
+        None: (lambda z: z, np.ones_like),
+        "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
+        "leaky_relu": (lambda z: np.where(z > 0, z, slope * z), lambda z: np.where(z > 0, 1.0, slope)),
+        "sigmoid": (_logistic, lambda z: _logistic(z) * _logistic(-z)),
+        "silu": (lambda z: z * _logistic(z), lambda z: _logistic(z) * (1 + z * _logistic(-z))),
+        "gelu": (lambda z: z * _distribution(z), lambda z: _distribution(z) + z * _density(z)),
+        "gelu_tanh": (lambda z: z * _logistic(_cubic(z)[0]), _gelu_tanh_slope),
+    }[name]
+
+
+def _finish(h, weight, bias, activation, residual, where):
+    """y = activation(h weight + bias + residual); zero where the mask is false."""
+    z = _affine(h, weight, bias) + (0.0 if residual is None else _float64(residual))
+    return np.where(where, _activation(activation)[0](z), 0.0)
+
+
+def _before(dy, h, weight, bias, activation, residual, where):
+    """The gradient of what the activation takes."""
+    z = _affine(h, weight, bias) + (0.0 if residual is None else _float64(residual))
+    return np.where(where, dy * _activation(activation)[1](z), 0.0)
+
+
+def _mask(where):
+    return True if where is None else np.asarray(where)
+
+
 def _sums(dy, h, axes, shape=None):
     dweight, dbias = (dy * h).sum(axes), dy.sum(axes)
     return (dweight, dbias) if shape is None else (dweight.reshape(shape), dbias.reshape(shape))
@@ -96,99 +158,184 @@ def _sums(dy, h, axes, shape=None):
 
 
 def batch_norm_forward(
-    x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *, axis=1
+    x,
+    weight=None,
+    bias=None,
+    running_mean=None,
+    running_var=None,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    axis=1,
+    activation=None,
+    residual=None,
+    where=None,
 ):
     """Batch normalization with batch statistics: (y, mean, rstd); running arrays are updated in place."""
-    x, weight, bias = _float64(x), _float64(weight), _float64(bias)
+    x, weight, bias, where = _float64(x), _float64(weight), _float64(bias), _mask(where)
     axis %= x.ndim
     axes = tuple(a for a in range(x.ndim) if a != axis)
-    h, mean, rstd = _forward(x, axes, eps)
-    n = x.size // x.shape[axis]
+    h, mean, rstd = _forward(x, axes, eps, where)
     if running_mean is not None:
         running_mean[...] = (1 - momentum) * _float64(running_mean) + momentum * mean.ravel()
     if running_var is not None:
-        unbiased = _moments(x, axes)[1].ravel() * (n / (n - 1))
+        n = np.broadcast_to(where, x.shape).sum(axes)
+        unbiased = _moments(np.where(where, x, 0.0), axes, where)[1].ravel() * (n / (n - 1))
         running_var[...] = (1 - momentum) * _float64(running_var) + momentum * unbiased
     w, b = (v if v is None else _along(v, x.ndim, axis) for v in (weight, bias))
-    return _affine(h, w, b), mean.ravel(), rstd.ravel()
+    return _finish(h, w, b, activation, residual, where), mean.ravel(), rstd.ravel()
 
 
 def batch_norm(
-    x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *, axis=1
+    x,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    axis=1,
+    activation=None,
+    residual=None,
+    where=None,
 ):
     """Batch normalization, with batch statistics (training) or the running ones."""
+    more = {"activation": activation, "residual": residual, "where": where}
     if training:
-        return batch_norm_forward(x, weight, bias, running_mean, running_var, momentum, eps, axis=axis)[0]
+        return batch_norm_forward(x, weight, bias, running_mean, running_var, momentum, eps, axis=axis, **more)[0]
     x = _float64(x)
     mean, var, w, b = (
         v if v is None else _along(_float64(v), x.ndim, axis % x.ndim)
         for v in (running_mean, running_var, weight, bias)
     )
-    return _affine((x - mean) / np.sqrt(var + eps), w, b)
+    return _finish((x - mean) / np.sqrt(var + eps), w, b, activation, residual, _mask(where))
 
 
-def batch_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1, training=True):
-    """(dx, dweight, dbias); training=False: the statistics are constants."""
-    dy, x = _float64(dy), _float64(x)
+def batch_norm_backward(
+    dy,
+    x,
+    mean,
+    rstd,
+    weight=None,
+    *,
+    axis=1,
+    training=True,
+    bias=None,
+    activation=None,
+    residual=None,
+    where=None,
+):
+    """(dx, dweight, dbias), and dresidual with a residual; training=False: the statistics are constants."""
+    dy, x, where = _float64(dy), _float64(x), _mask(where)
     axis %= x.ndim
     axes = tuple(a for a in range(x.ndim) if a != axis)
     mean, rstd = _along(_float64(mean), x.ndim, axis), _along(_float64(rstd), x.ndim, axis)
-    g = dy if weight is None else dy * _along(_float64(weight), x.ndim, axis)
-    h = (x - mean) * rstd
-    return _backward(g, h, rstd, axes) if training else rstd * g, *_sums(dy, h, axes)
+    w, b = (v if v is None else _along(_float64(v), x.ndim, axis) for v in (weight, bias))
+    h = np.where(where, (x - mean) * rstd, 0.0)
+    dz = _before(dy, h, w, b, activation, residual, where)
+    g = dz if w is None else dz * w
+    dx = _backward(g, h, rstd, axes, where) if training else rstd * g
+    return dx, *_sums(dz, h, axes), *(() if residual is None else (dz,))
 
 
 # layer and RMS norm: statistics per sample over the trailing axes ----------------------------------------------------
 
 
-def layer_norm_forward(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+def layer_norm_forward(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, activation=None, where=None):
     """(y, mean, rstd), statistics over the trailing axes of `normalized_shape`."""
-    x, weight, bias = _float64(x), _float64(weight), _float64(bias)
+    x, weight, bias, where = _float64(x), _float64(weight), _float64(bias), _mask(where)
     lead = x.shape[: x.ndim - len(_shape_tuple(normalized_shape))]
-    h, mean, rstd = _forward(x, tuple(range(len(lead), x.ndim)), eps)
-    return _affine(h, weight, bias), mean.reshape(lead), rstd.reshape(lead)
+    h, mean, rstd = _forward(x, tuple(range(len(lead), x.ndim)), eps, where)
+    return _finish(h, weight, bias, activation, None, where), mean.reshape(lead), rstd.reshape(lead)
 
 
-def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, *, activation=None, where=None):
     """Layer normalization over the trailing axes."""
-    return layer_norm_forward(x, normalized_shape, weight, bias, eps)[0]
+    return layer_norm_forward(x, normalized_shape, weight, bias, eps, activation=activation, where=where)[0]
 
 
-def layer_norm_backward(dy, x, mean, rstd, weight=None):
+def layer_norm_backward(dy, x, mean, rstd, weight=None, *, bias=None, activation=None, where=None):
     """(dx, dweight, dbias); the normalized axes are those that `mean` lacks."""
-    dy, x, mean, rstd = _float64(dy), _float64(x), _float64(mean), _float64(rstd)
+    dy, x, mean, rstd, where = _float64(dy), _float64(x), _float64(mean), _float64(rstd), _mask(where)
     lead, axes = tuple(range(mean.ndim)), tuple(range(mean.ndim, x.ndim))
     ones = (1,) * len(axes)
     mean, rstd = mean.reshape(mean.shape + ones), rstd.reshape(rstd.shape + ones)
-    h = (x - mean) * rstd
-    g = dy if weight is None else dy * _float64(weight)
-    return _backward(g, h, rstd, axes), *_sums(dy, h, lead)
+    h = np.where(where, (x - mean) * rstd, 0.0)
+    dz = _before(dy, h, _float64(weight), _float64(bias), activation, None, where)
+    g = dz if weight is None else dz * _float64(weight)
+    return _backward(g, h, rstd, axes, where), *_sums(dz, h, lead)
 
 
-def rms_norm_forward(x, normalized_shape, weight=None, eps=None):
+def rms_norm_forward(x, normalized_shape, weight=None, eps=None, *, activation=None, where=None):
     """(y, rstd) with rstd = 1/sqrt(mean(x^2) + eps)."""
     eps = _default_rms_eps(x) if eps is None else eps
-    x, weight = _float64(x), _float64(weight)
+    x, weight, where = _float64(x), _float64(weight), _mask(where)
+    x = np.where(where, x, 0.0)
     lead = x.shape[: x.ndim - len(_shape_tuple(normalized_shape))]
     axes = tuple(range(len(lead), x.ndim))
-    rstd = 1 / np.sqrt((x * x).mean(axes, keepdims=True) + eps)
-    return _affine(x * rstd, weight, None), rstd.reshape(lead)
+    rstd = 1 / np.sqrt((x * x).mean(axes, keepdims=True, where=where) + eps)
+    return _finish(x * rstd, weight, None, activation, None, where), rstd.reshape(lead)
 
 
-def rms_norm(x, normalized_shape, weight=None, eps=None):
+def rms_norm(x, normalized_shape, weight=None, eps=None, *, activation=None, where=None):
     """Root-mean-square normalization over the trailing axes."""
-    return rms_norm_forward(x, normalized_shape, weight, eps)[0]
+    return rms_norm_forward(x, normalized_shape, weight, eps, activation=activation, where=where)[0]
 
 
-def rms_norm_backward(dy, x, rstd, weight=None):
+def rms_norm_backward(dy, x, rstd, weight=None, *, activation=None, where=None):
     """(dx, dweight)."""
-    dy, x, rstd = _float64(dy), _float64(x), _float64(rstd)
+    dy, x, rstd, where = _float64(dy), _float64(x), _float64(rstd), _mask(where)
     lead, axes = tuple(range(rstd.ndim)), tuple(range(rstd.ndim, x.ndim))
     rstd = rstd.reshape(rstd.shape + (1,) * len(axes))
-    h = x * rstd
-    g = dy if weight is None else dy * _float64(weight)
-    dx = rstd * (g - h * (g * h).mean(axes, keepdims=True))
-    return dx, _sums(dy, h, lead)[0]
+    h = np.where(where, x * rstd, 0.0)
+    dz = _before(dy, h, _float64(weight), None, activation, None, where)
+    g = dz if weight is None else dz * _float64(weight)
+    dx = np.where(where, rstd * (g - h * (g * h).mean(axes, keepdims=True, where=where)), 0.0)
+    return dx, _sums(dz, h, lead)[0]
+
+
+def _added(x, residual):
+    """The sum in x's dtype, which is what is normalized."""
+    x = np.asarray(x)
+    return (_float64(x) + _float64(residual)).astype(x.dtype)
+
+
+def add_layer_norm_forward(x, residual, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(y, sum, mean, rstd)."""
+    total = _added(x, residual)
+    y, mean, rstd = layer_norm_forward(total, normalized_shape, weight, bias, eps)
+    return y, _float64(total), mean, rstd
+
+
+def add_layer_norm(x, residual, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(y, sum)."""
+    return add_layer_norm_forward(x, residual, normalized_shape, weight, bias, eps)[:2]
+
+
+def add_layer_norm_backward(dy, dsum, sum, mean, rstd, weight=None):
+    """(dx, dweight, dbias)."""
+    dx, dweight, dbias = layer_norm_backward(dy, sum, mean, rstd, weight)
+    return dx + (0.0 if dsum is None else _float64(dsum)), dweight, dbias
+
+
+def add_rms_norm_forward(x, residual, normalized_shape, weight=None, eps=None):
+    """(y, sum, rstd)."""
+    total = _added(x, residual)
+    y, rstd = rms_norm_forward(total, normalized_shape, weight, eps)
+    return y, _float64(total), rstd
+
+
+def add_rms_norm(x, residual, normalized_shape, weight=None, eps=None):
+    """(y, sum)."""
+    return add_rms_norm_forward(x, residual, normalized_shape, weight, eps)[:2]
+
+
+def add_rms_norm_backward(dy, dsum, sum, rstd, weight=None):
+    """(dx, dweight)."""
+    dx, dweight = rms_norm_backward(dy, sum, rstd, weight)
+    return dx + (0.0 if dsum is None else _float64(dsum)), dweight
 
 
 # group and instance norm: statistics per sample and group of channels -------------------------------------------------
@@ -200,35 +347,47 @@ def _grouped(v, num_groups, axis):
     return moved.reshape(moved.shape[0], num_groups, -1), lambda u: np.moveaxis(u.reshape(moved.shape), 1, axis)
 
 
-def group_norm_forward(x, num_groups, weight=None, bias=None, eps=1e-5, *, axis=1):
+def group_norm_forward(
+    x, num_groups, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, residual=None, where=None
+):
     """(y, mean, rstd), mean and rstd of shape (N, G); group g holds the channels g*C/G to (g+1)*C/G - 1."""
-    x, weight, bias = _float64(x), _float64(weight), _float64(bias)
+    x, weight, bias, where = _float64(x), _float64(weight), _float64(bias), _mask(where)
     axis %= x.ndim
     grouped, back = _grouped(x, num_groups, axis)
-    h, mean, rstd = _forward(grouped, (2,), eps)
+    mask = _grouped(np.broadcast_to(where, x.shape), num_groups, axis)[0]
+    h, mean, rstd = _forward(grouped, (2,), eps, mask)
     w, b = (v if v is None else _along(v, x.ndim, axis) for v in (weight, bias))
-    return _affine(back(h), w, b), mean[..., 0], rstd[..., 0]
+    return _finish(back(h), w, b, activation, residual, where), mean[..., 0], rstd[..., 0]
 
 
-def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, axis=1):
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, residual=None, where=None):
     """Group normalization."""
-    return group_norm_forward(x, num_groups, weight, bias, eps, axis=axis)[0]
+    more = {"axis": axis, "activation": activation, "residual": residual, "where": where}
+    return group_norm_forward(x, num_groups, weight, bias, eps, **more)[0]
 
 
-def group_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1):
-    """(dx, dweight, dbias); the number of groups is mean.shape[1]."""
-    dy, x, mean, rstd = _float64(dy), _float64(x), _float64(mean), _float64(rstd)
+def group_norm_backward(
+    dy, x, mean, rstd, weight=None, *, axis=1, bias=None, activation=None, residual=None, where=None
+):
+    """(dx, dweight, dbias), and dresidual with a residual; the number of groups is mean.shape[1]."""
+    dy, x, mean, rstd, where = _float64(dy), _float64(x), _float64(mean), _float64(rstd), _mask(where)
     axis %= x.ndim
-    grouped, back = _grouped(x, mean.shape[1], axis)
-    h = (grouped - mean[..., None]) * rstd[..., None]
-    g = dy if weight is None else dy * _along(_float64(weight), x.ndim, axis)
-    dx = back(_backward(_grouped(g, mean.shape[1], axis)[0], h, rstd[..., None], (2,)))
-    return dx, *_sums(dy, back(h), tuple(a for a in range(x.ndim) if a != axis))
+    groups = mean.shape[1]
+    grouped, back = _grouped(x, groups, axis)
+    mask = _grouped(np.broadcast_to(where, x.shape), groups, axis)[0]
+    h = np.where(mask, (grouped - mean[..., None]) * rstd[..., None], 0.0)
+    w, b = (v if v is None else _along(_float64(v), x.ndim, axis) for v in (weight, bias))
+    dz = _before(dy, back(h), w, b, activation, residual, where)
+    g = dz if w is None else dz * w
+    dx = back(_backward(_grouped(g, groups, axis)[0], h, rstd[..., None], (2,), mask))
+    sums = _sums(dz, back(h), tuple(a for a in range(x.ndim) if a != axis))
+    return dx, *sums, *(() if residual is None else (dz,))
 
 
-def instance_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1):
+def instance_norm_forward(x, weight=None, bias=None, eps=1e-5, *, axis=1, activation=None, where=None):
     """Group normalization with a group a channel: (y, mean, rstd), mean and rstd of shape (N, C)."""
-    return group_norm_forward(x, np.shape(x)[axis], weight, bias, eps, axis=axis)
+    more = {"axis": axis, "activation": activation, "where": where}
+    return group_norm_forward(x, np.shape(x)[axis], weight, bias, eps, **more)
 
 
 def instance_norm(
@@ -242,24 +401,30 @@ def instance_norm(
     eps=1e-5,
     *,
     axis=1,
+    activation=None,
+    where=None,
 ):
     """Instance normalization; running arrays receive the average of the instances' statistics."""
+    more = {"axis": axis, "activation": activation, "where": where}
     if not use_input_stats:
-        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps, axis=axis)
-    y, mean, _ = instance_norm_forward(x, weight, bias, eps, axis=axis)
-    grouped = _grouped(_float64(x), np.shape(x)[axis], axis % np.ndim(x))[0]
-    n = grouped.shape[2]
+        return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps, **more)
+    y, mean, _ = instance_norm_forward(x, weight, bias, eps, **more)
+    channels, axis = np.shape(x)[axis], axis % np.ndim(x)
+    grouped = _grouped(_float64(x), channels, axis)[0]
+    mask = _grouped(np.broadcast_to(_mask(where), np.shape(x)), channels, axis)[0]
+    n = mask.sum(2)
     if running_mean is not None:
         running_mean[...] = (1 - momentum) * _float64(running_mean) + momentum * mean.mean(0)
     if running_var is not None:
-        var = _moments(grouped, (2,))[1][..., 0].mean(0) * (n / (n - 1))
-        running_var[...] = (1 - momentum) * _float64(running_var) + momentum * var
+        unbiased = _moments(np.where(mask, grouped, 0.0), (2,), mask)[1][..., 0] * (n / (n - 1))
+        running_var[...] = (1 - momentum) * _float64(running_var) + momentum * unbiased.mean(0)
     return y
 
 
-def instance_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1):
+def instance_norm_backward(dy, x, mean, rstd, weight=None, *, axis=1, bias=None, activation=None, where=None):
     """(dx, dweight, dbias)."""
-    return group_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+    more = {"axis": axis, "bias": bias, "activation": activation, "where": where}
+    return group_norm_backward(dy, x, mean, rstd, weight, **more)
 
 
 # variants of batch norm ---------------------------------------------------------------------------------------------

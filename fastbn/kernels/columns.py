@@ -20,7 +20,16 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.runs import hold, median, normalized, pick, slopes, statistics
+from fastbn.kernels.runs import (
+    beginnings,
+    hold,
+    normalized,
+    pick,
+    slopes,
+    some_element,
+    statistics,
+    weighed,
+)
 from fastbn.kernels.simd import address, advance, either, narrow, of_row, splat64, total
 from fastbn.kernels.tile import FEW, add_moments, add_products, gradient, normalize, products, trusted
 
@@ -65,13 +74,15 @@ def _clear(sums, n):
 
 
 @tile
-def _shifts(x, view, block, c0, n, centered, shift, narrow_shift):
+def _shifts(x, where, view, block, c0, n, centered, shift, narrow_shift):
     """For n columns from c0 on an element of the column's group, or zero, in float64 and as computed with."""
     rows, width, _, span, _, _, _, _ = view
     first = c0
     for j in range(0, n, span):
-        i = block * rows * width + first
-        value = median(x, i, i + rows // 2 * width, i + (rows - 1) * width) if centered else 0.0
+        value, found = 0.0, not centered
+        for c in range(first, first + span):
+            if not found:
+                value, found = some_element(x, where, block * rows * width + c, rows, width)
         for c in range(j, j + span):
             shift[c] = value
             narrow_shift[c] = value
@@ -79,16 +90,16 @@ def _shifts(x, view, block, c0, n, centered, shift, narrow_shift):
 
 
 @tile
-def _sums(x, view, block, p, c0, n, shift, s, q):
+def _sums(x, where, view, block, p, c0, n, shift, s, q):
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
     _clear(s, n)
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
-    add_moments(x, i, stride, whole - r0, n, shift, s, q)
+    add_moments(x, where, i, stride, whole - r0, n, shift, s, q)
     if whole < r1 and rest > c0:
-        add_moments(x, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q)
+        add_moments(x, where, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q)
 
 
 @tile
@@ -101,18 +112,18 @@ def _doubtful(s, q, n, terms, centered):
 
 
 @tile
-def _reduce(x, view, block, p, c0, n, centered, in_float64, shift, narrow_shift, s, q):
+def _reduce(x, where, view, block, p, c0, n, centered, in_float64, shift, narrow_shift, s, q):
     """The sums of d and d^2 down n columns of one piece, from c0 on; the shifts come in both types."""
     r0, r1, _, _ = _piece(view, p)
     terms = r1 - r0
-    if not narrow(x) or terms < FEW or in_float64:
-        _sums(x, view, block, p, c0, n, shift, s, q)
+    if not narrow(x) or terms < FEW or in_float64 or where is not None:
+        _sums(x, where, view, block, p, c0, n, shift, s, q)
         return
-    _sums(x, view, block, p, c0, n, narrow_shift, s, q)
+    _sums(x, where, view, block, p, c0, n, narrow_shift, s, q)
     if _doubtful(s, q, n, terms, centered):
         scratch = np.empty(2 * n)
         exact_s, exact_q = address(scratch), advance(address(scratch), n)
-        _sums(x, view, block, p, c0, n, shift, exact_s, exact_q)
+        _sums(x, where, view, block, p, c0, n, shift, exact_s, exact_q)
         for c in range(n):
             if not trusted(s[c], q[c], terms, centered):
                 s[c], q[c] = exact_s[c], exact_q[c]
@@ -120,7 +131,7 @@ def _reduce(x, view, block, p, c0, n, centered, in_float64, shift, narrow_shift,
 
 
 @tile
-def _finish(view, block, c0, n, shift, s, q, centered, mean, var):
+def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
     """Mean and variance of the groups in n columns from c0 on."""
     rows, width, _, span, _, _, _, _ = view
     for g in range(c0 // span, min(c0 + n, width) // span):
@@ -130,17 +141,20 @@ def _finish(view, block, c0, n, shift, s, q, centered, mean, var):
                 gs += s[c]
                 gq += q[c]
         k = block * (width // span) + g
-        mean[k], var[k] = statistics(shift[g * span - c0], gs, gq, rows * span, centered)
+        terms = pick(counts, k, np.float64(rows * span))
+        mean[k], var[k] = statistics(shift[g * span - c0], gs, gq, terms, centered)
 
 
 @tile
 def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
-    """What `normalize` takes for n columns from c0 on."""
+    """What `normalize` takes for n columns from c0 on; eps None: `var` is rstd; mean None: zeros."""
     _, width, _, span, repeat, _, _, _ = view
     groups = width // span
     g, i = c0 // span, c0 // repeat
     for j in range(0, n, span):
-        m, r = mean[block * groups + g], 1.0 / np.sqrt(var[block * groups + g] + eps)
+        m, r = pick(mean, block * groups + g, 0.0), var[block * groups + g]
+        if eps is not None:
+            r = 1.0 / np.sqrt(r + eps)
         for first in range(j, j + span, repeat):
             scale = r * pick(w, i, 1.0)
             hi[first] = m
@@ -156,7 +170,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
 
 
 @tile
-def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, past_cache):
+def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, more, past_cache):
     """Normalize n columns from c0 on of one piece; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = _piece(view, p)
@@ -164,18 +178,19 @@ def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, past_cache):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if m > 0:
-            normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, past_cache)
+            normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache)
 
 
 @driver
-def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, var, like):
+def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, var, like, more, counts):
     """y, mean and variance of x (flat arrays), a panel a unit.
 
     w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, var: float64 (blocks * groups,).  like: any array
-    of the type computed in.
+    of the type computed in.  more, counts: as in `runs.forward`.
     """
     pieces, panels = _counts(view)
     for unit in prange(units):
+        also = beginnings(more)
         px, py, pw, pb, prw, prb = address(x), address(y), address(w), address(b), address(rw), address(rb)
         pm, pv = address(mean), address(var)
         block = unit // panels
@@ -185,46 +200,46 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
         shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
         ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
         hi, a, t = address(columns), advance(address(columns), n), advance(address(columns), 2 * n)
-        _shifts(px, view, block, c0, n, centered, shift, hi)
+        _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce(px, view, block, p, c0, n, centered, False, shift, hi, ps, pq)
+            _reduce(px, also[2], view, block, p, c0, n, centered, False, shift, hi, ps, pq)
             _add(s, ps, 2 * n)
-        _finish(view, block, c0, n, shift, s, q, centered, pm, pv)
+        _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi, a, t)
         for p in range(pieces - 1, -1, -1):
-            _apply(px, py, view, block, p, c0, n, hi, a, t, prw, prb, past_cache)
+            _apply(px, py, view, block, p, c0, n, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
         hold(columns)
 
 
 @driver
-def reduce(units, x, view, centered, in_float64, sums, like):
+def reduce(units, x, where, view, centered, in_float64, sums, like):
     """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for u in prange(units):
         scratch, columns = np.empty(n), np.empty(n, like.dtype)
-        px, shift, narrow_shift = address(x), address(scratch), address(columns)
+        px, pwhere, shift, narrow_shift = address(x), address(where), address(scratch), address(columns)
         s = advance(address(sums), u * 2 * n)
-        _shifts(px, view, u // pieces, 0, n, centered, shift, narrow_shift)
+        _shifts(px, pwhere, view, u // pieces, 0, n, centered, shift, narrow_shift)
         place = u // pieces, u % pieces
-        _reduce(px, view, *place, 0, n, centered, in_float64, shift, narrow_shift, s, advance(s, n))
+        _reduce(px, pwhere, view, *place, 0, n, centered, in_float64, shift, narrow_shift, s, advance(s, n))
         hold(scratch)
         hold(columns)
 
 
 @driver
-def shifts(units, x, view, shift):
+def shifts(units, x, where, view, shift):
     """What the sums of every column are about: float64 (blocks * columns,); a block a unit."""
     n = view[1] * view[2]
     for block in prange(units):
         own = advance(address(shift), block * n)
-        _shifts(address(x), view, block, 0, n, True, own, own)
+        _shifts(address(x), address(where), view, block, 0, n, True, own, own)
 
 
 @driver
-def finish(units, x, view, centered, sums, mean, var):
+def finish(units, x, where, view, centered, sums, counts, mean, var):
     """Mean and variance from the sums of the pieces, a panel a unit."""
     pieces, panels = _counts(view)
     columns = view[1] * view[2]
@@ -234,12 +249,12 @@ def finish(units, x, view, centered, sums, mean, var):
         n = c1 - c0
         scratch = np.zeros(3 * n)
         shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        _shifts(address(x), view, block, c0, n, centered, shift, shift)
+        _shifts(address(x), address(where), view, block, c0, n, centered, shift, shift)
         for p in range(block * pieces, (block + 1) * pieces):
             piece = advance(address(sums), p * 2 * columns + c0)
             _add(s, piece, n)
             _add(q, advance(piece, columns), n)
-        _finish(view, block, c0, n, shift, s, q, centered, address(mean), address(var))
+        _finish(view, block, c0, n, shift, s, q, address(counts), centered, address(mean), address(var))
         hold(scratch)
 
 
@@ -254,7 +269,7 @@ def coefficients(units, view, w, b, eps, mean, var, columns):
 
 
 @driver
-def apply(units, x, y, view, rw, rb, past_cache, columns):
+def apply(units, x, y, view, rw, rb, past_cache, columns, more):
     """y from the coefficients, a piece a unit, the last first."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
@@ -262,7 +277,8 @@ def apply(units, x, y, view, rw, rb, past_cache, columns):
         block, p = (units - 1 - u) // pieces, (units - 1 - u) % pieces
         hi = advance(address(columns), block * 3 * n)
         a, t = advance(hi, n), advance(hi, 2 * n)
-        _apply(address(x), address(y), view, block, p, 0, n, hi, a, t, address(rw), address(rb), past_cache)
+        row = address(rw), address(rb)
+        _apply(address(x), address(y), view, block, p, 0, n, hi, a, t, *row, beginnings(more), past_cache)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -284,7 +300,7 @@ def _normalized(x, view, block, c0, n, mean, rstd, columns):
 
 
 @tile
-def _reduce_back(dy, x, view, block, p, c0, n, columns, rw, s, q):
+def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
     """The sums of g = dy rw and g h, h normalized x, down n columns of one piece, from c0 on."""
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
@@ -293,14 +309,15 @@ def _reduce_back(dy, x, view, block, p, c0, n, columns, rw, s, q):
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
-    add_products(dy, x, i, stride, whole - r0, n, rw, hi, a, t, None, None, None, r0, s, q)
+    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, None, None, None, r0, s, q)
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
-        add_products(dy, x, i, stride, r1 - whole, min(rest - c0, n), rw, hi, a, t, None, None, None, whole, s, q)
+        m = min(rest - c0, n)
+        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, None, None, None, whole, s, q)
 
 
 @tile
-def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, columns):
+def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grads, columns):
     """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
 
     grads: float64, a channel each, or None.  columns: six numbers a column, of which `_normalized` has set three.
@@ -323,7 +340,7 @@ def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, colum
                 if grads is not None:
                     grads[g * parts + part] += ps
                     grads[weights + g * parts + part] += pq
-        gv, gu = slopes(gs, gq, rows * span, rstd[k], centered)
+        gv, gu = slopes(gs, gq, pick(counts, k, np.float64(rows * span)), rstd[k], centered)
         for first in range(g * span - c0, n, width):
             rest = gv - (mean[k] - np.float64(hi[first])) * gu
             for part in range(parts):
@@ -335,7 +352,7 @@ def _finish_back(view, block, c0, n, s, q, w, centered, mean, rstd, grads, colum
 
 
 @tile
-def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, past_cache):
+def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, past_cache):
     """The gradient of n columns from c0 on of one piece, and what its rows add to dbias and, behind it, to dweight.
 
     row_grads: float64, a row each, or None.
@@ -348,17 +365,34 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, past_c
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
         if row_grads is not None:
-            s, q = products(dy, x, i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
+            s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
         if m > 0:
-            gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, past_cache)
+            gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache)
+
+
+@tile
+def _differentiate(dy, x, view, block, c0, n, mean, rstd, w, rw, chain, hi):
+    """Compute dy of n columns from c0 on, the gradient of what is normalized, from that of the activation's result.
+
+    hi: room for three numbers a column.
+    """
+    b, rb, more = chain
+    a, t = advance(hi, n), advance(hi, 2 * n)
+    _coefficients(view, block, c0, n, w, address(b), None, mean, rstd, hi, a, t)
+    for p in range(_counts(view)[0]):
+        _apply(x, dy, view, block, p, c0, n, hi, a, t, rw, address(rb), beginnings(more), 0)
 
 
 @driver
-def backward(units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, grads, row_grads, like):
+def backward(
+    units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, grads, row_grads, like, chain, more, counts
+):
     """dx, and what the blocks add to dbias and dweight: a channel in `grads`, or a row in `row_grads` (else None).
 
     A unit is a panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).
+    chain: None, or dy is to be computed first, by `_differentiate`: a bias a channel and a row, or None, and what
+    `normalize` takes.  more: as `gradient` takes it; counts: as in `forward`.
     """
     pieces, panels = _counts(view)
     for unit in prange(units):
@@ -370,20 +404,23 @@ def backward(units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, gr
         scratch, columns = np.empty(4 * n), np.empty(6 * n, like.dtype)
         s, ps, pq = address(scratch), advance(address(scratch), 2 * n), advance(address(scratch), 3 * n)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
+        also = weighed(more)
+        if chain is not None:
+            _differentiate(pdy, px, view, block, c0, n, pm, pr, pw, prw, chain, address(columns))
         _normalized(px, view, block, c0, n, pm, pr, address(columns))
         _clear(s, 2 * n)
         for p in range(pieces):
-            _reduce_back(pdy, px, view, block, p, c0, n, address(columns), prw, ps, pq)
+            _reduce_back(pdy, px, also[1], view, block, p, c0, n, address(columns), prw, ps, pq)
             _add(s, ps, 2 * n)
-        _finish_back(view, block, c0, n, s, advance(s, n), pw, centered, pm, pr, own, address(columns))
+        _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, address(columns))
         for p in range(pieces - 1, -1, -1):
-            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, row, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, row, also, past_cache)
         hold(scratch)
         hold(columns)
 
 
 @driver
-def reduce_back(units, dy, x, view, rw, mean, rstd, sums, like):
+def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
     """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
@@ -392,12 +429,13 @@ def reduce_back(units, dy, x, view, rw, mean, rstd, sums, like):
         px, block = address(x), k // pieces
         s = advance(address(sums), k * 2 * n)
         _normalized(px, view, block, 0, n, address(mean), address(rstd), address(columns))
-        _reduce_back(address(dy), px, view, block, k % pieces, 0, n, address(columns), address(rw), s, advance(s, n))
+        place = block, k % pieces, 0, n
+        _reduce_back(address(dy), px, address(where), view, *place, address(columns), address(rw), s, advance(s, n))
         hold(columns)
 
 
 @driver
-def finish_back(units, x, view, w, centered, sums, mean, rstd, grads, columns):
+def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
     """grads, and what `apply_back` takes: panel after panel 6 numbers a column, in the type computed in."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
@@ -413,12 +451,13 @@ def finish_back(units, x, view, w, centered, sums, mean, rstd, grads, columns):
             _add(q, advance(piece, width), n)
         own, panel = advance(address(grads), block * 2 * view[5]), advance(address(columns), 6 * (block * width + c0))
         _normalized(address(x), view, block, c0, n, address(mean), address(rstd), panel)
-        _finish_back(view, block, c0, n, s, q, address(w), centered, address(mean), address(rstd), own, panel)
+        given = address(w), address(counts), centered, address(mean), address(rstd)
+        _finish_back(view, block, c0, n, s, q, *given, own, panel)
         hold(scratch)
 
 
 @driver
-def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns):
+def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more):
     """dx and row_grads from the coefficients, a piece a unit, the last first."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
@@ -429,4 +468,4 @@ def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns):
             c0, c1 = _panel(view, panel)
             own = advance(address(columns), 6 * (block * width + c0))
             row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
-            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, row, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, row, weighed(more), past_cache)

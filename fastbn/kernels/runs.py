@@ -24,6 +24,8 @@ from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, expect, gradien
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
+NO_MORE = (None, None, None, None)  # beside weights and biases: residual, activation, where, dy
+
 COLLECTED = 1024  # weights: work for one thread
 
 
@@ -62,6 +64,13 @@ def pick(values, index, default):
 
 
 @tile
+def beginnings(more):
+    """What `normalize` takes beside weights and biases, from arrays."""
+    residual, activation, where, dy = more
+    return address(residual), activation, address(where), address(dy)
+
+
+@tile
 def hold(array):
     """Keep an array alive up to here: its address does not."""
     return array.size
@@ -72,6 +81,36 @@ def median(x, i, j, k):
     """The median of three elements, as a float64."""
     a, b, c = element(x, i), element(x, j), element(x, k)
     return max(min(a, b), min(max(a, b), c))
+
+
+@tile
+def some_element(x, where, i, n, stride):
+    """An element of n that are `stride` apart, and whether there is one for which `where` is not 0."""
+    if where is None:
+        return median(x, i, i + n // 2 * stride, i + (n - 1) * stride), True
+    first, middle, last = 0, n // 2, n - 1
+    while first < n and where[i + first * stride] == 0:
+        first += 1
+    if first == n:
+        return 0.0, False
+    while where[i + last * stride] == 0:
+        last -= 1
+    while middle < last and where[i + middle * stride] == 0:
+        middle += 1
+    return median(x, i + first * stride, i + max(first, min(middle, last)) * stride, i + last * stride), True
+
+
+@tile
+def _shift(x, where, view, g):
+    """What the sums of group g are about."""
+    count, groups, parts, length, _ = view
+    chunk = parts * length
+    shift, found = 0.0, False
+    for j in range(count):
+        shift, found = some_element(x, where, (j * groups + g) * chunk, chunk, 1)
+        if found:
+            break
+    return shift
 
 
 @tile
@@ -96,7 +135,7 @@ def _written_first(j):
 
 
 @tile
-def _sums(x, view, g, span, shift, ahead):
+def _sums(x, where, view, g, span, shift, ahead):
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = span
     s, q = splat64(0.0), splat64(0.0)
@@ -105,28 +144,27 @@ def _sums(x, view, g, span, shift, ahead):
         start = j * stride + g * parts * length + e0
         if count > 1 and e1 - e0 >= LONG:
             expect(x, start + stride)
-        s, q = moments(x, start, e1 - e0, shift, s, q, 0 if _written_first(j) else ahead)
+        s, q = moments(x, where, start, e1 - e0, shift, s, q, 0 if _written_first(j) else ahead)
     return total(s), total(q)
 
 
 @tile
-def _reduce(x, view, g, p, centered, in_float64, ahead):
+def _reduce(x, where, view, g, p, centered, in_float64, ahead):
     """The sums of piece p of group g about an element of the group, which comes back too."""
     count, _, parts, length, _ = view
-    chunk = parts * length
-    shift = median(x, g * chunk, g * chunk + chunk // 2, g * chunk + chunk - 1) if centered else 0.0
-    span = _span(p, count, chunk)
+    shift = _shift(x, where, view, g) if centered else 0.0
+    span = _span(p, count, parts * length)
     n = (span[1] - span[0]) * (span[3] - span[2])
-    if narrow(x) and n >= FEW and not in_float64:
-        s, q = _sums(x, view, g, span, splat(x, shift), ahead)
+    if narrow(x) and n >= FEW and not in_float64 and where is None:  # with it, nobody knows how many terms there are
+        s, q = _sums(x, where, view, g, span, splat(x, shift), ahead)
         if trusted(s, q, n, centered):
             return shift, s, q
-    s, q = _sums(x, view, g, span, splat64(shift), 0)
+    s, q = _sums(x, where, view, g, span, splat64(shift), 0)
     return shift, s, q
 
 
 @tile
-def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache, ahead):
+def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, more, past_cache, ahead):
     """Normalize piece p of group g."""
     count, groups, parts, length, affine = view
     j0, j1, e0, e1 = _span(p, count, parts * length)
@@ -142,28 +180,41 @@ def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, past_cache, ahead):
             start = (j * groups + g) * parts * length + first
             fetched = ahead > 0 and not _written_first(j)
             past = min(past_cache, 1) if fetched else past_cache
-            normalize(x, y, start, last - first, splat(x, hi), splat(x, a), splat(x, t), we, be, f + first, past)
+            vs = splat(x, hi), splat(x, a), splat(x, t)
+            normalize(x, y, start, last - first, vs[0], vs[1], vs[2], we, be, f + first, more, past)
+
+
+@tile
+def _terms(counts, view, g):
+    """How many elements group g has; counts: None, or the numbers of those that count."""
+    return pick(counts, g, np.float64(view[0] * view[2] * view[3]))
 
 
 @driver
-def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, ahead, mean, var):
+def forward(
+    units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, ahead, mean, var, more, counts, summed
+):
     """y, mean and variance of x (flat arrays), a group a unit, in `per_group` pieces.
 
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
     wanted.  ahead: 0, or the next group is fetched, so many elements ahead, while this one is summed, too.
+    more: as `normalize` takes it; counts: float64 (groups,), how many elements count, or None.
+    x: one array, or two that are added up; summed: where their sum goes, or None.
     """
-    n = view[0] * view[2] * view[3]
     for g in prange(units):
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
+        also = beginnings(more)
         shift, s, q = 0.0, 0.0, 0.0
         for p in range(per_group):
-            shift, ds, dq = _reduce(px, view, g, p, centered, False, ahead)
+            shift, ds, dq = _reduce(px, also[2], view, g, p, centered, False, ahead)
             s += ds
             q += dq
-        m, v = statistics(shift, s, q, n, centered)
+        m, v = statistics(shift, s, q, _terms(address(counts), view, g), centered)
         r = 1.0 / np.sqrt(v + eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache, ahead)
+            if summed is not None:  # before y, which may be where x is
+                _apply(px, address(summed), view, g, p, 0.0, 1.0, None, None, None, None, NO_MORE, past_cache, 0)
+            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, also, past_cache, ahead)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
@@ -171,35 +222,38 @@ def forward(units, x, y, view, per_group, w, b, we, be, eps, centered, past_cach
 
 
 @driver
-def reduce(units, x, view, per_group, centered, in_float64, sums):
+def reduce(units, x, where, view, per_group, centered, in_float64, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
     for u in prange(units):
         g, p = u // per_group, u % per_group
-        sums[u, 0], sums[u, 1], sums[u, 2] = _reduce(address(x), view, g, p, centered, in_float64, 0)
+        shift, s, q = _reduce(address(x), address(where), view, g, p, centered, in_float64, 0)
+        sums[u, 0], sums[u, 1], sums[u, 2] = shift, s, q
 
 
 @driver
-def finish(units, view, per_group, centered, sums, mean, var):
+def finish(units, view, per_group, centered, sums, counts, mean, var):
     """Mean and variance of every group from the sums of its pieces."""
-    n = view[0] * view[2] * view[3]
     for g in prange(units):
         s, q = 0.0, 0.0
         for p in range(g * per_group, (g + 1) * per_group):
             s += sums[p, 1]
             q += sums[p, 2]
+        n = _terms(address(counts), view, g)
         mean[g], var[g] = statistics(sums[g * per_group, 0], s, q, n, centered)
 
 
 @driver
-def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var):
-    """y from given mean and variance, one a group or one a channel, a piece a unit."""
+def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, more):
+    """y from given mean and variance, one a group or one a channel, a piece a unit; eps None: `var` is rstd."""
     for u in prange(units):
         g = u // per_group
         p = u - g * per_group
         c = _around(g, mean.size)
-        m, r = pick(mean, c, 0.0), 1.0 / np.sqrt(pick(var, c, 1.0) + eps)
+        m, r = pick(mean, c, 0.0), pick(var, c, 1.0)
+        if eps is not None:
+            r = 1.0 / np.sqrt(r + eps)
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
-        _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, past_cache, 0)
+        _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, beginnings(more), past_cache, 0)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -213,7 +267,7 @@ def normalized(x, mean, rstd):
 
 
 @tile
-def _reduce_back(dy, x, view, i, p, mean, rstd, we, f):
+def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = _span(p, count, length)
@@ -224,7 +278,8 @@ def _reduce_back(dy, x, view, i, p, mean, rstd, we, f):
         if count > 1 and e1 - e0 >= LONG:
             expect(dy, start + groups * parts * length)
             expect(x, start + groups * parts * length)
-        s, q = products(dy, x, start, e1 - e0, we, splat(x, hi), splat(x, a), splat(x, t), f + e0, s, q)
+        vs = splat(x, hi), splat(x, a), splat(x, t)
+        s, q = products(dy, x, where, start, e1 - e0, we, vs[0], vs[1], vs[2], f + e0, s, q)
     return total(s), total(q)
 
 
@@ -235,7 +290,7 @@ def slopes(s, q, n, rstd, centered):
 
 
 @tile
-def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, past_cache):
+def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache):
     """The gradient of piece p of part i; w: a Vec, or a weight an element from place f on, or None."""
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = _span(p, count, length)
@@ -244,7 +299,7 @@ def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, past_cache):
     vs = splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
-        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, past_cache)
+        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, more, past_cache)
 
 
 @tile
@@ -254,23 +309,39 @@ def _weight_of_row(view, r):
     return r * length % affine if affine != length else 0
 
 
+@tile
+def weighed(more):
+    """What `gradient` takes beside its coefficients, from arrays."""
+    dsum, where = more
+    return address(dsum), address(where)
+
+
+@tile
+def _differentiate(dy, x, view, g, mean, rstd, w, we, chain):
+    """Compute dy of group g, the gradient of what is normalized, from that of the activation's result."""
+    pieces, b, be, more = chain
+    for p in range(pieces):
+        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), beginnings(more), 0, 0)
+
+
 @driver
-def reduce_back(units, dy, x, view, per_part, we, mean, rstd, sums):
+def reduce_back(units, dy, x, where, view, per_part, we, mean, rstd, sums):
     """The sums of every piece of every part: float64 (pieces of all parts, 2)."""
     for u in prange(units):
         i = u // per_part
         g, f = i // view[2], _weight_of_row(view, i)
         m, r = pick(address(mean), g, 0.0), rstd[g]
-        sums[u, 0], sums[u, 1] = _reduce_back(address(dy), address(x), view, i, u % per_part, m, r, address(we), f)
+        own = _reduce_back(address(dy), address(x), address(where), view, i, u % per_part, m, r, address(we), f)
+        sums[u, 0], sums[u, 1] = own
 
 
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
 
 
 @tile
-def _finish_group(sums, view, g, per_part, w, rstd):
+def _finish_group(sums, view, g, per_part, w, rstd, counts):
     """Add up the pieces of each part of group g (into its first piece's place), then the parts: the group's slopes."""
-    count, _, parts, length, affine = view
+    _, _, parts, _, affine = view
     s, q = 0.0, 0.0
     for i in range(g * parts, (g + 1) * parts):
         own = advance(sums, 2 * i * per_part)
@@ -280,49 +351,56 @@ def _finish_group(sums, view, g, per_part, w, rstd):
         weight = pick(w, i % affine, 1.0)
         s += weight * own[0]
         q += weight * own[1]
-    return slopes(s, q, count * parts * length, rstd, True)
+    return slopes(s, q, _terms(counts, view, g), rstd, True)
 
 
 @tile
-def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, past_cache):
+def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
     weight = splat(x, pick(w, i % view[4], 1.0))
-    _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, past_cache)
+    _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, more, past_cache)
 
 
 @driver
-def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums):
-    """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None."""
+def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums, chain, more, counts):
+    """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None.
+
+    chain: None, or dy is to be computed first, by `_differentiate`: into how many pieces `apply` cuts a group, a bias a
+    channel and an element, or None, and what `normalize` takes.  more: as `gradient` takes it; counts: as in `forward`.
+    """
     parts = view[2]
     for g in prange(units):
         m, r = mean[g], rstd[g]
         pdy, px, pdx, pw, own = address(dy), address(x), address(dx), address(w), address(sums)
+        also = weighed(more)
+        if chain is not None:
+            _differentiate(pdy, px, view, g, m, r, pw, None, chain)
         for i in range(g * parts, (g + 1) * parts):
             for p in range(per_part):
                 k = 2 * (i * per_part + p)
-                own[k], own[k + 1] = _reduce_back(pdy, px, view, i, p, m, r, None, 0)
-        v, u = _finish_group(own, view, g, per_part, pw, r)
+                own[k], own[k + 1] = _reduce_back(pdy, px, also[1], view, i, p, m, r, None, 0)
+        v, u = _finish_group(own, view, g, per_part, pw, r, address(counts))
         for i in range((g + 1) * parts - 1, g * parts - 1, -1):
             for p in range(per_part - 1, -1, -1):
-                _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, past_cache)
+                _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, also, past_cache)
 
 
 @driver
-def finish_back(units, view, per_part, w, rstd, sums, group_slopes):
+def finish_back(units, view, per_part, w, rstd, sums, counts, group_slopes):
     """The slopes of every group, float64 (groups, 2); the sums of a part come to stand in its first piece's place."""
     for g in prange(units):
-        v, u = _finish_group(address(sums), view, g, per_part, address(w), rstd[g])
+        v, u = _finish_group(address(sums), view, g, per_part, address(w), rstd[g], address(counts))
         group_slopes[g, 0], group_slopes[g, 1] = v, u
 
 
 @driver
-def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes):
+def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes, more):
     """dx from the slopes, a piece of a part a unit."""
     for k in prange(units):
         i = k // per_part
         g = i // view[2]
         v, u = group_slopes[g, 0], group_slopes[g, 1]
         pdy, px, pdx, pw = address(dy), address(x), address(dx), address(w)
-        _apply_part(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, pw, past_cache)
+        _apply_part(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, pw, weighed(more), past_cache)
 
 
 @driver
@@ -347,7 +425,7 @@ def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
 
 
 @tile
-def _add_rows(dy, x, row, last, e0, e1, view, hi, a, t, grads):
+def _add_rows(dy, x, where, row, last, e0, e1, view, hi, a, t, grads):
     """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
 
     hi, a, t: one for each of these rows.
@@ -357,55 +435,58 @@ def _add_rows(dy, x, row, last, e0, e1, view, hi, a, t, grads):
     for r in range(row, last, step):
         p = advance(grads, _weight_of_row(view, r) + e0)
         down = hi, a, t, r - row
-        add_products(
-            dy, x, r * length + e0, length, step, e1 - e0, None, None, None, None, *down, p, advance(p, affine)
-        )
+        start, q = r * length + e0, advance(p, affine)
+        add_products(dy, x, where, start, length, step, e1 - e0, None, None, None, None, *down, p, q)
 
 
 @driver
-def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads, like):
+def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads, like, chain, more, counts):
     """dx, and what `block` rows, a unit, add to dbias and dweight; every element of a row has its own weight.
 
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
+    chain, more, counts: as in `backward`.
     """
     _, rows, _, length, affine = view
     for unit in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
-        own = advance(address(grads), unit * 2 * affine)
+        own, also = advance(address(grads), unit * 2 * affine), weighed(more)
         coefficients = np.empty(3 * ROWS_AT_ONCE, like.dtype)
         hi = address(coefficients)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
         first, last = unit * block, min((unit + 1) * block, rows)
         for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
+            if chain is not None:
+                for r in range(row, above):
+                    _differentiate(pdy, px, view, r, pick(pm, r, 0.0), pr[r], None, pw, chain)
             _row_coefficients(px, pm, pr, row, above, hi, a, t)
-            _add_rows(pdy, px, row, above, 0, length, view, hi, a, t, own)
+            _add_rows(pdy, px, also[1], row, above, 0, length, view, hi, a, t, own)
             for r in range(row, above):
                 m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
                 s, q = 0.0, 0.0
                 for p in range(per_row):
-                    ds, dq = _reduce_back(pdy, px, view, r, p, m, pr[r], pw, f)
+                    ds, dq = _reduce_back(pdy, px, also[1], view, r, p, m, pr[r], pw, f)
                     s += ds
                     q += dq
-                v, u = slopes(s, q, length, pr[r], pm is not None)
+                v, u = slopes(s, q, _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(per_row):
-                    _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, past_cache)
+                    _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache)
         hold(coefficients)
 
 
 @driver
-def finish_rows(units, length, per_row, centered, rstd, sums, row_slopes):
+def finish_rows(units, view, per_row, centered, rstd, sums, counts, row_slopes):
     """The slopes of every row, float64 (rows, 2), from the sums of its pieces."""
     for r in prange(units):
         s, q = 0.0, 0.0
         for p in range(r * per_row, (r + 1) * per_row):
             s += sums[p, 0]
             q += sums[p, 1]
-        row_slopes[r, 0], row_slopes[r, 1] = slopes(s, q, length, rstd[r], centered)
+        row_slopes[r, 0], row_slopes[r, 1] = slopes(s, q, _terms(address(counts), view, r), rstd[r], centered)
 
 
 @driver
-def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like):
+def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
     """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
     _, rows, _, length, affine = view
     for p in prange(units):
@@ -418,12 +499,12 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
             last = min(row + block, rows)
             own = advance(address(grads), row // block * 2 * affine)
             _row_coefficients(px, pm, pr, row, last, hi, a, t)
-            _add_rows(pdy, px, row, last, e0, e1, view, hi, a, t, own)
+            _add_rows(pdy, px, address(more[1]), row, last, e0, e1, view, hi, a, t, own)
         hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
             m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
-            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, past_cache)
+            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, weighed(more), past_cache)
 
 
 @driver

@@ -15,6 +15,7 @@ Every function has a twin in NumPy, for NUMBA_DISABLE_JIT=1, in `simd_numpy`.
 import operator
 from functools import cache
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
@@ -54,14 +55,26 @@ def _ir_type(vec):
 
 def _define_operator(function, instruction):
     class Template(ConcreteTemplate):
-        cases = [signature(vec, vec, vec) for vec in (VEC32, VEC64)]  # noqa: RUF012
+        cases = [  # noqa: RUF012
+            signature(vec, *operands)
+            for vec in (VEC32, VEC64)
+            for operands in ((vec, vec), (vec, types.float64), (types.float64, vec))
+        ]
 
     infer_global(function)(Template)
-    for vec in (VEC32, VEC64):
+    for case in Template.cases:
 
-        @lower_builtin(function, vec, vec)
+        @lower_builtin(function, *case.args)
         def lower(context, builder, sig, args):
-            return getattr(builder, instruction)(*args)
+            return getattr(builder, instruction)(*_as_vecs(builder, sig.return_type, sig.args, args))
+
+
+def _as_vecs(builder, vec, kinds, values):
+    """Numbers among some Vecs in every lane, rounded to their type."""
+    return [
+        value if kind == vec else _splat(builder, builder.fptrunc(value, _FLOAT[32]) if vec == VEC32 else value)
+        for kind, value in zip(kinds, values, strict=True)
+    ]
 
 
 for _function, _instruction in (
@@ -69,6 +82,7 @@ for _function, _instruction in (
     (operator.iadd, "fadd"),
     (operator.sub, "fsub"),
     (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
 ):
     _define_operator(_function, _instruction)
 
@@ -78,6 +92,8 @@ for _function, _instruction in (
 
 def _computed_in(memory):
     """The Vec that elements of `memory` become in registers."""
+    if isinstance(memory, types.BaseTuple):
+        memory = memory[0]
     return VEC64 if memory.dtype == types.float64 else VEC32
 
 
@@ -181,9 +197,19 @@ def address(typing, array):
     """Where an array's elements begin; None stays None.
 
     Everything below takes memory in this form: arrays passed about in compiled code are counted, at 50 ns a short run.
+    Two arrays become a pair of memories, which reads as their sum, rounded to their type.
     """
     if array == types.none:
         return array(array), lambda context, builder, sig, args: args[0]
+    if isinstance(array, types.BaseTuple):
+        pair = types.UniTuple(types.CPointer(array[0].dtype), 2)
+
+        def codegen(context, builder, sig, args):
+            arrays = cgutils.unpack_tuple(builder, args[0], 2)
+            begins = [context.make_array(array[0])(context, builder, a).data for a in arrays]
+            return context.make_tuple(builder, pair, begins)
+
+        return pair(array), codegen
 
     def codegen(context, builder, sig, args):
         return context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -211,6 +237,8 @@ def load(typing, memory, index):
 
 
 def _load(context, builder, memory_type, memory, index):
+    if isinstance(memory_type, types.BaseTuple):
+        return _load_pair(_load, context, builder, memory_type, memory, index)
     pointer = _pointer(context, builder, memory_type, memory, index)
     return _from_memory(builder, builder.load(pointer, align=_size(memory_type)), memory_type)
 
@@ -245,9 +273,17 @@ def _counted(count):
     return count if count == types.none else types.intp
 
 
+def _load_pair(load_one, context, builder, memory_type, memory, *place):
+    one = memory_type[0]
+    first, second = (load_one(context, builder, one, m, *place) for m in cgutils.unpack_tuple(builder, memory, 2))
+    return _from_memory(builder, _to_memory(builder, builder.fadd(first, second), one), one)
+
+
 def _load_part(context, builder, memory_type, memory, index, count):
     if count.type != _INT64:  # None
         return _load(context, builder, memory_type, memory, index)
+    if isinstance(memory_type, types.BaseTuple):
+        return _load_pair(_load_part, context, builder, memory_type, memory, index, count)
     pointer = _pointer(context, builder, memory_type, memory, index)
     vector = pointer.type.pointee
     args = [pointer, _INT32(_size(memory_type)), _first(builder, count), ir.Constant(vector, None)]
@@ -348,14 +384,20 @@ def gap(typing, memory, index):
 
 @intrinsic
 def fetch(typing, memory, index):
-    """Ask for memory[index : index + 32], which will be needed soon and may lie outside of the array."""
+    """Ask for memory[index : index + 32], which will be needed soon and may lie outside of the array; not of None."""
 
     def codegen(context, builder, sig, args):
-        place = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        for k in range(0, 2 * LANES * _size(sig.args[0]), _LINE):
-            hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(3), _INT32(1)]  # to read, into every cache, data
-            function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
-            builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
+        one, begins = sig.args[0], [args[0]]
+        if one == types.none:
+            return context.get_dummy_value()
+        if isinstance(one, types.BaseTuple):
+            one, begins = one[0], cgutils.unpack_tuple(builder, args[0], 2)
+        for begin in begins:
+            place = builder.bitcast(builder.gep(begin, [args[1]]), ir.IntType(8).as_pointer())
+            for k in range(0, 2 * LANES * _size(one), _LINE):
+                hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(3), _INT32(1)]  # to read, all caches, data
+                function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
+                builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
         return context.get_dummy_value()
 
     return types.void(memory, types.intp), codegen
@@ -428,6 +470,88 @@ def keep(typing, vec, count):
         return builder.select(_first(builder, args[1]), args[0], ir.Constant(args[0].type, None))
 
     return vec(vec, types.intp), codegen
+
+
+@intrinsic
+def chosen(typing, vec, where, index, count):
+    """The lanes for which where[index : index + count] is not 0, zeros in the others; without memory all of them."""
+    if where == types.none:
+        return vec(vec, where, types.intp, _counted(count)), lambda context, builder, sig, args: args[0]
+
+    def codegen(context, builder, sig, args):
+        pointer = _pointer(context, builder, sig.args[1], *args[1:3])
+        lanes = pointer.type.pointee
+        none = ir.Constant(lanes, None)
+        if count == types.none:
+            raw = builder.load(pointer, align=1)
+        else:
+            raw = _masked(builder, "load", lanes, lanes, [pointer, _INT32(1), _first(builder, args[3]), none])
+        return builder.select(builder.icmp_unsigned("!=", raw, none), args[0], ir.Constant(args[0].type, None))
+
+    return vec(vec, where, types.intp, _counted(count)), codegen
+
+
+@intrinsic
+def less(typing, a, b, first, second):
+    """The first where a < b, else the second, lane by lane; each may be one number for all lanes."""
+    vec = next(kind for kind in (a, b) if isinstance(kind, VecType))
+    kinds = [kind if kind == vec else types.float64 for kind in (a, b, first, second)]
+
+    def codegen(context, builder, sig, args):
+        values = _as_vecs(builder, vec, kinds, args)
+        return builder.select(builder.fcmp_ordered("<", *values[:2]), *values[2:])
+
+    return vec(*kinds), codegen
+
+
+@intrinsic
+def per_type(typing, vec, narrow_value, wide_value):
+    """In every lane the first number for a Vec of float32, the second for one of float64."""
+    k = 1 if vec == VEC32 else 2
+
+    def codegen(context, builder, sig, args):
+        return _as_vecs(builder, vec, [types.float64], [args[k]])[0]
+
+    return vec(vec, types.float64, types.float64), codegen
+
+
+def polynomial(narrow_series, wide_series):
+    """A polynomial of a Vec with these coefficients, ascending: the first for float32, the second for float64."""
+
+    @intrinsic
+    def value(typing, vec):
+        def codegen(context, builder, sig, args):
+            *rest, result = (ir.Constant(args[0].type, [c] * LANES) for c in series)
+            for c in reversed(rest):
+                result = builder.fadd(builder.fmul(result, args[0]), c)
+            return result
+
+        series = [float(np.float32(c)) for c in narrow_series] if vec == VEC32 else wide_series
+        return vec(vec), codegen
+
+    return value
+
+
+@intrinsic
+def scale_by_power(typing, vec, power, rounder):
+    """vec * 2^k, where power = rounder + k, k whole; by two factors, for 2^k alone may overflow or vanish."""
+
+    def codegen(context, builder, sig, args):
+        size, fraction = (32, 23) if vec == VEC32 else (64, 52)
+        lanes = ir.VectorType(ir.IntType(size), LANES)
+
+        def constant(value):
+            return ir.Constant(lanes, [value] * LANES)
+
+        k = builder.sub(builder.bitcast(args[1], lanes), builder.bitcast(args[2], lanes))
+        half = builder.ashr(k, constant(1))
+        result = args[0]
+        for part in (half, builder.sub(k, half)):
+            bits = builder.shl(builder.add(part, constant((1 << (size - fraction - 2)) - 1)), constant(fraction))
+            result = builder.fmul(result, builder.bitcast(bits, args[0].type))
+        return result
+
+    return vec(vec, vec, vec), codegen
 
 
 @intrinsic

@@ -14,6 +14,8 @@ def _vec(values):
 
 
 def _computed_in(array):
+    if isinstance(array, tuple):
+        array = array[0]
     return np.float64 if array.dtype == np.float64 else np.float32
 
 
@@ -39,6 +41,8 @@ def _to_memory(vec, dtype):
 
 
 def address(array):
+    if isinstance(array, tuple):
+        return tuple(a.reshape(-1) for a in array)
     return None if array is None else array.reshape(-1)
 
 
@@ -47,19 +51,21 @@ def advance(memory, count):
 
 
 def load(memory, index):
-    return _vec(_from_memory(memory[index : index + LANES]).copy())
+    return load_part(memory, index, LANES)
 
 
 def load_part(memory, index, count):
-    if count is None:
-        return load(memory, index)
+    if isinstance(memory, tuple):
+        total = load_part(memory[0], index, count) + load_part(memory[1], index, count)
+        return _vec(_from_memory(_to_memory(total, memory[0].dtype)))
+    count = LANES if count is None else count
     lanes = np.zeros(LANES, _computed_in(memory))
     lanes[:count] = _from_memory(memory[index : index + count])
     return _vec(lanes)
 
 
 def element(memory, index):
-    return np.float64(_from_memory(memory[index : index + 1])[0])
+    return np.float64(load_part(memory, index, 1)[0])
 
 
 def at(source, index):
@@ -118,6 +124,45 @@ def narrow(memory):
 
 def keep(vec, count):
     return vec if count is None else _vec(np.where(np.arange(LANES) < count, vec, vec.dtype.type(0)))
+
+
+def chosen(vec, where, index, count):
+    if where is None:
+        return vec
+    count = LANES if count is None else count
+    lanes = np.zeros(LANES, bool)
+    lanes[:count] = where[index : index + count] != 0
+    return _vec(np.where(lanes, vec, vec.dtype.type(0)))
+
+
+def less(a, b, first, second):
+    dtype = (a if isinstance(a, Vec) else b).dtype.type
+    return _vec(np.where(np.less(a, b), first, second).astype(dtype, copy=False))
+
+
+def per_type(vec, narrow_value, wide_value):
+    return _vec(np.full(LANES, narrow_value if vec.dtype == np.float32 else wide_value, vec.dtype))
+
+
+def polynomial(narrow_series, wide_series):
+    def value(vec):
+        *rest, last = narrow_series if vec.dtype == np.float32 else wide_series
+        result = per_type(vec, last, last)
+        for c in reversed(rest):
+            result = result * vec + vec.dtype.type(c)
+        return result
+
+    return value
+
+
+def scale_by_power(vec, power, rounder):
+    integer, fraction, bias = (np.int32, 23, 127) if vec.dtype == np.float32 else (np.int64, 52, 1023)
+    k = np.asarray(power).view(integer) - np.asarray(rounder).view(integer)
+    half = k >> 1
+    with np.errstate(over="ignore", under="ignore"):
+        for part in (half, k - half):
+            vec = vec * _vec(((part + integer(bias)) << integer(fraction)).view(vec.dtype))
+    return vec
 
 
 def times(vec, factor):

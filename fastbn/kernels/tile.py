@@ -1,7 +1,8 @@
 """Loops over one contiguous run of elements: two kinds of sums, one way forward, one way back.
 
 `i` is the run's first element in memory and `n` its length.  Arguments described as "Vec, memory or None" are one value
-for the whole run, or one a column read from place `j` on, or absent (see `simd`).
+for the whole run, or one a column read from place `j` on, or absent (see `simd`).  `where` is memory or None: elements
+for which it is 0 add nothing to sums, and their results are 0.
 
 The sums of forward are about a shift, the median of three elements of the group: a difference from it is exact or
 nearly so, so the sums do not suffer from a large mean, a constant group gives exactly zero, and partial sums merge by
@@ -13,10 +14,12 @@ of backward are of normalized values, which need no such care.
 
 import numpy as np
 
+from fastbn.kernels.activations import activate
 from fastbn.kernels.jit import tile
 from fastbn.kernels.simd import (
     LANES,
     at_part,
+    chosen,
     either,
     fetch,
     gap,
@@ -56,12 +59,12 @@ def trusted(s, q, n, centered):
 
 
 @tile
-def _difference(x, i, m, shift):
-    return keep(like(load_part(x, i, m), shift) - shift, m)
+def _difference(x, where, i, m, shift):
+    return keep(chosen(like(load_part(x, i, m), shift) - shift, where, i, m), m)
 
 
 @tile
-def moments(x, i, n, shift, s, q, ahead):
+def moments(x, where, i, n, shift, s, q, ahead):
     """(s, q) plus the sums of d and d^2 over a run, d = x - shift in the type of the shift; s, q: Vecs of float64.
 
     ahead: how many elements further on memory is fetched, or 0.
@@ -71,71 +74,73 @@ def moments(x, i, n, shift, s, q, ahead):
         if ahead:
             fetch(x, i + ahead)
             fetch(x, i + ahead + 2 * LANES)
-        a, b = _difference(x, i, None, shift), _difference(x, i + LANES, None, shift)
-        c, d = _difference(x, i + 2 * LANES, None, shift), _difference(x, i + 3 * LANES, None, shift)
+        a, b = _difference(x, where, i, None, shift), _difference(x, where, i + LANES, None, shift)
+        c, d = _difference(x, where, i + 2 * LANES, None, shift), _difference(x, where, i + 3 * LANES, None, shift)
         s += wide((a + b) + (c + d))
         q += wide((a * a + b * b) + (c * c + d * d))
         i += 4 * LANES
     while i + LANES <= end:
-        d = _difference(x, i, None, shift)
+        d = _difference(x, where, i, None, shift)
         s += wide(d)
         q += wide(d * d)
         i += LANES
     if i < end:
-        d = _difference(x, i, end - i, shift)
+        d = _difference(x, where, i, end - i, shift)
         s += wide(d)
         q += wide(d * d)
     return s, q
 
 
 @tile
-def _terms(dy, x, i, m, f, hi, a, t):
+def _terms(dy, x, where, i, m, f, hi, a, t):
     """g = dy f and g h, where h = (x - hi) a + t; hi, a, t: Vecs; f: a Vec or None."""
     g = times(load_part(dy, i, m), f)
-    return g, keep(g * ((load_part(x, i, m) - hi) * a + t), m)
+    h = g * ((load_part(x, i, m) - hi) * a + t)
+    return chosen(g, where, i, m), keep(chosen(h, where, i, m), m)
 
 
 @tile
-def _terms_of_run(dy, x, i, m, f, hi, a, t, j):
-    return _terms(dy, x, i, m, at_part(f, j, m), at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m))
+def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
+    return _terms(dy, x, where, i, m, at_part(f, j, m), at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m))
 
 
 @tile
-def products(dy, x, i, n, f, hi, a, t, j, p, q):
+def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
 
     f: memory or None; hi, a, t: Vec or memory.
     """
     end = i + n
     while i + 4 * LANES <= end:
-        g0, h0 = _terms_of_run(dy, x, i, None, f, hi, a, t, j)
-        g1, h1 = _terms_of_run(dy, x, i + LANES, None, f, hi, a, t, j + LANES)
-        g2, h2 = _terms_of_run(dy, x, i + 2 * LANES, None, f, hi, a, t, j + 2 * LANES)
-        g3, h3 = _terms_of_run(dy, x, i + 3 * LANES, None, f, hi, a, t, j + 3 * LANES)
+        g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
+        g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
+        g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, None, f, hi, a, t, j + 2 * LANES)
+        g3, h3 = _terms_of_run(dy, x, where, i + 3 * LANES, None, f, hi, a, t, j + 3 * LANES)
         p += wide((g0 + g1) + (g2 + g3))
         q += wide((h0 + h1) + (h2 + h3))
         i += 4 * LANES
         j += 4 * LANES
     while i + LANES <= end:
-        g, h = _terms_of_run(dy, x, i, None, f, hi, a, t, j)
+        g, h = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
         p += wide(g)
         q += wide(h)
         i += LANES
         j += LANES
     if i < end:
-        g, h = _terms_of_run(dy, x, i, end - i, f, hi, a, t, j)
+        g, h = _terms_of_run(dy, x, where, i, end - i, f, hi, a, t, j)
         p += wide(g)
         q += wide(h)
     return p, q
 
 
 @tile
-def _add_moments(x, i, stride, rows, m, shift, s, q, j):
+def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
     c = load_part(shift, j, m)
-    d = like(load_part(x, i + j, m), c) - c
+    d = chosen(like(load_part(x, i + j, m), c) - c, where, i + j, m)
     sj, qj = d, d * d
     for r in range(1, rows):
-        d = like(load_part(x, i + r * stride + j, m), c) - c
+        k = i + r * stride + j
+        d = chosen(like(load_part(x, k, m), c) - c, where, k, m)
         sj += d
         qj += d * d
     store_part(s, j, load_part(s, j, m) + wide(sj), m)
@@ -143,33 +148,36 @@ def _add_moments(x, i, stride, rows, m, shift, s, q, j):
 
 
 @tile
-def _add_moments_of(x, i, stride, rows, n, shift, s, q):
+def _add_moments_of(x, where, i, stride, rows, n, shift, s, q):
     whole = n - n % LANES
     for j in range(0, whole, LANES):
-        _add_moments(x, i, stride, rows, None, shift, s, q, j)
+        _add_moments(x, where, i, stride, rows, None, shift, s, q, j)
     if whole < n:
-        _add_moments(x, i, stride, rows, n - whole, shift, s, q, whole)
+        _add_moments(x, where, i, stride, rows, n - whole, shift, s, q, whole)
 
 
 @tile
-def add_moments(x, i, stride, rows, n, shift, s, q):
+def add_moments(x, where, i, stride, rows, n, shift, s, q):
     """s, q plus the sums down each of n columns of d and d^2, d = x - shift in the type of the shifts; s, q: float64.
 
     The rows are `stride` apart.
     """
     whole = rows - rows % ROWS_AT_ONCE
     for r in range(0, whole, ROWS_AT_ONCE):
-        _add_moments_of(x, i + r * stride, stride, ROWS_AT_ONCE, n, shift, s, q)  # a constant: the loop is unrolled
+        _add_moments_of(
+            x, where, i + r * stride, stride, ROWS_AT_ONCE, n, shift, s, q
+        )  # a constant: the loop is unrolled
     if whole < rows:
-        _add_moments_of(x, i + whole * stride, stride, rows - whole, n, shift, s, q)
+        _add_moments_of(x, where, i + whole * stride, stride, rows - whole, n, shift, s, q)
 
 
 @tile
-def _add_products(dy, x, i, stride, rows, m, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j):
+def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j):
     hj, aj, tj = at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m)
     pj, qj = _terms(
         dy,
         x,
+        where,
         i + j,
         m,
         of_row(f, row),
@@ -182,6 +190,7 @@ def _add_products(dy, x, i, stride, rows, m, f, hi, a, t, row_hi, row_a, row_t, 
         g, h = _terms(
             dy,
             x,
+            where,
             i + r * stride + j,
             m,
             of_row(f, k),
@@ -196,16 +205,16 @@ def _add_products(dy, x, i, stride, rows, m, f, hi, a, t, row_hi, row_a, row_t, 
 
 
 @tile
-def _add_products_of(dy, x, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
+def _add_products_of(dy, x, where, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
     whole = n - n % LANES
     for j in range(0, whole, LANES):
-        _add_products(dy, x, i, stride, rows, None, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j)
+        _add_products(dy, x, where, i, stride, rows, None, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j)
     if whole < n:
-        _add_products(dy, x, i, stride, rows, n - whole, f, hi, a, t, row_hi, row_a, row_t, row, p, q, whole)
+        _add_products(dy, x, where, i, stride, rows, n - whole, f, hi, a, t, row_hi, row_a, row_t, row, p, q, whole)
 
 
 @tile
-def add_products(dy, x, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
+def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
     """p, q plus the sums down each of n columns of g = dy f and of g h, h = (x - hi) a + t; p, q: float64.
 
     hi, a, t: memory, one a column, or None; then row_hi, row_a, row_t have one a row from `row` on, as f, or f is None.
@@ -213,70 +222,83 @@ def add_products(dy, x, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, r
     down = row_hi, row_a, row_t
     whole = rows - rows % ROWS_AT_ONCE
     for r in range(0, whole, ROWS_AT_ONCE):
-        _add_products_of(dy, x, i + r * stride, stride, ROWS_AT_ONCE, n, f, hi, a, t, *down, row + r, p, q)
+        _add_products_of(dy, x, where, i + r * stride, stride, ROWS_AT_ONCE, n, f, hi, a, t, *down, row + r, p, q)
     if whole < rows:
-        _add_products_of(dy, x, i + whole * stride, stride, rows - whole, n, f, hi, a, t, *down, row + whole, p, q)
+        _add_products_of(
+            dy, x, where, i + whole * stride, stride, rows - whole, n, f, hi, a, t, *down, row + whole, p, q
+        )
 
 
 @tile
-def _normal(x, i, m, hi, a, t, w, b, j):
+def _normal(x, i, m, hi, a, t, w, b, j, more):
+    residual, activation, where, dy = more
     d = load_part(x, i, m) - at_part(hi, j, m)
-    return plus(times(d * at_part(a, j, m) + at_part(t, j, m), at_part(w, j, m)), at_part(b, j, m))
+    z = plus(times(d * at_part(a, j, m) + at_part(t, j, m), at_part(w, j, m)), at_part(b, j, m))
+    z = plus(z, at_part(residual, i, m))
+    return chosen(activate(z, activation, at_part(dy, i, m)), where, i, m)
 
 
 @tile
-def normalize(x, y, i, n, hi, a, t, w, b, j, past_cache):
-    """y = ((x - hi) a + t) w + b over a run; hi, a, t: Vec or memory; w, b: Vec, memory or None.
+def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache):
+    """y = activation(z), z = ((x - hi) a + t) w + b + residual, over a run.
 
-    hi is the mean rounded to the type computed in; what the rounding left out comes back through t.
+    hi, a, t: Vec or memory; w, b: Vec, memory or None.  hi is the mean rounded to the type computed in; what the
+    rounding left out comes back through t.
+    more: residual, memory or None; activation; where; dy, memory or None: given the gradient of activation(z), y is
+    that of z.
     past_cache: 0, or y is written past the cache, and x fetched so many elements ahead.
     """
     end, behind = i + n, j - i
+    residual, _, _, dy = more
     if past_cache:
         line = min(i + gap(y, i), end)
         while i < line:
             m = min(line - i, LANES)
-            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, i + behind), m)
+            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, i + behind, more), m)
             i += m
         while i + 2 * LANES <= end:
             fetch(x, i + past_cache)
-            first = _normal(x, i, None, hi, a, t, w, b, i + behind)
-            stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, i + LANES + behind))
+            fetch(residual, i + past_cache)
+            fetch(dy, i + past_cache)
+            first = _normal(x, i, None, hi, a, t, w, b, i + behind, more)
+            stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, i + LANES + behind, more))
             i += 2 * LANES
     while i + LANES <= end:
-        store(y, i, _normal(x, i, None, hi, a, t, w, b, i + behind))
+        store(y, i, _normal(x, i, None, hi, a, t, w, b, i + behind, more))
         i += LANES
     if i < end:
-        store_part(y, i, _normal(x, i, end - i, hi, a, t, w, b, i + behind), end - i)
+        store_part(y, i, _normal(x, i, end - i, hi, a, t, w, b, i + behind, more), end - i)
 
 
 @tile
-def _slope(dy, x, i, m, hi, u, v, r, w, j):
+def _slope(dy, x, i, m, hi, u, v, r, w, j, more):
+    dsum, where = more
     g = times(load_part(dy, i, m), at_part(w, j, m))
-    return (g - at_part(v, j, m) - (load_part(x, i, m) - at_part(hi, j, m)) * at_part(u, j, m)) * at_part(r, j, m)
+    d = (g - at_part(v, j, m) - (load_part(x, i, m) - at_part(hi, j, m)) * at_part(u, j, m)) * at_part(r, j, m)
+    return chosen(plus(d, at_part(dsum, i, m)), where, i, m)
 
 
 @tile
-def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, past_cache):
-    """dx = (dy w - v - (x - hi) u) r over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
+def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache):
+    """dx = (dy w - v - (x - hi) u) r + dsum over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
 
-    past_cache: as in `normalize`.
+    more: dsum, memory or None; where.  past_cache: as in `normalize`.
     """
     end, behind = i + n, j - i
     if past_cache:
         line = min(i + gap(dx, i), end)
         while i < line:
             m = min(line - i, LANES)
-            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, i + behind), m)
+            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, i + behind, more), m)
             i += m
         while i + 2 * LANES <= end:
             fetch(dy, i + past_cache)
             fetch(x, i + past_cache)
-            first = _slope(dy, x, i, None, hi, u, v, r, w, i + behind)
-            stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, i + LANES + behind))
+            first = _slope(dy, x, i, None, hi, u, v, r, w, i + behind, more)
+            stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, i + LANES + behind, more))
             i += 2 * LANES
     while i + LANES <= end:
-        store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, i + behind))
+        store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, i + behind, more))
         i += LANES
     if i < end:
-        store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, i + behind), end - i)
+        store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, i + behind, more), end - i)
