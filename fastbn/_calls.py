@@ -253,7 +253,7 @@ def differentiate(
     also: Also = NOTHING,
     bias: Array | None = None,
     dsum: Array | None = None,
-) -> tuple[Array, ...]:
+) -> Any:
     """dx, dweight, dbias, and dresidual where there is a residual, of checked arguments.
 
     mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx.

@@ -48,7 +48,7 @@ class Forward(NamedTuple):
 
     @property
     def where(self) -> Maybe:
-        return self.more[2]  # type: ignore[no-any-return]
+        return self.more[2]
 
 
 class Backward(NamedTuple):
@@ -253,7 +253,7 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
     if dx is not None and (pieces == groups or _busy(groups, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
         chain = (per_group, call.b, None, call.more) if call.differentiate else None
-        statistics = mean, rstd, sums, chain, more, counts
+        statistics: tuple[Any, ...] = mean, rstd, sums, chain, more, counts
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
         if call.differentiate:
@@ -282,7 +282,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     more = dsum, where
     if per_row == 1 or _busy(blocks, threads):
         chain = (per_row, None, call.b, call.more) if call.differentiate else None
-        statistics = mean, rstd, block, grads, like, chain, more, counts
+        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, chain, more, counts
         runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
     else:
         if call.differentiate:
@@ -313,7 +313,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     if dx is not None and (pieces == 1 or _busy(units, threads)):
         biases = (None, call.b) if by_row else (call.b, None)
         chain = (*biases, call.more) if call.differentiate else None
-        statistics = mean, rstd, grads, row_grads, like, chain, more, counts
+        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, more, counts
         columns.backward[parallel](units, dy, x, dx, shape, channel, row, centered, past_cache, *statistics)
     else:
         if call.differentiate:

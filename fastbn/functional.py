@@ -415,7 +415,7 @@ def batch_norm_backward(
         m = _checks.given(mean, "mean", shape)
     else:
         along = [-1 if a == channel else 1 for a in range(x.ndim)]
-        x, m = _undone(x, *(v if v is None else v.reshape(along) for v in (r, w, b)), also), np.zeros(shape)
+        x, m = _undone(x, also, *_along(along, r, w, b)), np.zeros(shape)
     return _calls.differentiate(dy, x, m, r, _views.batch_view, (channel,), w, shape, out, through_statistics, also, b)
 
 
@@ -428,7 +428,11 @@ def _either(x: Any, y: Any) -> Any:
     return y
 
 
-def _undone(y: Array, rstd: Array, weight: Array | None, bias: Array | None, also: _calls.Also) -> Array:
+def _along(shape: list[int], *vectors: Array | None) -> Any:
+    return [None if v is None else v.reshape(shape) for v in vectors]
+
+
+def _undone(y: Array, also: _calls.Also, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """x - mean, from y; the other arrays broadcast to it."""
     if also.residual is not None:
         raise ValueError("a residual is given; expected none where backward starts from y")
@@ -853,7 +857,7 @@ def _trailing_backward(
     if y is None:
         m = _checks.given(mean, "mean", lead) if centered else None
     else:
-        x = _undone(x, r.reshape(lead + (1,) * len(shape)), w, b, also)
+        x = _undone(x, also, r.reshape(lead + (1,) * len(shape)), w, b)
         m = np.zeros(lead) if centered else None
     return _calls.differentiate(
         dy, x, m, r, _views.layer_view, (len(shape),), w, shape, out, also=also, bias=b, dsum=added
@@ -1529,7 +1533,7 @@ def _group_backward(
     else:
         along = [-1 if a == channel else 1 for a in range(x.ndim)]
         each = np.repeat(r, channels // max(groups, 1), axis=1).reshape([x.shape[0], *along[1:]])
-        x, m = _undone(x, each, *(v if v is None else v.reshape(along) for v in (w, b)), also), np.zeros(shape)
+        x, m = _undone(x, also, each, *_along(along, w, b)), np.zeros(shape)
     args = channel, groups
     return _calls.differentiate(dy, x, m, r, _views.group_view, args, w, (channels,), out, also=also, bias=b)
 
