@@ -3,6 +3,13 @@
 from fastbn._config import show_config
 from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn._warmup import warmup
+from fastbn.double_backward import (
+    batch_norm_double_backward,
+    group_norm_double_backward,
+    instance_norm_double_backward,
+    layer_norm_double_backward,
+    rms_norm_double_backward,
+)
 from fastbn.folding import fold
 from fastbn.functional import (
     add_layer_norm,
@@ -92,6 +99,7 @@ __all__ = [
     "add_rms_norm_forward",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_double_backward",
     "batch_norm_forward",
     "batch_renorm_backward",
     "batch_renorm_forward",
@@ -114,12 +122,15 @@ __all__ = [
     "global_response_norm_forward",
     "group_norm",
     "group_norm_backward",
+    "group_norm_double_backward",
     "group_norm_forward",
     "instance_norm",
     "instance_norm_backward",
+    "instance_norm_double_backward",
     "instance_norm_forward",
     "layer_norm",
     "layer_norm_backward",
+    "layer_norm_double_backward",
     "layer_norm_forward",
     "local_response_norm",
     "local_response_norm_backward",
@@ -127,6 +138,7 @@ __all__ = [
     "population_statistics",
     "rms_norm",
     "rms_norm_backward",
+    "rms_norm_double_backward",
     "rms_norm_forward",
     "set_num_threads",
     "show_config",
