@@ -1,8 +1,8 @@
 """The gradients of the backward functions: what a loss on gradients, such as a gradient penalty, needs.
 
-A backward function takes dy, x and weight to dx, dweight and dbias.  Given the gradients of a loss for these three, each
-function here returns its gradients for the first three.  What `fastbn.functional` says about arrays, accuracy, bits and
-errors holds here too.
+A backward function takes dy, x and weight to dx, dweight and dbias.  Given the gradients of a loss for these three,
+each function here returns its gradients for the first three.  What `fastbn.functional` says about arrays, accuracy,
+bits and errors holds here too.
 """
 
 from collections.abc import Callable
@@ -93,11 +93,11 @@ def batch_norm_double_backward(
     >>> y, mean, rstd = fastbn.batch_norm_forward(x)
     >>> dx, dweight, dbias = fastbn.batch_norm_backward(dy, x, mean, rstd)
     >>> ddy, gx, gweight = fastbn.batch_norm_double_backward(2 * dx, dy, x, mean, rstd)  # of the sum of dx**2
-    >>> gweight.round(3), (2 * dx * dx).sum().round(3)  # dx is proportional to weight, which is 1
-    (array([0.551]), np.float64(0.551))
+    >>> gweight.round(3), (2 * dx * dx).sum(axis=0).round(3)  # dx is proportional to weight, which is 1
+    (array([0.827]), array([0.827]))
     """
-    (dy, x), v = _checks.gradient(dy, x), ddx
-    v = _like_x(v, x)
+    dy, x = _checks.gradient(dy, x)
+    v = _like_x(ddx, x)
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
@@ -299,6 +299,8 @@ def instance_norm_double_backward(
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 _Affine = tuple[Array | None, Array | None, Array | None]  # weight, ddweight, ddbias
+_DEFAULTS = (1.0, 0.0, 0.0)  # in their places
+_NONE: _Affine = (None, None, None)
 
 
 def _like_x(ddx: Any, x: Array) -> Array:
@@ -447,17 +449,19 @@ def _by_part(affine: _Affine, first: int, groups: int, parts: int) -> list[Array
     places = np.arange(first * parts, (first + groups) * parts).reshape(groups, parts)
     return [
         np.full(places.shape, default) if p is None else p.astype(np.float64).take(places, mode="wrap")
-        for p, default in zip(affine, (1.0, 0.0, 0.0), strict=True)
+        for p, default in zip(affine, _DEFAULTS, strict=True)
     ]
+
+
+def _each(affine: _Affine, size: int, compute: np.dtype[Any]) -> list[Array]:
+    """weight, ddweight and ddbias, as many as there are; one type for the kernels, whichever are given."""
+    return [np.full(size, default, compute) if p is None else p for p, default in zip(affine, _DEFAULTS, strict=True)]
 
 
 def _add_by_part(gweight: Array, of_parts: Array, first: int) -> None:
     """Add what the parts of some groups say about their weights."""
     places = (first * of_parts.shape[1] + np.arange(of_parts.size)) % gweight.size
     gweight += np.bincount(places, of_parts.ravel(), gweight.size)
-
-
-_NONE: _Affine = (None, None, None)
 
 
 def _runs_double_backward(
@@ -477,6 +481,7 @@ def _runs_double_backward(
     of_elements, of_parts = (affine, _NONE) if by_element else (_NONE, affine)
     per_part = runs.pieces(count, length)
     compute = _launch._computed_in(x)
+    kernel_affine = _each(of_elements, weights, compute) if by_element else _NONE
     round_trip = weights // length if by_element else 1  # groups until the weights begin anew
     at_once = round_trip * max(1, _SLAB // (count * parts * length * round_trip))
 
@@ -507,11 +512,11 @@ def _runs_double_backward(
             blocks = -(-n // _ROW_BLOCK)
             of_blocks = np.zeros((blocks, weights))
             double.over_runs[parallel](
-                blocks * per_part, *slab, shape, per_part, c, *of_elements, _ROW_BLOCK, of_blocks
+                blocks * per_part, *slab, shape, per_part, c, *kernel_affine, _ROW_BLOCK, of_blocks
             )
             gweight += of_blocks.sum(axis=0)
         else:
-            double.over_runs[parallel](n * parts * per_part, *slab, shape, per_part, c, *of_elements, 1, None)
+            double.over_runs[parallel](n * parts * per_part, *slab, shape, per_part, c, *kernel_affine, 1, None)
             _add_by_part(gweight, grads, first)
 
 
@@ -532,6 +537,7 @@ def _columns_double_backward(
     of_rows, of_parts = (affine, _NONE) if by_row else (_NONE, affine)
     pieces, _, folded = _launch._extent(view)
     like = np.empty(0, _launch._computed_in(x))
+    kernel_affine = _each(of_rows, rows, like.dtype) if by_row else _NONE
     groups, parts = width // span, span // repeat  # of a block
     at_once = max(1, _SLAB // (rows * width))
 
@@ -557,13 +563,13 @@ def _columns_double_backward(
             rows * span,
             through_statistics,
         )
-        each = np.empty((n, len(c), fold, groups, parts, repeat), like.dtype)
-        each[...] = c.reshape(len(c), n, 1, groups, parts, 1).swapaxes(0, 1)
-        each = each.reshape(n, len(c), folded)
+        c = c.reshape(len(c), n, 1, groups, parts, 1).swapaxes(0, 1)
+        c = np.broadcast_to(c, (n, c.shape[1], fold, groups, parts, repeat))
+        c = np.array(c, like.dtype, order="C").reshape(n, -1, folded)
         if by_row:
             of_blocks = np.empty((n, rows))
-            double.over_columns[parallel](n * pieces, *slab, shape, each, *of_rows, of_blocks)
+            double.over_columns[parallel](n * pieces, *slab, shape, c, *kernel_affine, of_blocks)
             gweight += of_blocks.sum(axis=0)
         else:
-            double.over_columns[parallel](n * pieces, *slab, shape, each, *of_rows, None)
+            double.over_columns[parallel](n * pieces, *slab, shape, c, *kernel_affine, None)
             _add_by_part(gweight, grads, first * groups)
