@@ -142,20 +142,21 @@ def _call(op: str, x: Array, axis: int, affine: bool) -> None:
     """One operation both ways, and with given statistics where it takes them."""
     weight, bias = (np.ones(x.shape[axis], x.dtype) if affine else None for _ in range(2))
     forward, backward = getattr(functional, f"{op}_forward"), getattr(functional, f"{op}_backward")
+    dy = np.zeros_like(x)  # whose sums are not too large for any dtype
     if op == "rms_norm":
         _, *statistics = forward(x, x.shape[-1], weight)
-        backward(x, x, *statistics, weight)
+        backward(dy, x, *statistics, weight)
     elif op == "layer_norm":
         _, *statistics = forward(x, x.shape[-1], weight, bias)
-        backward(x, x, *statistics, weight)
+        backward(dy, x, *statistics, weight)
     else:
         groups = (1,) if op == "group_norm" else ()
         _, *statistics = forward(x, *groups, weight=weight, bias=bias, axis=axis)
-        backward(x, x, *statistics, weight, axis=axis)
+        backward(dy, x, *statistics, weight, axis=axis)
     if op == "batch_norm":
         mean, rstd = statistics
         functional.batch_norm(x, mean, rstd, weight, bias, axis=axis)
-        backward(x, x, mean, rstd, weight, axis=axis, training=False)
+        backward(dy, x, mean, rstd, weight, axis=axis, training=False)
     elif op == "instance_norm":
         running = np.ones(x.shape[axis]), np.ones(x.shape[axis])
         functional.instance_norm(x, *running, weight, bias, use_input_stats=False, axis=axis)

@@ -1,5 +1,9 @@
 """Odd settings of Numba, odd arguments, huge arrays, and long runs."""
 
+import ctypes
+import sys
+import time
+
 import numpy as np
 import pytest
 import soak
@@ -220,3 +224,21 @@ def test_gradients_past_2_to_the_31_elements(op, shape, statistics, keywords):
 def test_a_short_soak():
     """Two minutes of it, and memory that is flat, are a step of .ci/run."""
     assert soak.Soak(5).counts()["calls"] > 0  # few, where each is the first of its kind
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc tells what is in use")
+@pytest.mark.parametrize("leak", [None, list, ctypes.c_void_p], ids=["nothing", "objects", "memory"])
+def test_the_soak_sees_100_bytes_a_call(monkeypatch, leak):
+    x, leaked, malloc = np.ones((2, 8)), [], ctypes.CDLL(None).malloc
+
+    def call(rng):
+        fastbn.layer_norm(x, 8)
+        if leak is list:
+            leaked.append(bytes(100))
+        elif leak:
+            malloc(100)
+        time.sleep(1e-3)  # a rate like that of the others
+        return ("calls",), 0.0
+
+    monkeypatch.setattr(soak, "some_call", call)
+    assert soak.Soak(1).leaks == (leak is not None)

@@ -480,6 +480,31 @@ def test_numbas_own_setting_stays_as_it_is():
     assert python(program) == ("True True\n1\n", "")
 
 
+def test_what_is_remembered_of_calls_has_bounds():
+    program = """
+        import sys
+        import numpy as np
+        import fastbn
+        from fastbn import _runtime
+
+        x = np.ones(10_000, np.float32)
+        for _runtime.SERIAL_BYTES in (0, 1 << 18):  # with threads, and without
+            for n in range(1, 4_200):
+                fastbn.layer_norm(x[:n].reshape(1, n), n)
+                fastbn.group_norm(x[: 2 * n].reshape(1, 2, n), 1)
+                fastbn.batch_norm(x[: 2 * n].reshape(2, n), training=True)
+        sizes = {}
+        for module in [module for name, module in sys.modules.items() if name.startswith("fastbn.")]:
+            for name, value in vars(module).items():
+                if isinstance(value, (dict, list, set)):
+                    sizes[name] = len(value)
+                elif hasattr(value, "cache_info"):
+                    sizes[name] = value.cache_info().currsize
+        print(sizes["_paces"] > 0, max(sizes.values()) <= 4096)
+    """
+    assert python(program) == ("True True\n", "")
+
+
 # Import ---------------------------------------------------------------------------------------------------------------
 
 
