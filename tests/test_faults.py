@@ -231,7 +231,7 @@ def test_a_short_soak():
 def test_the_soak_sees_100_bytes_a_call(monkeypatch, leak):
     x, leaked, malloc = np.ones((2, 8)), [], ctypes.CDLL(None).malloc
 
-    def call(rng):
+    def call(rng, dtypes):
         fastbn.layer_norm(x, 8)
         if leak is list:
             leaked.append(bytes(100))
