@@ -77,8 +77,8 @@ def warmup(
     --------
     >>> import fastbn
     >>> done = fastbn.warmup(ops=["rms_norm"], layouts=["channels_first"])  # doctest: +SKIP
-    >>> done.compiled + done.found  # doctest: +SKIP
-    6
+    >>> print(f"{done.compiled} compiled, {done.found} found")  # doctest: +SKIP
+    0 compiled, 37 found
     """
     steps = list(
         product(
