@@ -466,7 +466,6 @@ def _add_by_part(gweight: Array, of_parts: Array, first: int) -> None:
 
 def _runs_double_backward(
     view: _views.View,
-    x: Array,
     flat: list[Array],
     affine: _Affine,
     mean: Array | None,
@@ -480,7 +479,7 @@ def _runs_double_backward(
     by_element = view.affine == "element"
     of_elements, of_parts = (affine, _NONE) if by_element else (_NONE, affine)
     per_part = runs.pieces(count, length)
-    compute = _launch._computed_in(x)
+    compute = _launch._computed_in(flat[2])
     kernel_affine = _each(of_elements, weights, compute) if by_element else _NONE
     round_trip = weights // length if by_element else 1  # groups until the weights begin anew
     at_once = round_trip * max(1, _SLAB // (count * parts * length * round_trip))
@@ -488,7 +487,7 @@ def _runs_double_backward(
     def sums(g: Array, x: Array, w: Array | None, mean: Array, rstd: Array) -> tuple[Array, Array]:
         units = rstd.size * parts * per_part
         of_pieces = np.empty((units, 2))
-        runs.reduce_back[parallel](units, g, x, shape, per_part, w, mean, rstd, of_pieces)
+        runs.reduce_back[parallel](units, g, x, None, shape, per_part, w, mean, rstd, of_pieces)
         s, q = np.moveaxis(of_pieces.reshape(rstd.size, parts, per_part, 2).sum(axis=2), -1, 0)
         return s, q
 
@@ -522,7 +521,6 @@ def _runs_double_backward(
 
 def _columns_double_backward(
     view: _views.View,
-    x: Array,
     flat: list[Array],
     affine: _Affine,
     mean: Array | None,
@@ -536,7 +534,7 @@ def _columns_double_backward(
     by_row = view.affine == "row"
     of_rows, of_parts = (affine, _NONE) if by_row else (_NONE, affine)
     pieces, _, folded = _launch._extent(view)
-    like = np.empty(0, _launch._computed_in(x))
+    like = np.empty(0, _launch._computed_in(flat[2]))
     kernel_affine = _each(of_rows, rows, like.dtype) if by_row else _NONE
     groups, parts = width // span, span // repeat  # of a block
     at_once = max(1, _SLAB // (rows * width))
@@ -544,7 +542,7 @@ def _columns_double_backward(
     def sums(g: Array, x: Array, w: Array | None, mean: Array, rstd: Array) -> tuple[Array, Array]:
         blocks = rstd.size // groups
         of_pieces = np.empty((blocks, pieces, 2, fold, groups, parts, repeat))
-        columns.reduce_back[parallel](blocks * pieces, g, x, shape, w, mean, rstd, of_pieces.reshape(-1), like)
+        columns.reduce_back[parallel](blocks * pieces, g, x, None, shape, w, mean, rstd, of_pieces.reshape(-1), like)
         s, q = np.moveaxis(of_pieces.sum(axis=(1, 3, 6)), 1, 0).reshape(2, rstd.size, parts)
         return s, q
 
