@@ -56,7 +56,7 @@ def arguments(function, dtype=np.float32):
         "out": np.full(case.shape, 7, dtype),
         "activation": "silu",
         "residual": case.upstream(dtype),
-        "where": np.arange(case.shape[-1]) < case.shape[-1] - 1,
+        "where": np.ones(1, bool),  # fits any x
         "y": None,  # takes the place of x
         **of_elements.parameters(dtype),
     }
@@ -138,7 +138,7 @@ NO_ARRAYS = {
 
 
 @pytest.mark.parametrize("was", NO_FLOATS)
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "out", *VECTORS)))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "out", *VECTORS)))
 def test_other_types_of_numbers(function, name, was):
     wrong = NO_FLOATS[was](arguments(function)[name])
     refuse(function, name, was, "expected", "float", **{name: wrong})
@@ -146,21 +146,21 @@ def test_other_types_of_numbers(function, name, was):
 
 @pytest.mark.skipif(np.dtype(np.longdouble) == np.float64, reason="longdouble is float64 on this platform")
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "out")))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "out")))
 def test_longdouble(function, name, order):
     wrong = arguments(function)[name].astype(np.dtype(np.longdouble).newbyteorder(order))
     refuse(function, name, str(wrong.dtype), "expected", "float32", **{name: wrong})
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "out", *VECTORS)))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "out", *VECTORS)))
 def test_masked_arrays(function, name, masked):
     wrong = np.ma.array(arguments(function)[name], mask=masked)
     refuse(function, name, "masked", **{name: wrong})
 
 
 @pytest.mark.parametrize("wrong", NO_ARRAYS.values(), ids=NO_ARRAYS)
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "out", *VECTORS)))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "out", *VECTORS)))
 def test_what_is_no_array(function, name, wrong):
     refuse(function, name, **{name: wrong})
 
@@ -181,12 +181,12 @@ class Unreadable:
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, NotImplementedError])
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", *VECTORS)))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", *VECTORS)))
 def test_array_likes_that_cannot_be_read(function, name, error):
     refuse(function, name, **{name: Unreadable(error("it is somewhere else"))})
 
 
-@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "weight", "bias", "mean", "rstd")))
+@pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "weight", "bias", "mean", "rstd")))
 def test_torch_tensors_that_torch_does_not_convert(function, name):
     torch = pytest.importorskip("torch")
     right = arguments(function)[name]
@@ -254,19 +254,19 @@ def test_statistics_of_groups_that_do_not_divide_the_channels(shape):
 @pytest.mark.parametrize(
     "shape", [(2, 6, 4), (6, 2, 5), (1, 6, 5), (2, 6, 1), (6, 5), (2, 6, 5, 1), (60,), (0, 6, 5), ()], ids=str
 )
-@pytest.mark.parametrize(("function", "name"), where(("dy", "out")))
+@pytest.mark.parametrize(("function", "name"), where(("dy", "residual", "out")))
 def test_arrays_not_like_x(function, name, shape):
     refuse(function, name, str(shape), "expected", "(2, 6, 5)", **{name: np.zeros(shape, np.float32)})
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f8"])
-@pytest.mark.parametrize(("function", "name"), where(("dy", "out")))
+@pytest.mark.parametrize(("function", "name"), where(("dy", "residual", "out")))
 def test_float_types_not_like_x(function, name, dtype):
     wrong = arguments(function)[name].astype(dtype)
     refuse(
         function,
         name,
-        str(np.dtype(dtype).newbyteorder("=")) if name == "dy" else str(wrong.dtype),
+        str(wrong.dtype) if name == "out" else str(np.dtype(dtype).newbyteorder("=")),  # inputs are converted
         "expected",
         "float32",
         **{name: wrong},
@@ -281,8 +281,9 @@ def test_float_types_not_like_x(function, name, dtype):
 def test_one_value_a_channel_in_training(function, shape, axis):
     words = "Expected more than 1 value per channel when training, got input size"  # torch's
     x = np.ones(shape, np.float32)
-    refuse(function, words, str(shape), x=x, axis=axis, out=None)
-    refuse(function, words, str(shape), x=x, axis=axis, out=None, running_mean=None, running_var=None)
+    changes = {"x": x, "residual": x, "axis": axis, "out": None}
+    refuse(function, words, str(shape), **changes)
+    refuse(function, words, str(shape), **changes, running_mean=None, running_var=None)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ def test_out_that_is_a_transposed_input(function, name):
     """The same shape and the same memory, and not the same array."""
     case = CASE[operation(function)]
     cube = np.random.default_rng(0).standard_normal((6, 6, 6)).astype(np.float32)
-    changes = {"normalized_shape": 6, "x": cube, "dy": cube + 1}
+    changes = {"normalized_shape": 6, "x": cube, "dy": cube + 1, "residual": cube + 2}
     changes |= {n: np.ones(6, np.float32) for n in ("weight", "bias", *RUNNING)}
     changes |= dict.fromkeys(
         ("mean", "rstd"), np.ones(Case(case.op, cube.shape, 6 if case.arg == 5 else 3).statistics_shape)
