@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _checks, _launch, _runtime, _views
-from fastbn.kernels import runs
+from fastbn.kernels import activations, runs
 
 Array = NDArray[Any]
 ViewOf = Callable[..., _views.View | None]
@@ -176,10 +176,12 @@ def normalize(
     return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
 
 
-def _more(also: Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...]:
-    """What kernels take beside weights and biases; dy: flat."""
+def _more(also: Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...] | None:
+    """What kernels take beside weights and biases, or None; dy: flat."""
+    if also is NOTHING:
+        return None
     residual, where = (_flat_like(a, x.shape, order) for a in (also.residual, also.where))
-    return residual, also.activation, where, dy
+    return residual, activations.packed(also.activation), where, dy
 
 
 def normalize_sum(
@@ -276,13 +278,13 @@ def differentiate(
         r, gx = _flat_statistics(rstd, view), _flat(dx, order)
         more = _more(also, x, order, _flat(dy, order) if inner else None)
         added = _flat_like(dsum, x.shape, order)
-        call = _launch.Backward(_flat(dz, order), _flat(x, order), gx, w, m, r, more[2], counts, added, inner, b, more)
+        call = _launch.Backward(_flat(dz, order), _flat(x, order), gx, w, m, r, counts, added, b, more)
         if through_statistics:
             _launch.backward(view, call, dweight, dbias)
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
             scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
-            _launch.apply(view, scale._replace(more=(None, None, more[2], None)))
+            _launch.apply(view, scale if call.where is None else scale._replace(more=(None, None, call.where, None)))
     gradients = _deliver(dx, out), _gradient(dweight, view, weight, shape), _gradient(dbias, view, weight, shape)
     return gradients if also.residual is None else (*gradients, dz)
 
@@ -336,10 +338,10 @@ def again(key: Any, x: Any, w: Any, b: Any, out: Any, mean: Any = None, var: Any
     w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
     affine = (w, b, None, None) if call.by_channel else (None, None, w, b)
     if call.given is not None:
-        units, rest = call.groups * call.pieces, (call.eps, 0, mean, var, runs.NO_MORE)
+        units, rest = call.groups * call.pieces, (call.eps, 0, mean, var, None)
         runs.apply.serial(units, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *rest)
         return y
-    statistics = call.eps, call.centered, 0, 0, _EMPTY, _EMPTY, runs.NO_MORE, None, None
+    statistics = call.eps, call.centered, 0, 0, _EMPTY, _EMPTY, None, None, None
     runs.forward.serial(call.groups, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *statistics)
     return y
 

@@ -31,6 +31,13 @@ _MOST_BLOCKS = 64
 _LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
+More = tuple[Any, ...] | None  # residual, packed activation, where, dy
+
+
+def _where(more: More) -> Maybe:
+    return None if more is None else more[2]
+
+
 class Forward(NamedTuple):
     """Flat arrays of one call; those that default to None may be left out."""
 
@@ -42,13 +49,13 @@ class Forward(NamedTuple):
     mean: Array  # float64 (groups,), or empty where not wanted
     var: Array
     centered: bool = True  # or mean is zero and var a mean square
-    more: tuple[Any, ...] = runs.NO_MORE
+    more: More = None
     counts: Maybe = None  # float64 (groups,): of elements that count
     summed: Maybe = None  # where the sum of the two goes
 
     @property
     def where(self) -> Maybe:
-        return self.more[2]
+        return _where(self.more)
 
 
 class Backward(NamedTuple):
@@ -60,12 +67,24 @@ class Backward(NamedTuple):
     w: Maybe
     mean: Maybe  # None for RMS norm
     rstd: Array
-    where: Maybe = None
     counts: Maybe = None
     dsum: Maybe = None  # what is added to dx
-    differentiate: bool = False  # whether dy is yet to be computed, from the next two
     b: Maybe = None
-    more: tuple[Any, ...] = runs.NO_MORE
+    more: More = None  # the last of it, the gradient that was given, is None unless dy is yet to be computed from that
+
+    @property
+    def where(self) -> Maybe:
+        return _where(self.more)
+
+    @property
+    def differentiate(self) -> bool:
+        """Whether dy is yet to be computed."""
+        return self.more is not None and self.more[3] is not None
+
+    @property
+    def beside(self) -> tuple[Maybe, Maybe] | None:
+        """What the kernels of dx take beside coefficients."""
+        return None if self.dsum is None and self.where is None else (self.dsum, self.where)
 
     def part(self, elements: slice, groups: slice) -> "Backward":
         """That of some samples."""
@@ -73,17 +92,19 @@ class Backward(NamedTuple):
         def cut(values: Maybe, part: slice) -> Maybe:
             return None if values is None else values[part]
 
-        residual, activation, where, dy = self.more
+        more = self.more
+        if more is not None:
+            residual, activation, where, dy = more
+            more = cut(residual, elements), activation, cut(where, elements), cut(dy, elements)
         return self._replace(
             dy=self.dy[elements],
             x=self.x[elements],
             dx=cut(self.dx, elements),
             mean=cut(self.mean, groups),
             rstd=self.rstd[groups],
-            where=cut(self.where, elements),
             counts=cut(self.counts, groups),
             dsum=cut(self.dsum, elements),
-            more=(cut(residual, elements), activation, cut(where, elements), cut(dy, elements)),
+            more=more,
         )
 
 
@@ -140,7 +161,7 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
     runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
     runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, var)
     if summed is not None:
-        alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), runs.NO_MORE
+        alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
         runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
     runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var, more)
 
@@ -244,33 +265,34 @@ def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
 def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     """dx of some samples, and what they add to dweight and dbias (float64)."""
     parallel = threads > 1
-    dy, x, dx, w, mean, rstd, where, counts, *_ = call
+    dy, x, dx, w, mean, rstd, counts, *_ = call
     count, groups, parts, length, channels = shape
     per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
     pieces = groups * parts * per_part
     sums = np.empty((pieces, 2))
-    more = call.dsum, where
+    chain: tuple[Any, ...] | None = None
     if dx is not None and (pieces == groups or _busy(groups, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
-        chain = (per_group, call.b, None, call.more) if call.differentiate else None
-        statistics: tuple[Any, ...] = mean, rstd, sums, chain, more, counts
+        if call.differentiate:
+            chain = per_group, call.b, None, *call.more  # type: ignore[misc]  # not None then
+        statistics: tuple[Any, ...] = mean, rstd, sums, chain, call.beside, counts
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
         if call.differentiate:
             given = w, call.b, None, None, None, 0, mean, rstd, call.more
             runs.apply[parallel](groups * per_group, x, dy, shape, per_group, *given)
         slopes = np.empty((groups, 2))
-        runs.reduce_back[parallel](pieces, dy, x, where, shape, per_part, None, mean, rstd, sums)
+        runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
         runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
         if dx is not None:
             past_cache = _past_cache(dx, length)
-            statistics = mean, rstd, slopes, more
+            statistics = mean, rstd, slopes, call.beside
             runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
 def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    dy, x, dx, w, mean, rstd, where, counts, dsum, *_ = call
+    dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
     per_row = runs.pieces(1, length)
@@ -279,25 +301,26 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     grads = np.zeros((blocks, 2, weights))
     like = _LIKE[_computed_in(x)]
     past_cache = _past_cache(x, length)
-    more = dsum, where
+    chain: tuple[Any, ...] | None = None
     if per_row == 1 or _busy(blocks, threads):
-        chain = (per_row, None, call.b, call.more) if call.differentiate else None
-        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, chain, more, counts
+        if call.differentiate:
+            chain = per_row, None, call.b, *call.more  # type: ignore[misc]  # not None then
+        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, chain, call.beside, counts
         runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
     else:
         if call.differentiate:
             given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
             runs.apply.parallel(rows * per_row, x, dy, shape, per_row, *given)
         sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
-        runs.reduce_back.parallel(rows * per_row, dy, x, where, shape, per_row, w, mean, rstd, sums)
+        runs.reduce_back.parallel(rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
         runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
-        statistics = mean, rstd, block, grads, slopes, like, more
+        statistics = mean, rstd, block, grads, slopes, like, call.beside
         runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
 def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    dy, x, dx, w, mean, rstd, where, counts, dsum, *_ = call
+    dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = _extent(view)
     by_row = view.affine == "row"
@@ -309,22 +332,23 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     like = _LIKE[_computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6])
-    more = dsum, where
+    chain: tuple[Any, ...] | None = None
     if dx is not None and (pieces == 1 or _busy(units, threads)):
-        biases = (None, call.b) if by_row else (call.b, None)
-        chain = (*biases, call.more) if call.differentiate else None
-        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, more, counts
+        if call.differentiate:
+            biases = (None, call.b) if by_row else (call.b, None)
+            chain = *biases, *call.more  # type: ignore[misc]  # not None then
+        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, call.beside, counts
         columns.backward[parallel](units, dy, x, dx, shape, channel, row, centered, past_cache, *statistics)
     else:
         if call.differentiate:
             before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
             _apply(view, before, threads)
         sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 6 * width, like.dtype)
-        columns.reduce_back[parallel](view.blocks * pieces, dy, x, where, shape, row, mean, rstd, sums, like)
+        columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
         columns.finish_back[parallel](units, x, shape, channel, *statistics)
         if dx is not None:
-            given = past_cache, row_grads, coefficients, more
+            given = past_cache, row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 

@@ -300,14 +300,30 @@ SMALL_BITS = [  # few kinds of kernels: without optimisation none can be kept, a
     Case("group_norm", (3, 19, 4), 2, axis=-1),
     *trailing((5, 21), 21),
 ]
+FUSED = {  # with what else; each cut up in another way
+    Case("batch_norm", (2, 3, 150, 151)): {"activation": "gelu"},
+    Case("batch_norm", (12, 20, 7, 7)): {"activation": "gelu", "where": True},
+    Case("batch_norm", (2, 61, 130, 12), axis=-1): {"activation": "relu", "residual": True},
+    Case("layer_norm", (70, 300), 300): {"activation": "relu"},
+    Case("layer_norm", (3, 40_009), 40_009): {"activation": "relu", "where": True},
+}
+SMALL_FUSED = {
+    Case("instance_norm", (3, 4, 19)): {"activation": "gelu"},
+    Case("batch_norm", (5, 4, 3, 3)): {"activation": "silu", "where": True},
+}
 THREADS = (1, 2, 5, 16)
 LAYERS = ("omp", "tbb", "workqueue")
 
 
-def results(case, arrange, dtype):
+def results(case, arrange, dtype, more=None):
     """All that an operation computes."""
     x, dy = arrange(case.data(dtype, 100.0)), arrange(case.upstream(dtype))
     parameters = case.parameters(dtype)
+    if more is not None:
+        drawn = {"where": dy > -1, "residual": dy[..., ::-1]}
+        more = {name: drawn[name] if value is True else value for name, value in more.items()}
+        y, statistics = case.forward(fastbn, x, **parameters, **more)
+        return [y, *statistics, *case.backward(fastbn, dy, x, statistics, **parameters, **more)]
     y, statistics = case.forward(fastbn, x, **parameters)
     gradients = case.backward(fastbn, dy, x, statistics, weight=parameters["weight"])
     found = [y, *statistics, *gradients]
@@ -319,13 +335,14 @@ def results(case, arrange, dtype):
     return found
 
 
-def digest(cases, over_channels=(), dtypes=(np.float32,)):
+def digest(cases, fused, over_channels=()):
     total = hashlib.sha256()
-    laid_out = [(case, np.ascontiguousarray) for case in cases] + [(c, channels_first_view) for c in over_channels]
-    for dtype in dtypes:
-        for case, arrange in laid_out:
-            for result in results(case, arrange, dtype):
-                total.update(np.ascontiguousarray(result).tobytes())
+    calls = [(case, np.ascontiguousarray, None) for case in cases]
+    calls += [(case, channels_first_view, None) for case in over_channels]
+    calls += [(case, np.ascontiguousarray, more) for case, more in fused.items()]
+    for case, arrange, more in calls:
+        for result in results(case, arrange, np.float32, more):
+            total.update(np.ascontiguousarray(result).tobytes())
     return total.hexdigest()
 
 
@@ -336,12 +353,12 @@ def say_digests():
         for past_cache in (0, _launch.PAST_CACHE_BYTES):
             _launch.PAST_CACHE_BYTES, before = past_cache, _launch.PAST_CACHE_BYTES
             with fastbn.num_threads(threads):
-                print(_runtime.threading_layer(), digest(BITS, OVER_CHANNELS))
+                print(_runtime.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
             _launch.PAST_CACHE_BYTES = before
 
 
 def say_small_digest():
-    print(digest(SMALL_BITS))
+    print(digest(SMALL_BITS, SMALL_FUSED))
 
 
 def in_a_process(code, **environment):
@@ -372,7 +389,7 @@ def tbb_folder():
 @pytest.fixture(scope="module")
 def serial_digest():
     with fastbn.num_threads(1):
-        return digest(BITS, OVER_CHANNELS)
+        return digest(BITS, FUSED, OVER_CHANNELS)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -393,7 +410,7 @@ def test_same_bits_with_any_threads_of_any_layer(layer, serial_digest):
 
 def test_same_bits_again(serial_digest):
     with fastbn.num_threads(1):
-        assert digest(BITS, OVER_CHANNELS) == serial_digest
+        assert digest(BITS, FUSED, OVER_CHANNELS) == serial_digest
 
 
 @pytest.mark.parametrize(
@@ -402,7 +419,7 @@ def test_same_bits_again(serial_digest):
     ids=lambda environment: "=".join(*environment.items()),
 )
 def test_same_bits_however_compiled(environment):
-    assert in_a_process("say_small_digest", **environment) == [[digest(SMALL_BITS)]]
+    assert in_a_process("say_small_digest", **environment) == [[digest(SMALL_BITS, SMALL_FUSED)]]
 
 
 # The same bits: batch and address -------------------------------------------------------------------------------------

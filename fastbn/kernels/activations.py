@@ -1,7 +1,8 @@
 """Activations of 16 lanes and their derivatives, without a mathematical library: the same bits on every processor.
 
 The type of an activation says which one it is, so that a kernel is compiled for each that is used and for none that is
-not.  Errors are a few roundings of the type computed in: exp is its Taylor series after a reduction to +-log(2)/2
+not.  Kernels are given it as an array of records, which Numba hands to its threads, as it does not named tuples.
+Errors are a few roundings of the type computed in: exp is its Taylor series after a reduction to +-log(2)/2
 [1]_, the normal distribution's erfcx a polynomial in 1 / (1 + 2/5 u), interpolated at Chebyshev nodes.
 
 References
@@ -9,9 +10,11 @@ References
 .. [1] W. J. Cody and W. Waite, "Software Manual for the Elementary Functions", Prentice-Hall, 1980, chapter 6.
 """
 
+from functools import lru_cache
 from math import factorial, log, pi, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 from numba.extending import overload
 
@@ -201,6 +204,32 @@ _FORMULAS = {
     Gelu: (_gelu, _gelu_slope),
     GeluTanh: (_gelu_tanh, _gelu_tanh_slope),
 }
+_KINDS = {kind.__name__: kind for kind in _FORMULAS}
+
+
+@lru_cache(maxsize=32, typed=True)  # named tuples of two types may be equal
+def packed(activation: Any) -> Any:
+    """An activation as kernels are given it: one record, whose field has the name of its type; None stays None."""
+    if activation is None:
+        return None
+    return np.array([tuple(activation)], [(type(activation).__name__, np.float64)])
+
+
+def unpacked(record):
+    """The activation that was packed."""
+    if record is None:
+        return None
+    (kind,) = record.dtype.names
+    return _KINDS[kind](record[0][kind])
+
+
+@overload(unpacked)
+def _unpacked(record):
+    if record == types.none:
+        return lambda record: None
+    (name,) = record.dtype.fields
+    kind = _KINDS[name]
+    return lambda record: kind(record[0][name])
 
 
 def activate(z, activation, dy):

@@ -377,11 +377,12 @@ def _differentiate(dy, x, view, block, c0, n, mean, rstd, w, rw, chain, hi):
 
     hi: room for three numbers a column.
     """
-    b, rb, more = chain
+    b, rb, residual, activation, where, given = chain
+    also = beginnings((residual, activation, where, given))
     a, t = advance(hi, n), advance(hi, 2 * n)
     _coefficients(view, block, c0, n, w, address(b), None, mean, rstd, hi, a, t)
     for p in range(_counts(view)[0]):
-        _apply(x, dy, view, block, p, c0, n, hi, a, t, rw, address(rb), beginnings(more), 0)
+        _apply(x, dy, view, block, p, c0, n, hi, a, t, rw, address(rb), also, 0)
 
 
 @driver
@@ -392,7 +393,7 @@ def backward(
 
     A unit is a panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).
     chain: None, or dy is to be computed first, by `_differentiate`: a bias a channel and a row, or None, and what
-    `normalize` takes.  more: as `gradient` takes it; counts: as in `forward`.
+    `more` is in `forward`.  more: None, or what `gradient` takes: dsum and where; counts: as in `forward`.
     """
     pieces, panels = _counts(view)
     for unit in prange(units):

@@ -17,14 +17,13 @@ share one (`reduce`, `finish` and `apply`, one after the other).
 import numpy as np
 from numba import prange
 
+from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import address, advance, element, narrow, rounded, splat, splat64, total
+from fastbn.kernels.simd import address, advance, either, element, narrow, rounded, splat, splat64, total
 from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, expect, gradient, moments, normalize, products, trusted
 
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
-
-NO_MORE = (None, None, None, None)  # beside weights and biases: residual, activation, where, dy
 
 COLLECTED = 1024  # weights: work for one thread
 
@@ -65,9 +64,9 @@ def pick(values, index, default):
 
 @tile
 def beginnings(more):
-    """What `normalize` takes beside weights and biases, from arrays."""
-    residual, activation, where, dy = more
-    return address(residual), activation, address(where), address(dy)
+    """What `normalize` takes beside weights and biases, from arrays (or None, where nothing is wanted)."""
+    residual, activation, where, dy = either(more, (None, None, None, None))
+    return address(residual), unpacked(activation), address(where), address(dy)
 
 
 @tile
@@ -198,7 +197,8 @@ def forward(
 
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
     wanted.  ahead: 0, or the next group is fetched, so many elements ahead, while this one is summed, too.
-    more: as `normalize` takes it; counts: float64 (groups,), how many elements count, or None.
+    more: None, or what `normalize` takes: residual, packed activation, where, dy; counts: float64 (groups,), how many
+    elements count, or None.
     x: one array, or two that are added up; summed: where their sum goes, or None.
     """
     for g in prange(units):
@@ -213,7 +213,9 @@ def forward(
         r = 1.0 / np.sqrt(v + eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
             if summed is not None:  # before y, which may be where x is
-                _apply(px, address(summed), view, g, p, 0.0, 1.0, None, None, None, None, NO_MORE, past_cache, 0)
+                _apply(
+                    px, address(summed), view, g, p, 0.0, 1.0, None, None, None, None, beginnings(None), past_cache, 0
+                )
             _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, also, past_cache, ahead)
         if mean.size > 0:
             mean[g] = m
@@ -311,17 +313,18 @@ def _weight_of_row(view, r):
 
 @tile
 def weighed(more):
-    """What `gradient` takes beside its coefficients, from arrays."""
-    dsum, where = more
+    """What `gradient` takes beside its coefficients, from arrays (or None, where nothing is wanted)."""
+    dsum, where = either(more, (None, None))
     return address(dsum), address(where)
 
 
 @tile
 def _differentiate(dy, x, view, g, mean, rstd, w, we, chain):
     """Compute dy of group g, the gradient of what is normalized, from that of the activation's result."""
-    pieces, b, be, more = chain
+    pieces, b, be, residual, activation, where, given = chain
+    also = beginnings((residual, activation, where, given))
     for p in range(pieces):
-        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), beginnings(more), 0, 0)
+        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
 
 
 @driver
@@ -365,7 +368,8 @@ def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums, 
     """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None.
 
     chain: None, or dy is to be computed first, by `_differentiate`: into how many pieces `apply` cuts a group, a bias a
-    channel and an element, or None, and what `normalize` takes.  more: as `gradient` takes it; counts: as in `forward`.
+    channel and an element, or None, and what `more` is in `forward`.  more: None, or what `gradient` takes: dsum and
+    where; counts: as in `forward`.
     """
     parts = view[2]
     for g in prange(units):
@@ -492,6 +496,7 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
     for p in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
+        also = weighed(more)
         coefficients = np.empty(3 * block, like.dtype)
         hi = address(coefficients)
         a, t = advance(hi, block), advance(hi, 2 * block)
@@ -499,12 +504,12 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
             last = min(row + block, rows)
             own = advance(address(grads), row // block * 2 * affine)
             _row_coefficients(px, pm, pr, row, last, hi, a, t)
-            _add_rows(pdy, px, address(more[1]), row, last, e0, e1, view, hi, a, t, own)
+            _add_rows(pdy, px, also[1], row, last, e0, e1, view, hi, a, t, own)
         hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
             m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
-            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, weighed(more), past_cache)
+            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache)
 
 
 @driver

@@ -19,6 +19,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
@@ -595,7 +596,11 @@ def either(typing, first, second):
     """The first, or the second where the first is None; decided when compiling."""
     k = 1 if first == types.none else 0
     result = second if k else first
-    return result(first, second), lambda context, builder, sig, args: args[k]
+
+    def codegen(context, builder, sig, args):
+        return impl_ret_borrowed(context, builder, sig.return_type, args[k])
+
+    return result(first, second), codegen
 
 
 @intrinsic
