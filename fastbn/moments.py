@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from math import prod
-from typing import Any, NamedTuple, Self, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _calls, _checks, _views
+from fastbn import _checks, _views
+from fastbn._moments import Sums, from_sums, of_groups, unwarned
 from fastbn.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 __all__ = ["Moments", "dataset_statistics", "population_statistics"]
@@ -28,49 +29,21 @@ _READ = 1 << 24  # elements of a data set that are read between two steps of the
 # Sums and their merging -----------------------------------------------------------------------------------------------
 
 
-def _unwarned() -> np.errstate:
-    """Infinite and huge elements spoil the statistics of their own group, which says enough."""
-    return np.errstate(over="ignore", invalid="ignore")
+def _nothing(shape: tuple[int, ...]) -> Sums:
+    return Sums(*np.zeros((4, *shape)))
 
 
-class _State(NamedTuple):
-    """What is known about every group: float64 arrays of one shape."""
-
-    n: Array  # elements, or the sum of their weights
-    shift: Array  # one of the elements
-    offset: Array  # mean - shift
-    m2: Array  # the sum of squared deviations from the mean
-
-
-def _nothing(shape: tuple[int, ...]) -> _State:
-    return _State(*np.zeros((4, *shape)))
-
-
-def _state(n: Array, shift: Array, s: Array, q: Array) -> _State:
-    """From the sums of d = x - shift and d^2."""
-    offset = np.divide(s, n, out=np.zeros_like(s), where=n > 0)
-    with _unwarned():
-        return _State(n, shift, offset, np.maximum(q - s * offset, 0.0))
-
-
-def _merged(a: _State, b: _State) -> _State:
+def _merged(a: Sums, b: Sums) -> Sums:
     """Chan's merge, with the difference of the means taken before either of them is rounded."""
     n = a.n + b.n
     share = np.divide(b.n, n, out=np.zeros_like(n), where=n > 0)
     shift = np.where(a.n > 0, a.shift, b.shift)
-    with _unwarned():
+    with unwarned():
         delta = np.where(b.n > 0, (b.shift - shift) + (b.offset - a.offset), 0.0)
-        return _State(n, shift, a.offset + delta * share, a.m2 + b.m2 + delta * share * a.n * delta)
+        return Sums(n, shift, a.offset + delta * share, a.m2 + b.m2 + delta * share * a.n * delta)
 
 
-def _of_all(x: Array, kept: tuple[int, ...], view_of: _calls.ViewOf, args: tuple[Any, ...]) -> _State:
-    """The state of an array, by the kernels."""
-    shift, s, q = _calls.sums(x, view_of, args)
-    shift, s, q = (v.reshape([x.shape[a] for a in kept]) for v in (shift, s, q))
-    return _state(np.full(shift.shape, x.size / shift.size), shift, s, q)
-
-
-def _of_selected(x: Array, kept: tuple[int, ...], where: Array, weights: Array) -> _State:
+def _of_selected(x: Array, kept: tuple[int, ...], where: Array, weights: Array) -> Sums:
     """The state of the selected elements, chunk by chunk."""
     reduced = sorted(set(range(x.ndim)) - set(kept), key=lambda a: -abs(x.strides[a]))  # as they lie in memory
     x, where, weights = (np.broadcast_to(v, x.shape).transpose(*kept, *reduced) for v in (x, where, weights))
@@ -82,7 +55,7 @@ def _of_selected(x: Array, kept: tuple[int, ...], where: Array, weights: Array) 
         chunk, weight = (v[part].reshape(groups, -1).astype(np.float64) for v in (x, weights))
         selected = where[part].reshape(groups, -1) & (weight > 0)
         sums = _weighted_sums(chunk, np.where(selected, weight, 0.0), selected)
-        state = _merged(state, _state(*(v.reshape(shape) for v in sums)))
+        state = _merged(state, from_sums(*(v.reshape(shape) for v in sums)))
     return state
 
 
@@ -91,7 +64,7 @@ def _weighted_sums(x: Array, w: Array, selected: Array) -> tuple[Array, Array, A
     rows = np.arange(len(x))
     first = selected.argmax(axis=1)
     shift = np.where(selected[rows, first], x[rows, first], 0.0)
-    with _unwarned():
+    with unwarned():
         d = np.where(selected, x - shift[:, None], 0.0)
         wd = w * d
         return w.sum(axis=1), shift, wd.sum(axis=1), np.einsum("gi,gi->g", wd, d)
@@ -226,9 +199,7 @@ class Moments:
     @property
     def mean(self) -> Array:
         """The mean: float64, shape of the kept axes; NaN where nothing was counted."""
-        state = self._state
-        with _unwarned():
-            return np.where(state.n > 0, state.shift + state.offset, np.nan)
+        return np.where(self._state.n > 0, self._state.mean(), np.nan)
 
     def var(self, ddof: float = 0) -> Array:
         """The variance: the sum of squared deviations divided by count - ddof.
@@ -318,7 +289,7 @@ class Moments:
         self._add(other._state, "other")
         return self
 
-    def _add(self, part: _State, name: str) -> None:
+    def _add(self, part: Sums, name: str) -> None:
         own, new = self._state.n, part.n
         if own.ndim == new.ndim and own.shape != new.shape:
             raise ValueError(f"{name} has shape {new.shape} along the kept axes ({self.axis}); expected {own.shape}")
@@ -328,7 +299,7 @@ class Moments:
         return f"Moments(axis={self.axis})"
 
 
-def _measured(x: Array, axes: tuple[int, ...], where: Any, weights: Any) -> _State:
+def _measured(x: Array, axes: tuple[int, ...], where: Any, weights: Any) -> Sums:
     """The state of one array."""
     kept = _kept(axes, x)
     mask, weight = _mask(where, x), _weights(weights, x)
@@ -336,11 +307,11 @@ def _measured(x: Array, axes: tuple[int, ...], where: Any, weights: Any) -> _Sta
         return _nothing(tuple(x.shape[a] for a in kept))
     if where is None and weights is None:
         if len(kept) == 1 and x.ndim > 1:
-            return _of_all(x, kept, _views.batch_view, kept)
+            return of_groups(x, _views.batch_view, *kept)
         if kept == tuple(range(len(kept))):
-            return _of_all(x, kept, _views.layer_view, (x.ndim - len(kept),))
+            return of_groups(x, _views.layer_view, x.ndim - len(kept))
         if len(kept) == 2 and kept[0] == 0:
-            return _of_all(x, kept, _views.group_view, (kept[1], x.shape[kept[1]]))
+            return of_groups(x, _views.group_view, kept[1], x.shape[kept[1]])
     return _of_selected(x, kept, mask, weight)
 
 

@@ -2,17 +2,17 @@
 
 What is said there about arrays, accuracy, `out` and errors holds here too, except that the powers and sums that NumPy
 takes for the local and filter response norms may differ in the last bit from processor to processor.  Axis 0 of x
-counts the samples.  Where copies are needed, they are of one sample at a time.
+counts the samples.  Where copies are needed, they are of a few samples at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _calls, _checks, _views
+from fastbn import _calls, _checks, _moments, _views
 from fastbn import functional as F
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+
+_SLAB = 1 << 16  # elements that are taken at a time: with what is made of them, they stay in a core's own cache
 
 
 # Arguments and results ------------------------------------------------------------------------------------------------
@@ -78,27 +80,14 @@ def _gradient_dtype(parameter: Array | None, x: Array) -> DTypeLike:
 
 
 def _along(v: Array, x: Array, axis: int) -> Array:
-    """Numbers of the channels, in x's computing type, shaped so that they broadcast along `axis`."""
-    return v.astype(_checks.COMPUTED_IN[x.dtype]).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-
-
-def _other_axes(x: Array, axis: int) -> tuple[int, ...]:
-    return tuple(a for a in range(x.ndim) if a != axis)
+    """Numbers of the channels, or of the samples and channels, in x's computing type, shaped to broadcast to x."""
+    lengths = [x.shape[a] if a == axis or (a == 0 and v.ndim == 2) else 1 for a in range(x.ndim)]
+    return v.astype(_checks.COMPUTED_IN[x.dtype]).reshape(lengths)
 
 
 def _unwarned() -> np.errstate:
     """Infinite, huge and zero elements spoil the results of their own group, which says enough."""
     return np.errstate(divide="ignore", over="ignore", invalid="ignore")
-
-
-def _moments(x: Array, shape: tuple[int, ...], view_of: _calls.ViewOf, *args: Any) -> tuple[Array, Array]:
-    """Mean and biased variance of the view's groups, which there are as many of as `shape` says."""
-    if not x.size:
-        return np.full(shape, np.nan), np.full(shape, np.nan)
-    shift, s, q = _calls.sums(x, view_of, args)
-    count = x.size // prod(shape)
-    with _unwarned():
-        return shift + s / count, np.maximum(q - s * s / count, 0.0) / count
 
 
 # Ghost batch norm -----------------------------------------------------------------------------------------------------
@@ -321,7 +310,9 @@ def batch_renorm_forward(
     count = x.size // x.shape[channel] if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    mean, var = _moments(x, shape, _views.batch_view, channel)
+    mean, var = (np.full(shape, np.nan),) * 2
+    if count:
+        mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not count:  # nothing is corrected, and no gradient spoilt
@@ -853,42 +844,50 @@ def _over_channels_backward(
 # Response norms: a scale a sample and channel -------------------------------------------------------------------------
 
 
-def _mean_square(x: Array, channel: int) -> Array:
-    """Of every channel of every sample: (N, C)."""
-    channels = x.shape[channel]
-    mean, var = _moments(x, (len(x), channels), _views.group_view, channel, channels)
-    with _unwarned():
-        return var + mean * mean
+def _slabs(x: Array) -> Iterator[slice]:
+    """All samples, some at a time."""
+    step = max(1, _SLAB * len(x) // x.size) if x.size else 1
+    return (slice(first, first + step) for first in range(0, len(x) if x.size else 0, step))
 
 
-def _scaled(x: Array, channel: int, scale: Array, shift: Array | None, out: Array | None) -> Array:
-    """x * scale + shift, with a scale a sample and channel, and a shift a channel."""
-    y = _target(x, out)
+def _planes(channel: int, *arrays: Array) -> Iterator[tuple[slice, int, list[Array]]]:
+    """Samples, the channels' axis, and the arrays there: all samples at once where their channels can be one axis."""
+    n, channels, *positions = arrays[0].shape
+    if channel == 1 and all(a.flags.c_contiguous for a in arrays):
+        yield slice(n), 0, [a.reshape(n * channels, prod(positions)) for a in arrays]
+        return
+    for i in range(n):
+        yield slice(i, i + 1), channel, [a[i : i + 1] for a in arrays]
+
+
+def _no_statistics(groups: int) -> tuple[Array, Array]:
+    """A mean and a variance, or rstd, that change nothing."""
+    return np.zeros(groups), np.ones(groups)
+
+
+def _scale(x: Array, channel: int, scale: Array, shift: Array | None, y: Array) -> None:
+    """y <- x * scale + shift, with a scale a sample and channel, and a shift a channel."""
     compute = _checks.COMPUTED_IN[x.dtype]
     scale, shift = scale.astype(compute), None if shift is None else shift.astype(compute)
-    zeros, ones = _no_statistics(x, channel)
-    for i in range(len(x)):
-        sample = slice(i, i + 1)
-        _calls.apply(x[sample], channel, scale[i], shift, 0.0, zeros, ones, y[sample])
-    return y
+    for samples, axis, (part, result) in _planes(channel, x, y):
+        a = scale[samples].ravel()
+        b = None if shift is None else np.resize(shift, a.size)
+        _calls.apply(part, axis, a, b, 0.0, *_no_statistics(a.size), result)
 
 
-def _no_statistics(x: Array, channel: int) -> tuple[Array, Array]:
-    """A mean and a variance, or rstd, that change nothing."""
-    return np.zeros(x.shape[channel]), np.ones(x.shape[channel])
-
-
-def _scaled_backward(dy: Array, x: Array, channel: int, scale: Array) -> tuple[Array, Array, Array]:
-    """Of one sample: dy * scale, and each channel's sums of dy * x and dy."""
-    zeros, ones = _no_statistics(x, channel)
-    return F.batch_norm_backward(dy, x, zeros, ones, scale, axis=channel, training=False)
+def _scale_backward(dy: Array, x: Array, channel: int, scale: Array) -> tuple[Array, Array, Array]:
+    """dy * scale, and the sums of dy * x and dy of every channel of every sample."""
+    direct, products, of_dy = np.empty_like(x, subok=False), np.empty(scale.shape), np.empty(scale.shape)
+    for samples, axis, (g, part, result) in _planes(channel, dy, x, direct):
+        a = scale[samples].ravel()
+        _, p, s = F.batch_norm_backward(g, part, *_no_statistics(a.size), a, axis=axis, training=False, out=result)
+        products[samples], of_dy[samples] = p.reshape(-1, scale.shape[1]), s.reshape(-1, scale.shape[1])
+    return direct, products, of_dy
 
 
 def _write_sum(direct: Array, x: Array, slope: Array, channel: int, dx: Array) -> None:
-    """dx <- direct + x * slope, rounded once; x is overwritten, as dx may be the array that it is a copy of."""
-    x *= _along(slope, x, channel)
-    x += direct
-    dx[...] = x
+    """dx <- direct + x * slope, rounded once."""
+    np.add(direct, x * _along(slope, x, channel), out=dx, casting="unsafe")  # to x's dtype
 
 
 def global_response_norm(
@@ -982,8 +981,11 @@ def global_response_norm_forward(
     w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
     eps = _checks.eps(eps)
     _checks.out(out, (x, given), weight, bias)
-    norm = np.sqrt(_mean_square(x, channel) * (x.size // max(1, len(x) * shape[0])))
-    return _scaled(x, channel, _response(norm, w, eps), b, out), norm
+    y, norm = _target(x, out), np.full((len(x), *shape), np.nan)
+    for part in _slabs(x):
+        norm[part] = _moments.of_groups(x[part], _views.group_view, channel, *shape).root_of_squares()
+        _scale(x[part], channel, _response(norm[part], w, eps), b, y[part])
+    return y, norm
 
 
 def global_response_norm_backward(
@@ -1042,18 +1044,16 @@ def global_response_norm_backward(
     _checks.out(out, (x, dy, *given), weight, norm)
     dx = _target(x, out)
     wide = np.ones(shape) if w is None else w.astype(np.float64)
-    scale, total = _response(saved, wide, eps), _total(saved, eps)
     sums, compute = np.zeros((2, *shape)), _checks.COMPUTED_IN[x.dtype]
     with _unwarned():
-        for i in range(len(x) if x.size else 0):
-            sample, own = slice(i, i + 1), saved[i]
-            xn, g = x[sample].astype(compute), dy[sample].astype(compute, copy=False)
-            direct, products, of_dy = _scaled_backward(g, xn, channel, scale[i])
-            pulled = wide * products
-            pulled = (pulled - (pulled * own).mean() / total[i]) / total[i]
+        for part in _slabs(x):
+            v, g, own = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False), saved[part]
+            direct, products, of_dy = _scale_backward(g, v, channel, _response(own, wide, eps))
+            total, pulled = _total(own, eps), wide * products
+            pulled = (pulled - (pulled * own).mean(axis=1, keepdims=True) / total) / total
             slope = np.divide(pulled, own, out=np.zeros_like(own), where=own != 0)
-            _write_sum(direct, xn, slope, channel, dx[sample])
-            sums += products * own / total[i], of_dy
+            _write_sum(direct, v, slope, channel, dx[part])
+            sums += (products * own / total).sum(axis=0), of_dy.sum(axis=0)
     dweight, dbias = sums.astype(_gradient_dtype(w, x))
     return dx, dweight, dbias
 
@@ -1161,11 +1161,16 @@ def filter_response_norm_forward(
     w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
     eps = _checks.eps(eps)
     _checks.out(out, (x, given), weight, bias, tau)
-    rstd = _calls.rstd(_mean_square(x, channel), eps)
-    y = _scaled(x, channel, rstd if w is None else rstd * w, b, out)
-    if t is not None:
-        np.maximum(y, _along(t, x, channel).astype(x.dtype), out=y)
-    return y, rstd
+    compute, channels = _checks.COMPUTED_IN[x.dtype], x.shape[channel]
+    w, b = (None if v is None else v.astype(compute) for v in (w, b))
+    y, squares = _target(x, out), np.full((len(x), channels), np.nan)
+    for part in [slice(None)] if t is None else _slabs(x):
+        squares[part] = _calls.normalize(
+            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], keep=True, centered=False
+        )[2]
+        if t is not None:
+            np.maximum(y[part], _along(t, x, channel).astype(x.dtype), out=y[part])
+    return y, _calls.rstd(squares, eps)
 
 
 def filter_response_norm_backward(
@@ -1227,19 +1232,18 @@ def filter_response_norm_backward(
     _checks.out(out, (x, dy, *given), weight, bias, tau, rstd)
     dx = _target(x, out)
     scale = saved if w is None else saved * w
-    compute, axes = _checks.COMPUTED_IN[x.dtype], _other_axes(x, channel)
-    sums, positions = np.zeros((3, *shape)), x.size // max(1, len(x) * shape[0])
+    compute, positions = _checks.COMPUTED_IN[x.dtype], x.size // max(1, saved.size)
+    sums = np.zeros((3, *shape))
     with _unwarned():
-        for i in range(len(x) if x.size else 0):
-            sample, own = slice(i, i + 1), saved[i]
-            xn, g = x[sample].astype(compute), dy[sample].astype(compute)
+        for part in _slabs(x):
+            v, g, own = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False), saved[part]
             if t is not None:
-                below = _below(xn, channel, scale[i], b, t)
-                sums[2] += g.sum(axes, dtype=np.float64, where=below)
-                np.copyto(g, 0, where=below)
-            direct, products, of_g = _scaled_backward(g, xn, channel, scale[i])
-            _write_sum(direct, xn, -scale[i] * own * own * products / positions, channel, dx[sample])
-            sums[:2] += products * own, of_g
+                below = _below(v, channel, scale[part], b, t)
+                sums[2] += _moments.of_groups(np.where(below, g, 0), _views.batch_view, channel).sum()
+                g = np.where(below, 0, g)
+            direct, products, of_g = _scale_backward(g, v, channel, scale[part])
+            _write_sum(direct, v, -scale[part] * own * own * products / positions, channel, dx[part])
+            sums[:2] += (products * own).sum(axis=0), of_g.sum(axis=0)
     parameters = _response_parameters(weight, bias, tau, *shape, dtype=None)
     dweight, dbias, dtau = (s.astype(_gradient_dtype(v, x)) for s, v in zip(sums, parameters, strict=True))
     return dx, dweight, dbias, None if tau is None else dtau
@@ -1253,10 +1257,9 @@ def _response_parameters(
 
 
 def _below(x: Array, channel: int, scale: Array, shift: Array | None, tau: Array) -> Array:
-    """Where the forward, which computed the same, took tau."""
-    y = x * _along(scale, x, channel)
-    if shift is not None:
-        y += _along(shift, x, channel)
+    """Where the forward took tau."""
+    y = np.empty_like(x, subok=False)
+    _scale(x, channel, scale, shift, y)
     return np.asarray(y <= _along(tau, x, channel))
 
 
