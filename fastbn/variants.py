@@ -85,6 +85,21 @@ def _along(v: Array, x: Array, axis: int) -> Array:
     return v.astype(_checks.COMPUTED_IN[x.dtype]).reshape(lengths)
 
 
+def _beside(where: Any, residual: Any, x: Array) -> tuple[Array | None, Array | None]:
+    """The mask and the residual."""
+    return _checks.where(where, x), None if residual is None else _checks.like(residual, "residual", x)
+
+
+def _samples(values: Array | None, part: slice) -> Array | None:
+    """Those of an array like x, or of a mask, which may have one for all samples."""
+    return values if values is None or len(values) == 1 else values[part]
+
+
+def _counts(x: Array, channel: int, mask: Array | None) -> Array:
+    """How many values each channel has."""
+    return F._counts(np.ones((1,) * x.ndim, bool) if mask is None else mask, x.shape, (channel,), 0)
+
+
 def _unwarned() -> np.errstate:
     """Infinite, huge and zero elements spoil the results of their own group, which says enough."""
     return np.errstate(divide="ignore", over="ignore", invalid="ignore")
@@ -104,6 +119,9 @@ def ghost_batch_norm_forward(
     eps: float = 1e-5,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Batch normalization of each `virtual_batch_size` consecutive samples by their own statistics.
@@ -114,7 +132,7 @@ def ghost_batch_norm_forward(
         float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
     virtual_batch_size : int
         Samples of a ghost batch.  The last one has what is left, which may be fewer.
-    weight, bias, momentum, eps, out
+    weight, bias, momentum, eps, activation, residual, where, out
         As `batch_norm` takes them.
     running_mean, running_var : ndarray, shape (C,), optional
         Updated in place, by each ghost batch in turn.
@@ -130,8 +148,8 @@ def ghost_batch_norm_forward(
     Raises
     ------
     TypeError, ValueError
-        As `batch_norm` in training; also if `axis` is 0, `virtual_batch_size` is less than 1, or a ghost batch has one
-        value a channel.
+        As `batch_norm` in training; also if `axis` is 0, `virtual_batch_size` is less than 1, or a ghost batch has
+        fewer than two values a channel.
 
     Notes
     -----
@@ -152,17 +170,20 @@ def ghost_batch_norm_forward(
     """
     given, (x, channel) = x, _read(x, axis)
     parts = _ghost_batches(x, virtual_batch_size)
-    for part in parts:
-        if x[part].size == x.shape[channel] > 0:
-            raise ValueError(
-                f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
-                "channel in each part"
-            )
-    _checks.running(running_mean, running_var, (x.shape[channel],), x, weight, bias)
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
+    mask, added = _beside(where, residual, x)
+    if x.size and any(_counts(x[part], channel, _samples(mask, part)).min() < 2 for part in parts):
+        raise ValueError(
+            f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
+            f"channel in each part{' that where leaves' * (mask is not None)}"
+        )
+    _checks.running(running_mean, running_var, (x.shape[channel],), x, weight, bias, residual, where)
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
     y = _target(x, out)
     rest = weight, bias, running_mean, running_var, momentum, eps
-    statistics = [F.batch_norm_forward(x[part], *rest, axis=channel, out=y[part])[1:] for part in parts]
+    statistics = []
+    for part in parts:
+        named = _fused(activation, added, mask, part) | {"axis": channel, "out": y[part]}
+        statistics.append(F.batch_norm_forward(x[part], *rest, **named)[1:])
     mean, rstd = (np.stack(values) for values in zip(*statistics, strict=True))
     return y, mean, rstd
 
@@ -176,13 +197,18 @@ def ghost_batch_norm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of ghost batch normalization.
 
     Parameters
     ----------
-    dy, x, weight, out
+    dy, x, weight, bias, activation, residual, where, y, out
         As `batch_norm_backward` takes them.
     mean, rstd : array_like, shape (G, C)
         What `ghost_batch_norm_forward` returned.
@@ -193,6 +219,8 @@ def ghost_batch_norm_backward(
     -------
     dx : ndarray, shape and dtype of x
     dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
 
     Raises
     ------
@@ -208,24 +236,36 @@ def ghost_batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([1.]), array([5.]))
     """
-    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
+    from_y, given = y is not None, (x, y, dy)
+    dy, x, channel = _read_gradient(dy, F._either(x, y), axis)
     parts = _ghost_batches(x, virtual_batch_size)
     shape = (x.shape[channel],)
     m, r = (_checks.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
     w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd)
-    dx = _target(x, out)
+    mask, added = _beside(where, residual, x)
+    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
+    dx, dresidual = _target(x, out), None if added is None else np.empty_like(x, subok=False)
     wide = None if w is None else w.astype(np.float64)  # so that the parts' gradients are not rounded to w's dtype
     sums = np.zeros((2, *shape))
     for i, part in enumerate(parts):
-        sums += F.batch_norm_backward(dy[part], x[part], m[i], r[i], wide, axis=channel, out=dx[part])[1:]
+        named = _fused(activation, added, mask, part) | {"axis": channel, "bias": bias, "out": dx[part]}
+        named |= {"x": None, "y": x[part]} if from_y else {"x": x[part]}
+        _, dweight, dbias, *rest = F.batch_norm_backward(dy[part], mean=m[i], rstd=r[i], weight=wide, **named)
+        sums += dweight, dbias
+        if dresidual is not None:
+            dresidual[part] = rest[0]
     dweight, dbias = sums.astype(_gradient_dtype(w, x))
-    return dx, dweight, dbias
+    return (dx, dweight, dbias) if dresidual is None else (dx, dweight, dbias, dresidual)
 
 
 def _ghost_batches(x: Array, virtual_batch_size: Any) -> list[slice]:
     size = _count(virtual_batch_size, "virtual_batch_size")
     return [slice(first, first + size) for first in range(0, max(1, len(x)), size)]
+
+
+def _fused(activation: Any, residual: Array | None, mask: Array | None, part: slice) -> dict[str, Any]:
+    """What the operations on some samples are asked for beside the normalization."""
+    return {"activation": activation, "residual": _samples(residual, part), "where": _samples(mask, part)}
 
 
 # Batch renormalization ------------------------------------------------------------------------------------------------
@@ -243,13 +283,16 @@ def batch_renorm_forward(
     d_max: float = 5.0,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Batch normalization in training that agrees with evaluation, as far as the limits allow.
 
     Parameters
     ----------
-    x, weight, bias, momentum, eps, axis, out
+    x, weight, bias, momentum, eps, axis, activation, residual, where, out
         As `batch_norm` takes them.
     running_mean, running_var : ndarray, shape (C,)
         What the batch is brought to agree with, and then updated with, in place.
@@ -277,7 +320,7 @@ def batch_renorm_forward(
 
         r = clip(sqrt(var + eps) / sigma, 1 / r_max, r_max)
         d = clip((mean - running_mean) / sigma, -d_max, d_max)
-        y = ((x - mean) * rstd * r + d) * weight + bias
+        y = activation(((x - mean) * rstd * r + d) * weight + bias + residual)
 
     The running arrays are updated as those of `batch_norm`.  The paper begins with limits of 1 and 0 and relaxes them
     to 3 and 5 in the course of the training.  Evaluation is `batch_norm`.
@@ -303,24 +346,27 @@ def batch_renorm_forward(
     w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
     eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
     r_max, d_max = _at_least(r_max, "r_max", 1.0), _at_least(d_max, "d_max", 0.0)
-    _checks.running(running_mean, running_var, shape, x, weight, bias)
+    _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
     center = _checks.given(running_mean, "running_mean", shape)
     sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var)
-    count = x.size // x.shape[channel] if x.size else 0
-    if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    mean, var = (np.full(shape, np.nan),) * 2
-    if count:
+    also = F._also(x, activation, where, residual, (channel,))
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
+    count = _counts(x, channel, also.where)
+    if x.size and count.min() < 2:
+        left = f", of which where leaves {int(count.min())} in channel {int(count.argmin())}" * (where is not None)
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}{left}")
+    if x.size and where is None:
         mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
+    else:  # the kernels take a mask where they normalize, too
+        counted = _calls.Also(where=also.where, counts=also.counts)
+        _, mean, var = _calls.normalize(x, _views.batch_view, (channel,), None, None, eps, None, True, also=counted)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
-    if not count:  # nothing is corrected, and no gradient spoilt
+    if not x.size:  # nothing is corrected, and no gradient spoilt
         r, d = np.ones(shape), np.zeros(shape)
-    scale, shift = r if w is None else w * r, d if w is None else w * d
-    scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in (scale, shift if b is None else shift + b))
-    y = _calls.apply(x, channel, scale, shift, eps, mean, var, out)
-    if count:
+    scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
+    y = _calls.apply(x, channel, scale, shift, eps, mean, var, out, also=also)
+    if x.size:
         F.update_running(running_mean, mean, momentum)
         F.update_running(running_var, var * (count / (count - 1)), momentum)
     return y, mean, _calls.rstd(var, eps), r, d
@@ -336,13 +382,18 @@ def batch_renorm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of batch renormalization, in which r and d are constants.
 
     Parameters
     ----------
-    dy, x, weight, axis, out
+    dy, x, weight, axis, bias, activation, residual, where, y, out
         As `batch_norm_backward` takes them.
     mean, rstd, r, d : array_like, shape (C,)
         What `batch_renorm_forward` returned.
@@ -351,6 +402,8 @@ def batch_renorm_backward(
     -------
     dx : ndarray, shape and dtype of x
     dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
 
     Raises
     ------
@@ -359,10 +412,11 @@ def batch_renorm_backward(
 
     Notes
     -----
-    dx is that of `batch_norm_backward` for the weight weight * r, and with h = (x - mean) * rstd::
+    dx and dz are those of `batch_norm_backward` for the weight weight * r and the bias weight * d + bias, and with
+    h = (x - mean) * rstd::
 
-        dweight = sum(dy * (h * r + d))
-        dbias = sum(dy)
+        dweight = sum(dz * (h * r + d))
+        dbias = sum(dz)
 
     Examples
     --------
@@ -374,17 +428,24 @@ def batch_renorm_backward(
     >>> dweight.round(3), dbias
     (array([1.]), array([1.]))
     """
-    given, (dy, x) = (x, dy), _checks.gradient(dy, x)
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
-    shape = (x.shape[channel],)
+    given, (dy, start) = (x, y, dy), _checks.gradient(dy, F._either(x, y))
+    _checks.rank(start, 2)
+    channel = _checks.axis(axis, start)
+    shape = (start.shape[channel],)
     r64, d64 = _checks.given(r, "r", shape), _checks.given(d, "d", shape)
-    w = _checks.vector(weight, "weight", shape)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd, r, d)
-    scale = r64 if w is None else w.astype(np.float64) * r64
-    dx, dscale, dbias = F.batch_norm_backward(dy, x, mean, rstd, scale, axis=channel, out=out)
-    dtype = _gradient_dtype(w, x)
-    return dx, (r64 * dscale + d64 * dbias).astype(dtype), dbias.astype(dtype)
+    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape, np.float64)
+    _checks.out(out, (start, dy, *given), weight, mean, rstd, r, d, bias, residual, where)
+    scale, shift = _corrected(w, b, r64, d64)
+    named: dict[str, Any] = {"activation": activation, "residual": residual, "where": where, "y": y, "out": out}
+    dx, dscale, dshift, *rest = F.batch_norm_backward(dy, x, mean, rstd, scale, axis=channel, bias=shift, **named)
+    dtype = _gradient_dtype(w, start)
+    return dx, (r64 * dscale + d64 * dshift).astype(dtype), dshift.astype(dtype), *rest
+
+
+def _corrected(weight: Array | None, bias: Array | None, r: Array, d: Array) -> tuple[Array, Array]:
+    """What normalized x is multiplied by, and what is added then."""
+    scale, shift = (r, d) if weight is None else (weight * r, weight * d)
+    return scale, shift if bias is None else shift + bias
 
 
 # Weight standardization -----------------------------------------------------------------------------------------------
@@ -558,6 +619,8 @@ def channel_layer_norm(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Layer normalization over the channels: each position of a sample by its mean and variance.
@@ -572,6 +635,8 @@ def channel_layer_norm(
         Added to the variance; not negative.
     axis : int
         The channels' axis of x, any but the first.
+    activation, where
+        As `layer_norm` takes them.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -584,8 +649,8 @@ def channel_layer_norm(
     TypeError
         If the type or dtype of an argument is not as above.
     ValueError
-        If a shape does not fit x, `axis` is 0 or out of range, `eps` is negative or not finite, or `out` is read-only,
-        misaligned, or overlaps itself or an argument other than x.
+        If a shape does not fit x, `axis` is 0 or out of range, `eps` is negative or not finite, the activation is
+        unknown, or `out` is read-only, misaligned, or overlaps itself or an argument other than x.
 
     Notes
     -----
@@ -605,7 +670,7 @@ def channel_layer_norm(
     array([[[-1.,  1.],
             [ 1., -1.]]])
     """
-    return channel_layer_norm_forward(x, weight, bias, eps, axis=axis, out=out)[0]
+    return channel_layer_norm_forward(x, weight, bias, eps, axis=axis, activation=activation, where=where, out=out)[0]
 
 
 def channel_layer_norm_forward(
@@ -615,13 +680,15 @@ def channel_layer_norm_forward(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Layer normalization over the channels that also returns its statistics.
 
     Parameters
     ----------
-    x, weight, bias, eps, axis, out
+    x, weight, bias, eps, axis, activation, where, out
         As `channel_layer_norm` takes them.
 
     Returns
@@ -642,7 +709,7 @@ def channel_layer_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    y, mean, rstd = _over_channels(F.layer_norm_forward, x, (weight, bias), eps, axis, out)
+    y, mean, rstd = _over_channels(F.layer_norm_forward, x, (weight, bias), eps, axis, activation, where, out)
     return y, mean, rstd
 
 
@@ -654,18 +721,24 @@ def channel_layer_norm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of layer normalization over the channels.
 
     Parameters
     ----------
     dy : array_like, shape and dtype of x
         Gradient of y.
-    x, weight, axis
-        Those of the forward.
+    x, weight, axis, bias, activation, where
+        Those of the forward; x is None with `y`.
     mean, rstd : array_like, the shape of x without `axis`
         What `channel_layer_norm_forward` returned.
+    y : array_like, optional
+        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 
@@ -688,8 +761,8 @@ def channel_layer_norm_backward(
     >>> dweight, dbias
     (array([1., 1.]), array([1., 3.]))
     """
-    dx, dweight, dbias = _over_channels_backward(F.layer_norm_backward, dy, x, (mean, rstd), weight, axis, out)
-    return dx, dweight, dbias
+    beside = {"bias": bias, "activation": activation}
+    return _over_channels_backward(F.layer_norm_backward, dy, x, (mean, rstd), weight, axis, beside, where, y, out)
 
 
 def channel_rms_norm(
@@ -698,13 +771,15 @@ def channel_rms_norm(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """RMS normalization over the channels: each position of a sample by its root mean square.
 
     Parameters
     ----------
-    x, weight, axis, out
+    x, weight, axis, activation, where, out
         As `channel_layer_norm` takes them.
     eps : float
         Added to the mean square; not negative.
@@ -729,7 +804,7 @@ def channel_rms_norm(
     >>> fastbn.channel_rms_norm(np.array([[[1.0], [-1.0], [7.0], [7.0]]])).round(3).ravel()
     array([ 0.2, -0.2,  1.4,  1.4])
     """
-    return channel_rms_norm_forward(x, weight, eps, axis=axis, out=out)[0]
+    return channel_rms_norm_forward(x, weight, eps, axis=axis, activation=activation, where=where, out=out)[0]
 
 
 def channel_rms_norm_forward(
@@ -738,13 +813,15 @@ def channel_rms_norm_forward(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
     """RMS normalization over the channels that also returns its statistic.
 
     Parameters
     ----------
-    x, weight, eps, axis, out
+    x, weight, eps, axis, activation, where, out
         As `channel_rms_norm` takes them.
 
     Returns
@@ -765,7 +842,7 @@ def channel_rms_norm_forward(
     >>> rstd
     array([[0.2]])
     """
-    y, rstd = _over_channels(F.rms_norm_forward, x, (weight,), eps, axis, out)
+    y, rstd = _over_channels(F.rms_norm_forward, x, (weight,), eps, axis, activation, where, out)
     return y, rstd
 
 
@@ -776,13 +853,16 @@ def channel_rms_norm_backward(
     weight: ArrayLike | None = None,
     *,
     axis: int = 1,
+    activation: F.Activation = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """The gradients of RMS normalization over the channels.
 
     Parameters
     ----------
-    dy, x, rstd, weight, axis, out
+    dy, x, rstd, weight, axis, activation, where, y, out
         As `channel_layer_norm_backward` takes them; rstd as `channel_rms_norm_forward` returned it.
 
     Returns
@@ -804,8 +884,8 @@ def channel_rms_norm_backward(
     >>> dweight
     array([ 0.2, -0.2,  0. ,  0. ])
     """
-    dx, dweight = _over_channels_backward(F.rms_norm_backward, dy, x, (rstd,), weight, axis, out)
-    return dx, dweight
+    beside = {"activation": activation}
+    return _over_channels_backward(F.rms_norm_backward, dy, x, (rstd,), weight, axis, beside, where, y, out)
 
 
 def _over_channels(
@@ -814,14 +894,18 @@ def _over_channels(
     affine: tuple[Any, ...],
     eps: Any,
     axis: Any,
+    activation: Any,
+    where: Any,
     out: Any,
 ) -> tuple[Array, ...]:
     """An operation over trailing axes, applied to a view of x that has its channels last."""
     given, (x, channel) = x, _read(x, axis)
-    _checks.out(out, (x, given), *affine)
+    mask = _checks.where(where, x)
+    _checks.out(out, (x, given), *affine, where)
     y = _target(x, out)
-    moved, target = (np.moveaxis(v, channel, -1) for v in (x, y))
-    return y, *operation(moved, x.shape[channel], *affine, eps, out=target)[1:]
+    moved, mask, target = (_last(v, channel) for v in (x, mask, y))
+    named = {"activation": activation, "where": mask, "out": target}
+    return y, *operation(moved, x.shape[channel], *affine, eps, **named)[1:]
 
 
 def _over_channels_backward(
@@ -831,14 +915,24 @@ def _over_channels_backward(
     statistics: tuple[Any, ...],
     weight: Any,
     axis: Any,
+    beside: dict[str, Any],
+    where: Any,
+    y: Any,
     out: Any,
 ) -> tuple[Array, ...]:
-    given, (dy, x, channel) = (x, dy), _read_gradient(dy, x, axis)
-    _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(x.shape) if a != channel))
-    _checks.out(out, (x, dy, *given), weight, *statistics)
-    dx = _target(x, out)
-    moved_dy, moved_x, target = (np.moveaxis(v, channel, -1) for v in (dy, x, dx))
-    return dx, *operation(moved_dy, moved_x, *statistics, weight, out=target)[1:]
+    given, (dy, start, channel) = (x, y, dy), _read_gradient(dy, F._either(x, y), axis)
+    _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
+    mask = _checks.where(where, start)
+    _checks.out(out, (start, dy, *given), weight, *statistics, where, beside.get("bias"))
+    dx = _target(start, out)
+    moved_dy, moved, mask, target = (_last(v, channel) for v in (dy, start, mask, dx))
+    from_x, from_y = (moved, None) if y is None else (None, moved)
+    named = {"where": mask, "y": from_y, "out": target} | beside
+    return dx, *operation(moved_dy, from_x, *statistics, weight, **named)[1:]
+
+
+def _last(v: Array | None, axis: int) -> Array | None:
+    return None if v is None else np.moveaxis(v, axis, -1)
 
 
 # Response norms: a scale a sample and channel -------------------------------------------------------------------------

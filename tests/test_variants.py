@@ -28,8 +28,15 @@ def along(v, x):
     return v.reshape([1, -1] + [1] * (x.ndim - 2))
 
 
-def normalized(x, dims, eps):
-    return (x - x.mean(dims, keepdim=True)) / (x.var(dims, unbiased=False, keepdim=True) + eps).sqrt()
+def average(v, dims, where):
+    """The mean of what `where` (zeros and ones, or None) leaves."""
+    where = v.new_ones(v.shape) if where is None else where
+    return (v * where).sum(dims, keepdim=True) / where.sum(dims, keepdim=True)
+
+
+def normalized(x, dims, eps, where=None):
+    d = x - average(x, dims, where)
+    return d / (average(d * d, dims, where) + eps).sqrt()
 
 
 def positions(x):
@@ -40,19 +47,22 @@ def affine(h, weight, bias):
     return h * along(weight, h) + along(bias, h)
 
 
-def ghost_batch_norm(x, weight, bias, virtual_batch_size, eps=1e-5):
-    parts = [affine(normalized(v, (0, *positions(x)), eps), weight, bias) for v in x.split(virtual_batch_size)]
-    return pytest.importorskip("torch").cat(parts)
+def ghost_batch_norm(x, weight, bias, virtual_batch_size, where=None, eps=1e-5):
+    parts = x.split(virtual_batch_size)
+    masks = [None] * len(parts) if where is None else where.split(virtual_batch_size)
+    parts = [normalized(v, (0, *positions(x)), eps, mask) for v, mask in zip(parts, masks, strict=True)]
+    return affine(pytest.importorskip("torch").cat(parts), weight, bias)
 
 
-def batch_renorm(x, weight, bias, running_mean, running_var, r_max, d_max, eps=1e-5):
+def batch_renorm(x, weight, bias, running_mean, running_var, r_max, d_max, where=None, eps=1e-5):
     dims = (0, *positions(x))
-    mean, var = x.detach().mean(dims), x.detach().var(dims, unbiased=False)
-    running_mean, running_var = (x.new_tensor(v) for v in (running_mean, running_var))
+    mean = average(x.detach(), dims, where)
+    var = average((x.detach() - mean) ** 2, dims, where)
+    running_mean, running_var = (along(x.new_tensor(v), x) for v in (running_mean, running_var))
     sigma = (running_var + eps).sqrt()
     r = ((var + eps).sqrt() / sigma).clamp(1 / r_max, r_max)
     d = ((mean - running_mean) / sigma).clamp(-d_max, d_max)
-    return affine(normalized(x, dims, eps) * along(r, x) + along(d, x), weight, bias)
+    return affine(normalized(x, dims, eps, where) * r + d, weight, bias)
 
 
 def weight_standardization(x, gain, gamma, eps=1e-6):
@@ -60,12 +70,12 @@ def weight_standardization(x, gain, gamma, eps=1e-6):
     return normalized(x, dims, eps) * gain.reshape(-1, *[1] * len(dims)) * gamma / x[0].numel() ** 0.5
 
 
-def channel_layer_norm(x, weight, bias, eps=1e-6):
-    return affine(normalized(x, 1, eps), weight, bias)
+def channel_layer_norm(x, weight, bias, where=None, eps=1e-6):
+    return affine(normalized(x, 1, eps, where), weight, bias)
 
 
-def channel_rms_norm(x, weight, eps=1e-6):
-    return x / ((x * x).mean(1, keepdim=True) + eps).sqrt() * along(weight, x)
+def channel_rms_norm(x, weight, where=None, eps=1e-6):
+    return x / (average(x * x, 1, where) + eps).sqrt() * along(weight, x)
 
 
 def global_response_norm(x, weight, bias, eps=1e-6):
@@ -215,6 +225,48 @@ def test_is_the_definition_in_every_dtype(variant, dtype):
         assert_close(value, wanted, 2e-7)
 
 
+NORMALIZATIONS = [v for v in VARIANTS if "where" in inspect.signature(v.formula).parameters]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", NORMALIZATIONS, ids=str)
+def test_activation_residual_and_mask_are_those_of_the_operations(variant, layout):
+    torch = pytest.importorskip("torch")
+    arguments, where = weighted(variant), np.random.default_rng(2).random((SHAPE[0], 1, *SHAPE[2:])) < 0.7
+    if variant.name.startswith("channel"):
+        where = np.random.default_rng(2).random(SHAPE) < 0.7
+        where[:, :2] = True
+    has_residual = "residual" in inspect.signature(getattr(fastbn, f"{variant.name}_forward")).parameters
+    values = [data(), *(arguments[p] for p in variant.parameters), *([data(2)] if has_residual else [])]
+    leaves = [torch.tensor(v, requires_grad=True) for v in values]
+    mask = torch.tensor(np.broadcast_to(where, SHAPE).astype(float))
+    z = variant.formula(*leaves[: 1 + len(variant.parameters)], **variant.named, where=mask)
+    y = torch.nn.functional.silu(z + leaves[-1] if has_residual else z) * mask
+    gradients = torch.autograd.grad(y, leaves, torch.tensor(data(1)))
+
+    left_out = np.where(where, 0, np.nan)  # what is left out may be anything
+    axis, x, dy, residual, where = laid_out(variant, layout, data() + left_out, data(1) + left_out, data(2), where)
+    more = {"axis": axis, "activation": "silu", "residual": residual, "where": where}
+    result, statistics = variant.forward(fastbn, x, weighted(variant), **more)
+    assert_close(np.moveaxis(result, axis, 1), y.detach().numpy(), 1e-13)
+    actual = variant.backward(fastbn, dy, x, statistics, weighted(variant), **more)
+    for gradient, expected in zip(actual, gradients, strict=True):
+        if gradient.ndim > 1:
+            assert memory_order(gradient) == memory_order(x)
+            gradient = np.moveaxis(gradient, axis, 1)
+        assert_close(gradient, expected.numpy(), 1e-13)
+
+
+@pytest.mark.parametrize("variant", NORMALIZATIONS, ids=str)
+def test_backward_starts_from_y(variant):
+    x, dy, more = data(), data(1), {"activation": ("leaky_relu", 0.1)}
+    y, statistics = variant.forward(fastbn, x, weighted(variant), **more)
+    expected = variant.backward(fastbn, dy, x, statistics, weighted(variant), **more)
+    gradients = variant.backward(fastbn, dy, None, statistics, weighted(variant), y=y, **more)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert_close(gradient, wanted, 1e-12)
+
+
 def test_an_argument_left_out_is_one_or_zero():
     x = data()
     ones, zeros = np.ones(6), np.zeros(6)
@@ -311,6 +363,7 @@ def test_no_array_of_the_inputs_size_is_made_beside_the_result(variant, layout):
 # Refusals -------------------------------------------------------------------------------------------------------------
 
 X = np.ones((4, 6, 5))
+LAST = np.eye(6, dtype=bool)[5:, :, None]  # leaves the last channel alone
 
 
 def read_only(x):
@@ -326,6 +379,14 @@ def read_only(x):
         (lambda: fastbn.ghost_batch_norm_forward(X[..., 0], 3), ValueError, "virtual_batch_size is 3 .*more than one"),
         (lambda: fastbn.ghost_batch_norm_forward(X, 2, axis=0), ValueError, "axis is 0, the axis of the samples"),
         (lambda: fastbn.ghost_batch_norm_backward(X, X, *np.ones((2, 4, 6)), 2), ValueError, r"expected \(2, 6\)"),
+        (lambda: fastbn.ghost_batch_norm_forward(X, 2, residual=X[1:]), ValueError, "residual has shape"),
+        (lambda: fastbn.ghost_batch_norm_backward(X, X, *np.ones((2, 1, 6)), 4, y=X), ValueError, "both x and y"),
+        (
+            lambda: fastbn.batch_renorm_forward(X, *np.ones((2, 6)), where=LAST),
+            ValueError,
+            "where leaves 0 in channel 0",
+        ),
+        (lambda: fastbn.batch_renorm_forward(X, *np.ones((2, 6)), activation="elu"), ValueError, "activation is 'elu'"),
         (lambda: fastbn.batch_renorm_forward(X, None, np.ones(6)), ValueError, "running_mean is None"),
         (lambda: fastbn.batch_renorm_forward(X, *np.ones((2, 6)), r_max=0.5), ValueError, "r_max is 0.5; .* least 1"),
         (lambda: fastbn.batch_renorm_forward(X, *np.ones((2, 6)), d_max=-1), ValueError, "d_max is -1; .* least 0"),
@@ -334,6 +395,12 @@ def read_only(x):
         (lambda: fastbn.weight_standardization(X, np.ones(6)), ValueError, r"gain has shape \(6,\); expected \(4,\)"),
         (lambda: fastbn.weight_standardization(X, gamma="relu"), TypeError, "gamma is 'relu'; expected a number"),
         (lambda: fastbn.channel_layer_norm(X, np.ones(5)), ValueError, r"weight has shape \(5,\); expected \(6,\)"),
+        (lambda: fastbn.channel_layer_norm(X, where=X), TypeError, "where has dtype float64; expected bool"),
+        (
+            lambda: fastbn.channel_rms_norm(X, where=LAST[0, :, 0]),
+            ValueError,
+            r"where has shape \(6,\); .* to \(4, 6, 5\)",
+        ),
         (lambda: fastbn.channel_rms_norm(X, axis=0), ValueError, "axis is 0"),
         (lambda: fastbn.channel_rms_norm_backward(X, X, np.ones((4, 6))), ValueError, r"rstd .* expected \(4, 5\)"),
         (lambda: fastbn.channel_layer_norm(X, out=np.ones((4, 5, 6))), ValueError, r"out .* expected \(4, 6, 5\)"),
@@ -361,6 +428,14 @@ def test_a_refused_call_writes_nothing(variant):
     assert_same_bits(memory, before)
     for name, value in variant.named.items():
         np.testing.assert_array_equal(arguments[name], value)
+
+
+def test_a_ghost_batch_that_is_refused_leaves_those_before_it():
+    where, out, running = np.arange(4).reshape(4, 1, 1) < 2, np.zeros_like(X), np.zeros((2, 6))
+    with pytest.raises(ValueError, match=r"virtual_batch_size is 2 .* more than one value .* that where leaves"):
+        fastbn.ghost_batch_norm_forward(X, 2, None, None, *running, where=where, out=out)
+    assert not out.any()
+    assert not running.any()
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
