@@ -1,18 +1,19 @@
 """Variants of the normalizations, composed of the operations of `fastbn.functional`.
 
 What is said there about arrays, accuracy, `out` and errors holds here too, except that the powers and sums that NumPy
-takes for the local and filter response norms may differ in the last bit from processor to processor.  Axis 0 of x
+takes for the response norms may differ in the last bit from processor to processor.  Axis 0 of x
 counts the samples.  Where copies are needed, they are of a few samples at a time.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from math import prod, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _calls, _checks, _moments, _views
+from fastbn import _calls, _checks, _moments, _runtime, _views
 from fastbn import functional as F
 
 __all__ = [
@@ -40,8 +41,9 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Block = tuple[slice, ...]
 
-_SLAB = 1 << 16  # elements that are taken at a time: with what is made of them, they stay in a core's own cache
+_SLAB_BYTES = 1 << 19  # that are taken at a time, as computed: with what is made of them, they stay near a core
 
 
 # Arguments and results ------------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ def ghost_batch_norm_forward(
     References
     ----------
     .. [1] E. Hoffer, I. Hubara and D. Soudry, "Train longer, generalize better: closing the generalization gap in large
-       batch training of neural networks", NeurIPS 2017, section 4, algorithm 1.
+       batch training of neural networks", NeurIPS 2017.
 
     Examples
     --------
@@ -328,7 +330,7 @@ def batch_renorm_forward(
     References
     ----------
     .. [1] S. Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models",
-       NeurIPS 2017, algorithm 1.
+       NeurIPS 2017.
 
     Examples
     --------
@@ -659,7 +661,7 @@ def channel_layer_norm(
 
     References
     ----------
-    .. [1] Z. Liu et al., "A ConvNet for the 2020s", CVPR 2022, section 2.6.
+    .. [1] Z. Liu et al., "A ConvNet for the 2020s", CVPR 2022.
 
     Examples
     --------
@@ -940,18 +942,25 @@ def _last(v: Array | None, axis: int) -> Array | None:
 
 def _slabs(x: Array) -> Iterator[slice]:
     """All samples, some at a time."""
-    step = max(1, _SLAB * len(x) // x.size) if x.size else 1
-    return (slice(first, first + step) for first in range(0, len(x) if x.size else 0, step))
+    if x.size:
+        step = _step(x, len(x))
+        yield from (slice(first, first + step) for first in range(0, len(x), step))
 
 
-def _planes(channel: int, *arrays: Array) -> Iterator[tuple[slice, int, list[Array]]]:
+def _step(x: Array, length: int) -> int:
+    """How many indices of an axis of this length have as many elements of x as are taken at a time."""
+    return max(1, _SLAB_BYTES * length // (x.size * _checks.COMPUTED_IN[x.dtype].itemsize))
+
+
+def _planes(channel: int, *arrays: Array | None) -> Iterator[tuple[slice, int, list[Any]]]:
     """Samples, the channels' axis, and the arrays there: all samples at once where their channels can be one axis."""
-    n, channels, *positions = arrays[0].shape
-    if channel == 1 and all(a.flags.c_contiguous for a in arrays):
-        yield slice(n), 0, [a.reshape(n * channels, prod(positions)) for a in arrays]
+    shape = next(a.shape for a in arrays if a is not None)
+    if channel == 1 and all(a is None or a.flags.c_contiguous for a in arrays):
+        rows = shape[0] * shape[1]
+        yield slice(shape[0]), 0, [None if a is None else a.reshape(rows, prod(shape[2:])) for a in arrays]
         return
-    for i in range(n):
-        yield slice(i, i + 1), channel, [a[i : i + 1] for a in arrays]
+    for i in range(shape[0]):
+        yield slice(i, i + 1), channel, [None if a is None else a[i : i + 1] for a in arrays]
 
 
 def _no_statistics(groups: int) -> tuple[Array, Array]:
@@ -959,29 +968,47 @@ def _no_statistics(groups: int) -> tuple[Array, Array]:
     return np.zeros(groups), np.ones(groups)
 
 
-def _scale(x: Array, channel: int, scale: Array, shift: Array | None, y: Array) -> None:
-    """y <- x * scale + shift, with a scale a sample and channel, and a shift a channel."""
+def _scale(
+    x: Array,
+    channel: int,
+    scale: Array,
+    shift: Array | None,
+    y: Array,
+    where: Array | None = None,
+    added: Array | None = None,
+) -> None:
+    """y <- x * scale + shift + added, with a scale a sample and channel, and a shift a channel."""
     compute = _checks.COMPUTED_IN[x.dtype]
     scale, shift = scale.astype(compute), None if shift is None else shift.astype(compute)
-    for samples, axis, (part, result) in _planes(channel, x, y):
+    for samples, axis, (part, result, mask, residual) in _planes(channel, x, y, where, added):
         a = scale[samples].ravel()
         b = None if shift is None else np.resize(shift, a.size)
-        _calls.apply(part, axis, a, b, 0.0, *_no_statistics(a.size), result)
+        also = _calls.Also(residual, None, mask)
+        _calls.apply(part, axis, a, b, 0.0, *_no_statistics(a.size), result, also=also)
 
 
-def _scale_backward(dy: Array, x: Array, channel: int, scale: Array) -> tuple[Array, Array, Array]:
-    """dy * scale, and the sums of dy * x and dy of every channel of every sample."""
-    direct, products, of_dy = np.empty_like(x, subok=False), np.empty(scale.shape), np.empty(scale.shape)
-    for samples, axis, (g, part, result) in _planes(channel, dy, x, direct):
+def _scale_backward(
+    dy: Array, x: Array, channel: int, scale: Array, shift: Array | None = None, where: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """dz * scale, and the sums of dz * x and dz of every channel of every sample.
+
+    dz is dy, or with a shift, one a channel, the part of it where x * scale + shift is positive.
+    """
+    direct, products, of_dz = np.empty_like(x, subok=False), np.empty(scale.shape), np.empty(scale.shape)
+    for samples, axis, (g, part, result, mask) in _planes(channel, dy, x, direct, where):
         a = scale[samples].ravel()
-        _, p, s = F.batch_norm_backward(g, part, *_no_statistics(a.size), a, axis=axis, training=False, out=result)
-        products[samples], of_dy[samples] = p.reshape(-1, scale.shape[1]), s.reshape(-1, scale.shape[1])
-    return direct, products, of_dy
+        named: dict[str, Any] = {"axis": axis, "training": False, "where": mask, "out": result}
+        if shift is not None:
+            named |= {"bias": np.resize(shift, a.size), "activation": "relu"}
+        _, p, s = F.batch_norm_backward(g, part, *_no_statistics(a.size), a, **named)
+        products[samples], of_dz[samples] = p.reshape(-1, scale.shape[1]), s.reshape(-1, scale.shape[1])
+    return direct, products, of_dz
 
 
-def _write_sum(direct: Array, x: Array, slope: Array, channel: int, dx: Array) -> None:
-    """dx <- direct + x * slope, rounded once."""
-    np.add(direct, x * _along(slope, x, channel), out=dx, casting="unsafe")  # to x's dtype
+def _kept(mask: Array | None, part: slice, x: Array) -> Array | None:
+    """A mask for some samples, whose elements are x, an element each."""
+    mask = _samples(mask, part)
+    return None if mask is None else np.ascontiguousarray(np.broadcast_to(mask, x.shape))
 
 
 def global_response_norm(
@@ -991,13 +1018,14 @@ def global_response_norm(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Global response normalization: each channel of a sample by its norm relative to the other channels', plus x.
 
     Parameters
     ----------
-    x, axis, out
+    x, axis, where, out
         As `channel_layer_norm` takes them.
     weight, bias : array_like, shape (C,), optional
         Float scale and shift of each channel; 1 and 0 where left out.
@@ -1022,8 +1050,7 @@ def global_response_norm(
 
     References
     ----------
-    .. [1] S. Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023,
-       section 3.
+    .. [1] S. Woo et al., "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", CVPR 2023.
 
     Examples
     --------
@@ -1033,7 +1060,7 @@ def global_response_norm(
     array([[[ 4.5,  6. ],
             [ 0. , 37.5]]])
     """
-    return global_response_norm_forward(x, weight, bias, eps, axis=axis, out=out)[0]
+    return global_response_norm_forward(x, weight, bias, eps, axis=axis, where=where, out=out)[0]
 
 
 def global_response_norm_forward(
@@ -1043,13 +1070,14 @@ def global_response_norm_forward(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
     """Global response normalization that also returns the norms.
 
     Parameters
     ----------
-    x, weight, bias, eps, axis, out
+    x, weight, bias, eps, axis, where, out
         As `global_response_norm` takes them.
 
     Returns
@@ -1073,12 +1101,14 @@ def global_response_norm_forward(
     given, (x, channel) = x, _read(x, axis)
     shape = (x.shape[channel],)
     w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
-    eps = _checks.eps(eps)
-    _checks.out(out, (x, given), weight, bias)
+    eps, mask = _checks.eps(eps), _checks.where(where, x)
+    _checks.out(out, (x, given), weight, bias, where)
     y, norm = _target(x, out), np.full((len(x), *shape), np.nan)
     for part in _slabs(x):
-        norm[part] = _moments.of_groups(x[part], _views.group_view, channel, *shape).root_of_squares()
-        _scale(x[part], channel, _response(norm[part], w, eps), b, y[part])
+        kept = _kept(mask, part, x[part])
+        counted = x[part] if kept is None else np.where(kept, x[part], x.dtype.type(0))
+        norm[part] = _moments.of_groups(counted, _views.group_view, channel, *shape).root_of_squares()
+        _scale(x[part], channel, _response(norm[part], w, eps), b, y[part], kept)
     return y, norm
 
 
@@ -1090,13 +1120,14 @@ def global_response_norm_backward(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The gradients of global response normalization.
 
     Parameters
     ----------
-    dy, x, weight, axis, out
+    dy, x, weight, axis, where, out
         As `channel_layer_norm_backward` takes them.
     norm : array_like, shape (N, C)
         What `global_response_norm_forward` returned.
@@ -1134,19 +1165,20 @@ def global_response_norm_backward(
     shape = (x.shape[channel],)
     saved = _checks.given(norm, "norm", (len(x), *shape))
     w = _checks.vector(weight, "weight", shape)
-    eps = _checks.eps(eps)
-    _checks.out(out, (x, dy, *given), weight, norm)
+    eps, mask = _checks.eps(eps), _checks.where(where, x)
+    _checks.out(out, (x, dy, *given), weight, norm, where)
     dx = _target(x, out)
     wide = np.ones(shape) if w is None else w.astype(np.float64)
     sums, compute = np.zeros((2, *shape)), _checks.COMPUTED_IN[x.dtype]
     with _unwarned():
         for part in _slabs(x):
-            v, g, own = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False), saved[part]
-            direct, products, of_dy = _scale_backward(g, v, channel, _response(own, wide, eps))
+            v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
+            own, kept = saved[part], _kept(mask, part, v)
+            direct, products, of_dy = _scale_backward(g, v, channel, _response(own, wide, eps), where=kept)
             total, pulled = _total(own, eps), wide * products
             pulled = (pulled - (pulled * own).mean(axis=1, keepdims=True) / total) / total
             slope = np.divide(pulled, own, out=np.zeros_like(own), where=own != 0)
-            _write_sum(direct, v, slope, channel, dx[part])
+            _scale(v, channel, slope, None, dx[part], kept, direct)
             sums += (products * own / total).sum(axis=0), of_dy.sum(axis=0)
     dweight, dbias = sums.astype(_gradient_dtype(w, x))
     return dx, dweight, dbias
@@ -1172,13 +1204,14 @@ def filter_response_norm(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     """Filter response normalization: each channel of a sample by its root mean square, with a thresholded linear unit.
 
     Parameters
     ----------
-    x, axis, out
+    x, axis, where, out
         As `channel_layer_norm` takes them.
     weight, bias : array_like, shape (C,), optional
         Float scale and shift of each channel; 1 and 0 where left out.
@@ -1205,7 +1238,7 @@ def filter_response_norm(
     References
     ----------
     .. [1] S. Singh and S. Krishnan, "Filter Response Normalization Layer: Eliminating Batch Dependence in the Training
-       of Deep Neural Networks", CVPR 2020, section 3.
+       of Deep Neural Networks", CVPR 2020, pp. 11237-11246.
 
     Examples
     --------
@@ -1213,7 +1246,7 @@ def filter_response_norm(
     >>> fastbn.filter_response_norm([[[1.0, -1.0, 7.0, 7.0]]], tau=[0.0], eps=0)
     array([[[0.2, 0. , 1.4, 1.4]]])
     """
-    return filter_response_norm_forward(x, weight, bias, tau, eps, axis=axis, out=out)[0]
+    return filter_response_norm_forward(x, weight, bias, tau, eps, axis=axis, where=where, out=out)[0]
 
 
 def filter_response_norm_forward(
@@ -1224,13 +1257,14 @@ def filter_response_norm_forward(
     eps: float = 1e-6,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
     """Filter response normalization that also returns its statistic.
 
     Parameters
     ----------
-    x, weight, bias, tau, eps, axis, out
+    x, weight, bias, tau, eps, axis, where, out
         As `filter_response_norm` takes them.
 
     Returns
@@ -1254,16 +1288,20 @@ def filter_response_norm_forward(
     given, (x, channel) = x, _read(x, axis)
     w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
     eps = _checks.eps(eps)
-    _checks.out(out, (x, given), weight, bias, tau)
+    also = F._also(x, None, where, None, (0, channel))
+    _checks.out(out, (x, given), weight, bias, tau, where)
     compute, channels = _checks.COMPUTED_IN[x.dtype], x.shape[channel]
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
     y, squares = _target(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else _slabs(x):
+        counts = None if also.counts is None else also.counts[part]
+        own = also._replace(where=_samples(also.where, part), counts=counts)
         squares[part] = _calls.normalize(
-            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], keep=True, centered=False
+            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], True, False, also=own
         )[2]
         if t is not None:
-            np.maximum(y[part], _along(t, x, channel).astype(x.dtype), out=y[part])
+            kept = True if own.where is None else own.where
+            np.maximum(y[part], _along(t, x, channel).astype(x.dtype), out=y[part], where=kept)
     return y, _calls.rstd(squares, eps)
 
 
@@ -1276,13 +1314,14 @@ def filter_response_norm_backward(
     tau: ArrayLike | None = None,
     *,
     axis: int = 1,
+    where: ArrayLike | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """The gradients of filter response normalization.
 
     Parameters
     ----------
-    dy, x, axis, out
+    dy, x, axis, where, out
         As `channel_layer_norm_backward` takes them.
     rstd : array_like, shape (N, C)
         What `filter_response_norm_forward` returned.
@@ -1323,21 +1362,26 @@ def filter_response_norm_backward(
     shape = (x.shape[channel],)
     saved = _checks.given(rstd, "rstd", (len(x), *shape))
     w, b, t = _response_parameters(weight, bias, tau, *shape)
-    _checks.out(out, (x, dy, *given), weight, bias, tau, rstd)
+    also = F._also(x, None, where, None, (0, channel))
+    _checks.out(out, (x, dy, *given), weight, bias, tau, rstd, where)
     dx = _target(x, out)
+    counts = np.full(saved.shape, x.size / max(1, saved.size)) if also.counts is None else also.counts
+    saved = np.where(counts > 0, saved, 0.0)  # of nothing it is NaN
     scale = saved if w is None else saved * w
-    compute, positions = _checks.COMPUTED_IN[x.dtype], x.size // max(1, saved.size)
-    sums = np.zeros((3, *shape))
+    shift = None if t is None else -t if b is None else b - t  # y is more than tau where x * scale + shift is positive
+    compute, sums = _checks.COMPUTED_IN[x.dtype], np.zeros((3, *shape))
     with _unwarned():
         for part in _slabs(x):
-            v, g, own = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False), saved[part]
+            v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
+            own, kept = saved[part], _kept(also.where, part, v)
             if t is not None:
-                below = _below(v, channel, scale[part], b, t)
-                sums[2] += _moments.of_groups(np.where(below, g, 0), _views.batch_view, channel).sum()
-                g = np.where(below, 0, g)
-            direct, products, of_g = _scale_backward(g, v, channel, scale[part])
-            _write_sum(direct, v, -scale[part] * own * own * products / positions, channel, dx[part])
-            sums[:2] += (products * own).sum(axis=0), of_g.sum(axis=0)
+                counted = g if kept is None else np.where(kept, g, compute.type(0))
+                sums[2] += _moments.of_groups(counted, _views.batch_view, channel).sum()
+            direct, products, of_dz = _scale_backward(g, v, channel, scale[part], shift, kept)
+            slope = -scale[part] * own * own * products / np.maximum(counts[part], 1)
+            _scale(v, channel, slope, None, dx[part], kept, direct)
+            sums[:2] += (products * own).sum(axis=0), of_dz.sum(axis=0)
+    sums[2] -= sums[1]
     parameters = _response_parameters(weight, bias, tau, *shape, dtype=None)
     dweight, dbias, dtau = (s.astype(_gradient_dtype(v, x)) for s, v in zip(sums, parameters, strict=True))
     return dx, dweight, dbias, None if tau is None else dtau
@@ -1348,13 +1392,6 @@ def _response_parameters(
 ) -> list[Array | None]:
     named = {"weight": weight, "bias": bias, "tau": tau}
     return [_checks.vector(v, name, (channels,), dtype) for name, v in named.items()]
-
-
-def _below(x: Array, channel: int, scale: Array, shift: Array | None, tau: Array) -> Array:
-    """Where the forward took tau."""
-    y = np.empty_like(x, subok=False)
-    _scale(x, channel, scale, shift, y)
-    return np.asarray(y <= _along(tau, x, channel))
 
 
 # Local response norm --------------------------------------------------------------------------------------------------
@@ -1401,7 +1438,7 @@ def local_response_norm(
     References
     ----------
     .. [1] A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural
-       Networks", NeurIPS 2012, section 3.3.
+       Networks", NeurIPS 2012.
 
     Examples
     --------
@@ -1413,13 +1450,15 @@ def local_response_norm(
     size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
     _checks.out(out, (x, given))
     y, compute = _target(x, out), _checks.COMPUTED_IN[x.dtype]
-    for i, sample in enumerate(x):
-        xn = sample.astype(compute, copy=False)
-        with _unwarned():
-            scale = _base(xn, channel - 1, size, alpha, k)
-            scale **= -beta
-            scale *= xn
-            y[i] = scale
+
+    def normalize(block: Block) -> None:
+        v = x[block].astype(compute, copy=False)
+        scale = _base(v, channel, size, alpha, k)
+        scale **= -beta
+        scale *= v
+        y[block] = scale
+
+    _by_blocks(normalize, x, channel)
     return y
 
 
@@ -1468,18 +1507,49 @@ def local_response_norm_backward(
     size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
     _checks.out(out, (x, dy, *given))
     dx, compute = _target(x, out), _checks.COMPUTED_IN[x.dtype]
-    for i, sample in enumerate(x):
-        xn, g = sample.astype(compute, copy=False), dy[i].astype(compute, copy=False)
-        with _unwarned():
-            base = _base(xn, channel - 1, size, alpha, k)
-            pulled = g * base**-beta
-            base = pulled * xn / base
-            spread = _neighbours(base, channel - 1, (size - 1) // 2, size // 2)
-            spread *= xn
-            spread *= -2.0 * alpha * beta / size
-            spread += pulled
-            dx[i] = spread
+
+    def differentiate(block: Block) -> None:
+        v, g = (a[block].astype(compute, copy=False) for a in (x, dy))
+        base = _base(v, channel, size, alpha, k)
+        pulled = g * base**-beta
+        np.divide(pulled * v, base, out=base)
+        spread = _neighbours(base, channel, (size - 1) // 2, size // 2)
+        spread *= v
+        spread *= -2.0 * alpha * beta / size
+        spread += pulled
+        dx[block] = spread
+
+    _by_blocks(differentiate, x, channel)
     return dx
+
+
+def _by_blocks(work: Callable[[Block], None], x: Array, channel: int) -> None:
+    """Call `work` with the indices of blocks of x that have all channels, on as many threads as are good for it."""
+
+    def unwarned(block: Block) -> None:
+        with _unwarned():  # which holds for a thread
+            work(block)
+
+    with _runtime.team((work.__qualname__, x.shape, x.strides, x.dtype), x.nbytes) as threads:
+        if threads == 1:
+            for block in _blocks(x, channel):
+                unwarned(block)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(unwarned, _blocks(x, channel)))
+
+
+def _blocks(x: Array, channel: int) -> Iterator[Block]:
+    """Some samples each, or some positions of one along the longest of their axes."""
+    positions = [a for a in range(1, x.ndim) if a != channel]
+    for samples in _slabs(x):
+        if not positions:
+            yield (samples,)
+            continue
+        axis = max(positions, key=x.shape.__getitem__)
+        step = _step(x[samples], x.shape[axis])
+        for first in range(0, x.shape[axis], step):
+            yield samples, *[slice(None)] * (axis - 1), slice(first, first + step)
 
 
 def _neighbourhood(size: Any, alpha: Any, beta: Any, k: Any) -> tuple[int, float, float, float]:

@@ -225,6 +225,7 @@ def test_is_the_definition_in_every_dtype(variant, dtype):
         assert_close(value, wanted, 2e-7)
 
 
+RESPONSES = global_response_norm, filter_response_norm
 NORMALIZATIONS = [v for v in VARIANTS if "where" in inspect.signature(v.formula).parameters]
 
 
@@ -255,6 +256,29 @@ def test_activation_residual_and_mask_are_those_of_the_operations(variant, layou
             assert memory_order(gradient) == memory_order(x)
             gradient = np.moveaxis(gradient, axis, 1)
         assert_close(gradient, expected.numpy(), 1e-13)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.formula in RESPONSES], ids=str)
+def test_padding_of_response_norms_is_as_if_absent(variant, layout):
+    lengths = np.array([7, 2, 5, 0, 1])
+    where = np.arange(7)[:, None] < lengths[:, None, None, None]
+    left_out = np.where(where, 0, np.nan)
+    axis, x, dy, mask = laid_out(variant, layout, data() + left_out, data(1) + left_out, where)
+    y, statistics = variant.forward(fastbn, x, weighted(variant), axis=axis, where=mask)
+    dx, *sums = variant.backward(fastbn, dy, x, statistics, weighted(variant), axis=axis, where=mask)
+    expected = [np.zeros(6) for _ in sums]
+    for n, length in enumerate(lengths):
+        own, padding = np.s_[n : n + 1, :, :length], np.s_[n, :, length:]
+        alone, (saved,) = variant.forward(fastbn, data()[own], weighted(variant))
+        gradients = variant.backward(fastbn, data(1)[own], data()[own], (saved,), weighted(variant))
+        for result, wanted in ((y, alone), (dx, gradients[0])):
+            assert_close(np.moveaxis(result, axis, 1)[own], wanted, 1e-13)
+            assert not np.moveaxis(result, axis, 1)[padding].any()
+        for total, gradient in zip(expected, gradients[1:], strict=True):
+            total += gradient
+    for gradient, wanted in zip(sums, expected, strict=True):
+        assert_close(gradient, wanted, 1e-13)
 
 
 @pytest.mark.parametrize("variant", NORMALIZATIONS, ids=str)
@@ -352,8 +376,9 @@ def test_no_array_of_the_inputs_size_is_made_beside_the_result(variant, layout):
     _, statistics = variant.forward(fastbn, x, arguments, axis=axis, out=out)
     variant.backward(fastbn, x, x, statistics, arguments, axis=axis, out=out)  # compiled, before memory is counted
     tracemalloc.start()
-    variant.forward(fastbn, x, arguments, axis=axis, out=out)
-    variant.backward(fastbn, x, x, statistics, arguments, axis=axis, out=out)
+    with fastbn.num_threads(1):  # each has blocks of its own
+        variant.forward(fastbn, x, arguments, axis=axis, out=out)
+        variant.backward(fastbn, x, x, statistics, arguments, axis=axis, out=out)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # a few copies of some of 256 samples, or statistics of each position: two numbers for 48
