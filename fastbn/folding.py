@@ -71,7 +71,7 @@ def fold(
     References
     ----------
     .. [1] B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-       Inference", CVPR 2018, section 3.2.
+       Inference", CVPR 2018.
 
     Examples
     --------

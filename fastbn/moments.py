@@ -159,7 +159,7 @@ class Moments:
     References
     ----------
     .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
-       Variances", COMPSTAT 1982, section 2.
+       Variances", COMPSTAT 1982, pp. 30-41.
 
     Examples
     --------
@@ -451,7 +451,7 @@ def population_statistics(
 
     References
     ----------
-    .. [1] Y. Wu and J. Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, 2021, section 3.
+    .. [1] Y. Wu and J. Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, 2021.
 
     Examples
     --------
