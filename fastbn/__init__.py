@@ -1,6 +1,7 @@
 """fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward."""
 
 from fastbn._config import show_config
+from fastbn._memory import get_memory_pool, set_memory_pool
 from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn._warmup import warmup
 from fastbn.double_backward import (
@@ -114,6 +115,7 @@ __all__ = [
     "filter_response_norm_backward",
     "filter_response_norm_forward",
     "fold",
+    "get_memory_pool",
     "get_num_threads",
     "ghost_batch_norm_backward",
     "ghost_batch_norm_forward",
@@ -140,6 +142,7 @@ __all__ = [
     "rms_norm_backward",
     "rms_norm_double_backward",
     "rms_norm_forward",
+    "set_memory_pool",
     "set_num_threads",
     "show_config",
     "warmup",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _launch, _runtime, _views
+from fastbn import _checks, _launch, _memory, _runtime, _views
 from fastbn.kernels import activations, runs
 
 Array = NDArray[Any]
@@ -86,8 +86,8 @@ def _target(x: Array, order: Any, out: Array | None) -> Array:
     if out is not None and (out if order is None else out.transpose(order)).flags.c_contiguous:
         return out
     if order is None:
-        return np.empty(x.shape, x.dtype)
-    return np.empty([x.shape[a] for a in order], x.dtype).transpose(_inverse(order))
+        return _memory.empty(x.shape, x.dtype)
+    return _memory.empty([x.shape[a] for a in order], x.dtype).transpose(_inverse(order))
 
 
 def _deliver(y: Array, out: Array | None) -> Array:
@@ -198,7 +198,7 @@ def normalize_sum(
     x, residual = np.ascontiguousarray(x), np.ascontiguousarray(residual)
     view: Any = _views.layer_view(x.shape, None, trailing)
     mean, var = np.empty(view.groups) if centered else _EMPTY, np.empty(view.groups)
-    y, summed = _target(x, None, out), np.empty(x.shape, x.dtype)
+    y, summed = _target(x, None, out), _target(x, None, None)
     if x.size:
         both, affine = (_flat(x), _flat(residual)), (_weights(w, view), _weights(b, view))
         call = _launch.Forward(both, _flat(y), *affine, eps, mean, var, centered, summed=_flat(summed))

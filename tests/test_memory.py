@@ -1,0 +1,211 @@
+"""Memory of results that is used again: never by two arrays at a time, bounded, and given back."""
+
+import gc
+import os
+import random
+import sys
+import threading
+
+import numpy as np
+import pytest
+from processes import python
+
+import fastbn
+from fastbn import _memory
+
+SIZE = 1 << 12
+
+
+@pytest.fixture(autouse=True)
+def small_results_count(monkeypatch):
+    before = fastbn.get_memory_pool()
+    monkeypatch.setattr(_memory, "LEAST", SIZE)
+    fastbn.set_memory_pool(0)
+    fastbn.set_memory_pool(64 * SIZE)
+    yield
+    fastbn.set_memory_pool(before)
+
+
+def result(nbytes=SIZE):
+    return fastbn.layer_norm(np.ones((nbytes // 64, 16), np.float32), 16)
+
+
+def address(a):
+    return a.__array_interface__["data"][0]
+
+
+def held():
+    return sum(buffer.nbytes for _, buffer in _memory._held)
+
+
+def test_memory_is_used_again():
+    y = result()
+    first = address(y)
+    del y
+    assert address(result()) == first
+    assert address(result(2 * SIZE)) != first
+
+
+@pytest.mark.parametrize(
+    "over",
+    [lambda y: y[:1], lambda y: y.T, lambda y: y.reshape(-1)[5:].view(np.int32), lambda y: y[:1][:, 3:], memoryview],
+    ids=["part", "transposed", "other type", "view of view", "buffer"],
+)
+def test_not_while_anything_lies_over_it(over):
+    y = result()
+    first = address(y)
+    view = over(y)
+    del y
+    gc.collect()
+    assert address(result()) != first
+    del view
+    assert address(result()) == first
+
+
+def test_no_two_live_arrays_share_memory():
+    """In eight threads at once, results and views of them come and go, each filled with a number of its own."""
+    errors = []
+
+    def work(seed):
+        rng, alive = random.Random(seed), []
+        try:
+            for number in range(seed * 1000, seed * 1000 + 600):
+                y = _memory.empty((rng.randint(1, 3) * SIZE // 64, 16), np.dtype(np.float32))
+                y[...] = number
+                alive.append((y if rng.random() < 0.5 else y[rng.randrange(len(y)) :, 2:], number))
+                rng.shuffle(alive)
+                del alive[rng.randrange(12) :]
+                if rng.random() < 0.02:
+                    gc.collect()
+                for array, own in alive:
+                    assert (array == own).all()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert 0 < held() <= 64 * SIZE
+
+
+def test_results_of_one_loop_keep_what_they_showed():
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((SIZE // 64, 16)).astype(np.float32) for _ in range(20)]
+    kept = [fastbn.layer_norm(x, 16) for x in inputs for _ in range(3)][::3]
+    for x, y in zip(inputs, kept, strict=True):
+        np.testing.assert_array_equal(y, fastbn.layer_norm(x, 16, out=np.empty_like(x)))
+
+
+def test_what_is_kept_is_bounded():
+    results = [result(k * SIZE) for k in range(1, 30)]
+    del results
+    assert 32 * SIZE < held() <= 64 * SIZE
+    fastbn.set_memory_pool(SIZE)
+    assert held() <= SIZE
+    y = result(8 * SIZE)  # larger than all that may be kept
+    del y
+    assert held() <= SIZE
+
+
+def test_turned_off():
+    fastbn.set_memory_pool(0)
+    assert fastbn.get_memory_pool() == 0
+    y = result()
+    assert y.flags.owndata
+    del y
+    assert held() == 0
+
+
+def test_what_nothing_asks_for_is_given_back(monkeypatch):
+    y, z = result(), result(2 * SIZE)
+    del y
+    now = _memory.monotonic()
+    monkeypatch.setattr(_memory, "monotonic", lambda: now + 1000)
+    del z
+    assert held() == 2 * SIZE
+
+
+def test_a_result_may_go_while_the_pool_is_at_work():
+    """The garbage collector may run anywhere, so also where the lock is held."""
+    y = result()
+    with _memory._lock:
+        del y
+    assert held() == 0
+    _memory._settle()
+    assert held() == SIZE
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_forked_while_the_pool_was_at_work():
+    python(
+        f"""
+import os, threading, numpy as np
+from fastbn import _memory
+_memory.LEAST = {SIZE}
+y = _memory.empty(({SIZE},), np.dtype(np.uint8))
+held, go = threading.Event(), threading.Event()
+
+def hold():
+    with _memory._lock:
+        held.set()
+        go.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    del y
+    _memory.empty(({SIZE},), np.dtype(np.uint8))
+    os._exit(7)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+go.set()
+thread.join()
+assert code == 7
+print("right")
+"""
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident memory is read from /proc")
+def test_the_system_gets_it_back():
+    python(
+        """
+import numpy as np, fastbn
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+x = np.ones((1 << 21, 16), np.float32)
+y = fastbn.layer_norm(x, 16)
+full = resident()
+del y
+assert resident() > full - (1 << 26)  # 128 MiB are kept
+fastbn.set_memory_pool(0)
+assert resident() < full - (1 << 26)
+print("right")
+""",
+    )
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "1.5"])
+def test_an_environment_that_says_nothing_of_use(text):
+    out, _ = python(
+        """
+import numpy as np, fastbn
+try:
+    fastbn.layer_norm(np.ones((1 << 20, 16), np.float32), 16)
+except ValueError as error:
+    print(error)
+""",
+        FASTBN_MEMORY_POOL=text,
+    )
+    assert "FASTBN_MEMORY_POOL" in out
+    assert text in out
+
+
+@pytest.mark.parametrize(("limit", "error"), [("1", TypeError), (1.0, TypeError), (None, TypeError), (-1, ValueError)])
+def test_limits_that_are_none(limit, error):
+    with pytest.raises(error, match="nbytes is"):
+        fastbn.set_memory_pool(limit)
