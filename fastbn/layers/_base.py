@@ -1,0 +1,321 @@
+"""State and contexts, which all layers have, and what batch and instance norm share."""
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Context:
+    """What a forward leaves for its backward: the input itself, not a copy, and the statistics that normalized it."""
+
+    x: Any
+    mean: Any = None  # an array, or None for norms that do not centre
+    rstd: Any = None  # an array, or None for local response norm
+    training: bool = True  # False: the statistics were constants, no gradient flows through them
+    correction: tuple[Array, Array] | None = None  # r and d of batch renormalization
+
+
+class IncompatibleKeys(NamedTuple):
+    """What ``load_state_dict(state, strict=False)`` passed over."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def index(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer (got {value!r})") from None
+
+
+def positive(name: str, value: Any) -> int:
+    number = index(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1 (got {number})")
+    return number
+
+
+def _floating(dtype: DTypeLike) -> np.dtype[Any]:
+    # None would mean float64 to NumPy; kind V is bfloat16, which NumPy does not know as a float
+    if dtype is None or np.dtype(dtype).kind not in "fV":
+        raise TypeError(f"dtype must be a floating-point type (got {dtype!r})")
+    return np.dtype(dtype)
+
+
+def check_rank(x: Array, ranks: tuple[int, ...]) -> None:
+    if x.ndim not in ranks:
+        raise ValueError(f"expected {' or '.join(f'{rank}D' for rank in ranks)} input (got {x.ndim}D input)")
+
+
+def check_channels(x: Array, axis: int, name: str, channels: int) -> None:
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis={axis} is out of range for an input of shape {x.shape}")
+    if x.shape[axis] != channels:
+        raise ValueError(
+            f"expected input's size at axis={axis} to match {name} ({channels}), but got: {x.shape[axis]} "
+            f"(input shape {x.shape})"
+        )
+
+
+class Layer(ABC):
+    """State and contexts; a subclass picks the functional calls: `_infer`, `forward` and `_gradients`."""
+
+    _buffers: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, shape: int | tuple[int, ...], weight: bool, bias: bool, dtype: DTypeLike) -> None:
+        self.dtype = _floating(dtype)
+        self.training = True
+        self.parameters: dict[str, Array] = {}
+        if weight:
+            self.parameters["weight"] = np.ones(shape, self.dtype)
+        if weight and bias:
+            self.parameters["bias"] = np.zeros(shape, self.dtype)
+        self.grads: dict[str, Array] = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+        self._constants: dict[str, Array] = {}  # parameters that have been frozen
+        self._context: Context | None = None
+
+    @property
+    def weight(self) -> Array | None:
+        """The array ``parameters["weight"]``, or None; assigning writes into the array."""
+        return self.parameters.get("weight", self._constants.get("weight"))
+
+    @weight.setter
+    def weight(self, value: ArrayLike) -> None:
+        (self.parameters | self._constants)["weight"][...] = value
+
+    @property
+    def bias(self) -> Array | None:
+        """The array ``parameters["bias"]``, or None; assigning writes into the array."""
+        return self.parameters.get("bias", self._constants.get("bias"))
+
+    @bias.setter
+    def bias(self, value: ArrayLike) -> None:
+        (self.parameters | self._constants)["bias"][...] = value
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Normalize `x`; in training mode, keep what `backward` needs in place of what the last call kept."""
+        if not self.training:
+            return self._infer(x)
+        y, self._context = self.forward(x)
+        return y
+
+    @abstractmethod
+    def _infer(self, x: ArrayLike) -> Array:
+        """The output in evaluation mode, and nothing else."""
+
+    @abstractmethod
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        """Normalize `x` and hand the context to the caller; the layer keeps nothing.
+
+        This is the way to apply a layer several times before its backward, or to differentiate in evaluation mode.
+
+        Parameters
+        ----------
+        x : array_like
+            Input, as for calling the layer.
+
+        Returns
+        -------
+        y : ndarray
+            Output, of x's shape and dtype.
+        context : Context
+            To be passed to `backward`, as often as wanted.  It holds `x` itself, not a copy: leave `x` as it is until
+            the backward is done.
+        """
+
+    @abstractmethod
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        """dx, dweight and, where the operation has a bias, dbias."""
+
+    def backward(self, dy: ArrayLike, context: Context | None = None) -> Array:
+        """Gradient of the input; the gradients of the parameters are added to `grads`.
+
+        Parameters
+        ----------
+        dy : array_like
+            Gradient of the output, of its shape.
+        context : Context, optional
+            What `forward` returned.  Without it the context of the last ``layer(x)`` in training mode is used and let
+            go of.
+
+        Returns
+        -------
+        dx : ndarray
+            Gradient of the input, of its shape.
+
+        Raises
+        ------
+        ValueError
+            If there is no context, or `dy` does not have the output's shape.
+        TypeError
+            If `context` is not a context.
+
+        Notes
+        -----
+        The parameters enter as they are now: update them after the backward, not between forward and backward.
+        """
+        used = self._context if context is None else context
+        if used is None:
+            raise ValueError(
+                "backward before forward: call layer(x) in training mode once for each backward, "
+                "or pass the context that layer.forward(x) returned"
+            )
+        if not isinstance(used, Context):
+            raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
+        dx, *gradients = self._gradients(dy, used)
+        for name, gradient in zip(("weight", "bias", "tau"), gradients, strict=False):
+            if name in self.grads:
+                self.grads[name] += gradient
+        if context is None:
+            self._context = None
+        return dx
+
+    def zero_grad(self) -> None:
+        """Set the gradients to zero, in place."""
+        for gradient in self.grads.values():
+            gradient[...] = 0
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, or evaluation mode with False; returns the layer.
+
+        Evaluation mode lets go of the kept context.
+        """
+        self.training = bool(mode)
+        if not mode:
+            self._context = None
+        return self
+
+    def eval(self) -> Self:
+        """Set evaluation mode; returns the layer."""
+        return self.train(False)
+
+    def _state(self) -> dict[str, Array]:
+        buffers = {name: getattr(self, name) for name in self._buffers}
+        return self.parameters | self._constants | {name: value for name, value in buffers.items() if value is not None}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of parameters and running statistics, under torch's keys.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Those of weight, bias, tau, running_mean, running_var (all of the layer's dtype) and num_batches_tracked
+            (int64, 0-d) that the layer has.
+        """
+        return {name: value.copy() for name, value in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> IncompatibleKeys:
+        """Copy `state` into the layer's arrays, in place.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            As returned by `state_dict`, of this layer or, converted to NumPy, of torch's.
+        strict : bool
+            Whether keys must agree.  Shapes must agree in any case.
+
+        Returns
+        -------
+        IncompatibleKeys
+            Lists `missing_keys` and `unexpected_keys`; empty if `strict`.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing or unexpected, or shapes or dtypes do not fit; all of them are named, and nothing was
+            changed.
+        TypeError
+            If `state` is not a mapping.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping from names to arrays (got {type(state).__name__})")
+        own = self._state()
+        new = {name: np.asarray(state[name]) for name in own if name in state}
+        missing, unexpected = [name for name in own if name not in new], [str(key) for key in state if key not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing keys: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected keys: {', '.join(unexpected)}")
+        for name, value in new.items():
+            if value.shape != own[name].shape:
+                problems.append(f"size mismatch for {name}: {value.shape} in the state, {own[name].shape} in the layer")
+            if not np.can_cast(value.dtype, own[name].dtype, "same_kind"):
+                problems.append(f"dtype of {name}: {value.dtype} in the state, {own[name].dtype} in the layer")
+        if problems:
+            raise ValueError("\n  ".join([f"cannot load the state into {self}:", *problems]))
+        for name, value in new.items():
+            np.copyto(own[name], value, casting="same_kind")
+        return IncompatibleKeys(missing, unexpected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_context": None}  # a saved or copied layer is a model, not a step of its training
+
+    @abstractmethod
+    def _describe(self) -> str:
+        """The arguments as torch's repr writes them."""
+
+    def __repr__(self) -> str:
+        axis = getattr(self, "axis", 1)
+        extras = (f", axis={axis}" if axis != 1 else "") + (f", dtype={self.dtype}" if self.dtype != np.float32 else "")
+        return f"{type(self).__name__}({self._describe()}{extras})"
+
+
+class ChannelNorm(Layer):
+    """What batch and instance norm share: a number of features, an axis, and running statistics on request."""
+
+    _buffers = ("running_mean", "running_var", "num_batches_tracked")
+    _ranks: ClassVar[tuple[int, ...]]
+
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_features = positive("num_features", num_features)
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = bool(affine)
+        self.axis = index("axis", axis)
+        super().__init__(self.num_features, affine, bias, dtype)
+        self.running_mean = np.zeros(self.num_features, self.dtype) if track_running_stats else None
+        self.running_var = np.ones(self.num_features, self.dtype) if track_running_stats else None
+        self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+
+    @property
+    def track_running_stats(self) -> bool:
+        """Whether the layer has running statistics."""
+        return self.running_mean is not None
+
+    def _by_running(self, x: Array) -> bool:
+        """Whether running statistics, if there are any, normalize x."""
+        return not self.training
+
+    def _running_context(self, x: Array) -> Context | None:
+        """A snapshot of the running statistics where these normalize x."""
+        if self.running_mean is None or self.running_var is None or not self._by_running(x):
+            return None
+        rstd = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        return Context(x, self.running_mean.astype(np.float64), rstd, training=False)
+
+    def _describe(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
+        )

@@ -1,0 +1,256 @@
+"""Batch normalization."""
+
+import operator
+from typing import Any, Literal, Self, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastbn import _checks
+from fastbn import functional as F
+from fastbn import variants as V
+from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank, positive
+
+
+class _BatchNorm(ChannelNorm):
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+        on_single: Literal["raise", "eval", "zero"] = "raise",
+        virtual_batch_size: SupportsIndex | None = None,
+        renorm: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, axis=axis, dtype=dtype)
+        self.on_single = on_single
+        self.virtual_batch_size = virtual_batch_size
+        self.renorm = renorm
+        self.frozen = False
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if self.on_single not in ("raise", "eval", "zero"):
+            raise ValueError(f"on_single must be 'raise', 'eval' or 'zero' (got {self.on_single!r})")
+        if self.renorm is not None and np.shape(self.renorm) != (2,):
+            raise ValueError(f"renorm must be a pair of limits, r_max and d_max (got {self.renorm!r})")
+        ghost = self.virtual_batch_size is not None
+        needing = {"on_single='eval'": self.on_single == "eval", "virtual_batch_size": ghost, "renorm": self.renorm}
+        if not self.track_running_stats and any(needing.values()):
+            names = " and ".join(name for name, given in needing.items() if given)
+            raise ValueError(f"{names} cannot do without running statistics (got track_running_stats=False)")
+        if not ghost:
+            return
+        positive("virtual_batch_size", self.virtual_batch_size)
+        beside = {"renorm": self.renorm, "on_single": self.on_single != "raise", "momentum=None": self.momentum is None}
+        if any(beside.values()):
+            names = " and ".join(name for name, given in beside.items() if given)
+            raise ValueError(f"virtual_batch_size cannot be combined with {names}")
+
+    def freeze(self, affine: bool = True) -> Self:
+        """Normalize by the running statistics in training mode too, and leave them as they are; returns the layer.
+
+        Parameters
+        ----------
+        affine : bool
+            Whether weight and bias become constants as well.  They are then in `state_dict`, but not in `parameters`
+            and `grads`: tell optimisers after freezing what to update.
+
+        Raises
+        ------
+        ValueError
+            If the layer keeps no running statistics.
+        """
+        if not self.track_running_stats:
+            raise ValueError(f"cannot freeze {self}: it keeps no running statistics")
+        self.unfreeze()
+        self.frozen = True
+        if affine:
+            self._constants.update(self.parameters)
+            self.parameters.clear()
+            self.grads.clear()
+        return self
+
+    def unfreeze(self) -> Self:
+        """Undo `freeze`; the gradients of weight and bias begin at zero; returns the layer."""
+        self.frozen = False
+        self.parameters.update(self._constants)
+        self.grads.update({name: np.zeros_like(value) for name, value in self._constants.items()})
+        self._constants.clear()
+        return self
+
+    def _checked(self, x: ArrayLike) -> Array:
+        x = np.asarray(x)
+        check_rank(x, self._ranks)
+        check_channels(x, self.axis, "num_features", self.num_features)
+        return x
+
+    def _is_single(self, x: Array, treatment: str) -> bool:
+        """Whether x has one value a channel and is to be treated so."""
+        return self.on_single == treatment and x.size == self.num_features
+
+    def _by_running(self, x: Array) -> bool:
+        return not self.training or self.frozen or self._is_single(x, "eval")
+
+    def _infer(self, x: ArrayLike) -> Array:
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(
+            self._checked(x), mean, var, self.weight, self.bias, mean is None, 0.0, self.eps, axis=self.axis
+        )
+
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        x = self._checked(x)
+        if constant := self._running_context(x):
+            return self._infer(x), constant
+        if self._is_single(x, "zero"):
+            return self._without_deviation(x)
+        y, context = self._normalize(x)
+        if self.num_batches_tracked is not None and x.size:  # an empty batch has no part in the statistics
+            self.num_batches_tracked[()] += 1 if self.virtual_batch_size is None else len(context.mean)
+        return y, context
+
+    def _normalize(self, x: Array) -> tuple[Array, Context]:
+        """By the batch's own statistics."""
+        affine = self.weight, self.bias
+        running: tuple[Any, Any] = self.running_mean, self.running_var
+        momentum = self._weight_of_batch()
+        if self.virtual_batch_size is not None:
+            size = operator.index(self.virtual_batch_size)
+            y, mean, rstd = V.ghost_batch_norm_forward(x, size, *affine, *running, momentum, self.eps, axis=self.axis)
+            return y, Context(x, mean, rstd)
+        if self.renorm is not None:
+            r_max, d_max = self.renorm
+            y, mean, rstd, r, d = V.batch_renorm_forward(
+                x, *running, *affine, momentum, self.eps, r_max, d_max, axis=self.axis
+            )
+            return y, Context(x, mean, rstd, correction=(r, d))
+        y, mean, rstd = F.batch_norm_forward(x, *affine, *running, momentum, self.eps, axis=self.axis)
+        return y, Context(x, mean, rstd)
+
+    def _without_deviation(self, x: Array) -> tuple[Array, Context]:
+        """One value a channel is its own mean: y is the bias, and no gradient reaches x or weight."""
+        mean, zeros = x.reshape(self.num_features).astype(np.float64), np.zeros(self.num_features)
+        y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis)
+        return y, Context(x, mean, zeros)
+
+    def _weight_of_batch(self) -> float:
+        """The momentum for the batch at hand; None makes all batches weigh the same."""
+        if self.momentum is not None:
+            return self.momentum
+        return 1.0 if self.num_batches_tracked is None else 1 / (self.num_batches_tracked.item() + 1)
+
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        x, mean, rstd = context.x, context.mean, context.rstd
+        if context.correction:
+            return V.batch_renorm_backward(dy, x, mean, rstd, *context.correction, self.weight, axis=self.axis)
+        if mean.ndim == 2:  # of ghost batches
+            size = operator.index(self.virtual_batch_size)  # type: ignore[arg-type]
+            return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, axis=self.axis)
+        if not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
+            dy, _ = _checks.gradient(dy, x)
+            return (F.batch_norm(dy, np.zeros_like(rstd), rstd**-2.0, self.weight, eps=0.0, axis=self.axis),)
+        return F.batch_norm_backward(dy, x, mean, rstd, self.weight, axis=self.axis, training=context.training)
+
+    def _describe(self) -> str:
+        usual = {"on_single": "raise", "virtual_batch_size": None, "renorm": None, "frozen": False}
+        unusual = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        return super()._describe() + "".join(f", {name}={value!r}" for name, value in unusual.items())
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalization of (N, C) or (N, C, L) input, with statistics per channel.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels, C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Weight of the new batch in the running statistics; None gives every batch the same weight (cumulative average).
+    affine : bool
+        Whether there are a weight and a bias, both of shape (C,).
+    track_running_stats : bool
+        Whether running_mean, running_var (shape (C,)) and num_batches_tracked are kept.  Evaluation mode normalizes
+        with them, or, if there are none, with the statistics of the batch.
+    bias : bool
+        Whether an affine layer has a bias.
+    axis : int
+        Axis of the channels: 1, or -1 for channels-last input.
+    dtype : dtype
+        Type of parameters, gradients and running statistics.  The output has the input's.
+    on_single : {"raise", "eval", "zero"}
+        What training does with one value per channel: refuse it, normalize it by the running statistics as evaluation
+        would, or take it for its own mean, so that the output is the bias.  The running statistics stay as they are.
+    virtual_batch_size : int, optional
+        Normalize so many consecutive samples at a time in training; see `ghost_batch_norm_forward`.  Each ghost batch
+        counts as a batch.
+    renorm : pair of float, optional
+        Batch renormalization with these limits r_max and d_max, which may be assigned anew during training; see
+        `batch_renorm_forward`.
+
+    Raises
+    ------
+    ValueError
+        If an option needs running statistics that are not kept, or `virtual_batch_size` is combined with `renorm`,
+        `on_single` or a momentum of None.  On calling: if the input's rank or number of channels is another, or
+        training has one value per channel.
+
+    Notes
+    -----
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; running_var takes in the unbiased one.
+
+    ``layer.freeze()`` makes running statistics, weight and bias constants, whatever the mode, and ``layer.unfreeze()``
+    undoes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import BatchNorm1d
+    >>> layer = BatchNorm1d(3)
+    >>> x = np.arange(12.0).reshape(4, 3)
+    >>> y = layer(x)
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> layer.grads["bias"]
+    array([4., 4., 4.], dtype=float32)
+    >>> layer.eval()
+    BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    """
+
+    _ranks = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalization of (N, C, H, W) input; in all else as `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import BatchNorm2d
+    >>> images = np.random.default_rng(0).normal(5, 3, (2, 4, 4, 3))
+    >>> y = BatchNorm2d(3, axis=-1)(images)
+    >>> bool(np.allclose(y.mean((0, 1, 2)), 0)), bool(np.allclose(y.std((0, 1, 2)), 1))
+    (True, True)
+    """
+
+    _ranks = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch normalization of (N, C, D, H, W) input; in all else as `BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import BatchNorm3d
+    >>> BatchNorm3d(2)(np.arange(32.0).reshape(1, 2, 2, 2, 4)).shape
+    (1, 2, 2, 2, 4)
+    """
+
+    _ranks = (5,)

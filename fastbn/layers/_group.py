@@ -1,0 +1,90 @@
+"""Group normalization."""
+
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastbn import functional as F
+from fastbn.layers._base import Array, Context, Layer, check_channels, index, positive
+
+
+class GroupNorm(Layer):
+    """Group normalization of (N, C, ...) input, with statistics per sample and group of neighbouring channels.
+
+    Parameters
+    ----------
+    num_groups : int
+        Number of groups, G; divides C.
+    num_channels : int
+        Number of channels, C.
+    eps : float
+        Added to the variance.
+    affine : bool
+        Whether there are a weight and a bias, both of shape (C,).
+    bias : bool
+        Whether an affine layer has a bias.
+    axis : int
+        Axis of the channels: 1, or -1 for channels-last input.
+    dtype : dtype
+        Type of parameters and gradients.  The output has the input's.
+
+    Raises
+    ------
+    ValueError
+        If G does not divide C; on calling, if the input's number of channels is another.
+
+    Notes
+    -----
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import GroupNorm
+    >>> layer = GroupNorm(2, 4)
+    >>> layer(np.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
+    array([[-1.,  1., -1.,  1.]])
+    """
+
+    def __init__(
+        self,
+        num_groups: SupportsIndex,
+        num_channels: SupportsIndex,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_groups = positive("num_groups", num_groups)
+        self.num_channels = positive("num_channels", num_channels)
+        if self.num_channels % self.num_groups:
+            raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
+        self.eps = eps
+        self.affine = bool(affine)
+        self.axis = index("axis", axis)
+        super().__init__(self.num_channels, affine, bias, dtype)
+
+    def _checked(self, x: ArrayLike) -> Array:
+        x = np.asarray(x)
+        check_channels(x, self.axis, "num_channels", self.num_channels)
+        return x
+
+    def _infer(self, x: ArrayLike) -> Array:
+        return F.group_norm(self._checked(x), self.num_groups, self.weight, self.bias, self.eps, axis=self.axis)
+
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        x = self._checked(x)
+        y, mean, rstd = F.group_norm_forward(x, self.num_groups, self.weight, self.bias, self.eps, axis=self.axis)
+        return y, Context(x, mean, rstd)
+
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        return F.group_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, axis=self.axis)
+
+    def _describe(self) -> str:
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )

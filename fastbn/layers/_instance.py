@@ -1,0 +1,137 @@
+"""Instance normalization."""
+
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastbn import functional as F
+from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
+
+
+class _InstanceNorm(ChannelNorm):
+    def __init__(
+        self,
+        num_features: SupportsIndex,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        axis: SupportsIndex = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, axis=axis, dtype=dtype)
+
+    def _batched(self, x: Array) -> Array:
+        """The checked input with its batch axis; a view where the caller gave a single sample."""
+        check_rank(x, self._ranks)
+        batch = x[None] if x.ndim == self._ranks[0] else x
+        check_channels(batch, self.axis, "num_features", self.num_features)
+        return batch
+
+    def _infer(self, x: ArrayLike) -> Array:
+        x = np.asarray(x)
+        batch = self._batched(x)
+        mean, var = self.running_mean, self.running_var
+        y = F.instance_norm(batch, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps, axis=self.axis)
+        return y if batch is x else y[0]
+
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        x = np.asarray(x)
+        if constant := self._running_context(x):
+            return self._infer(x), constant
+        batch = self._batched(x)
+        # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
+        momentum = 0.0 if self.momentum is None else self.momentum
+        y, mean, rstd = F.instance_norm_with_running(
+            batch, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.axis, None
+        )
+        return y if batch is x else y[0], Context(x, mean, rstd)
+
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        x = context.x
+        single = x.ndim == self._ranks[0]
+        if single:
+            dy, x = np.asarray(dy)[None], x[None]
+        if context.training:
+            dx, *rest = F.instance_norm_backward(dy, x, context.mean, context.rstd, self.weight, axis=self.axis)
+        else:
+            dx, *rest = F.batch_norm_backward(
+                dy, x, context.mean, context.rstd, self.weight, axis=self.axis, training=False
+            )
+        return dx[0] if single else dx, *rest
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Instance normalization of (N, C, L) or (C, L) input, with statistics per sample and channel.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels, C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Weight of the new batch in the running statistics; None leaves them as they are.
+    affine : bool
+        Whether there are a weight and a bias, both of shape (C,).
+    track_running_stats : bool
+        Whether running_mean and running_var (shape (C,), averages over the samples) are kept and normalize in
+        evaluation mode.  num_batches_tracked is kept for torch's sake, and stays as it is.
+    bias : bool
+        Whether an affine layer has a bias.
+    axis : int
+        Axis of the channels, counted in batched input: 1, or -1 for channels-last input.
+    dtype : dtype
+        Type of parameters, gradients and running statistics.  The output has the input's.
+
+    Raises
+    ------
+    ValueError
+        On calling: if the input's rank or number of channels is another, or training has one value per instance.
+
+    Notes
+    -----
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; running_var takes in the unbiased one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import InstanceNorm1d
+    >>> layer = InstanceNorm1d(2)
+    >>> layer(np.array([[1.0, 3.0, 1.0, 3.0], [0.0, 8.0, 0.0, 8.0]])).round(3)
+    array([[-1.,  1., -1.,  1.],
+           [-1.,  1., -1.,  1.]])
+    """
+
+    _ranks = (2, 3)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Instance normalization of (N, C, H, W) or (C, H, W) input; in all else as `InstanceNorm1d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import InstanceNorm2d
+    >>> InstanceNorm2d(3, affine=True)(np.random.default_rng(0).normal(size=(2, 3, 4, 4))).shape
+    (2, 3, 4, 4)
+    """
+
+    _ranks = (3, 4)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Instance normalization of (N, C, D, H, W) or (C, D, H, W) input; in all else as `InstanceNorm1d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import InstanceNorm3d
+    >>> InstanceNorm3d(2)(np.random.default_rng(0).normal(size=(2, 3, 4, 5))).shape
+    (2, 3, 4, 5)
+    """
+
+    _ranks = (4, 5)

@@ -1,0 +1,160 @@
+"""Layer and RMS normalization."""
+
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastbn import _checks
+from fastbn import functional as F
+from fastbn.layers._base import Array, Context, Layer, positive
+
+
+def _dimensions(normalized_shape: Any) -> tuple[int, ...]:
+    sizes = (normalized_shape,) if np.ndim(normalized_shape) == 0 else normalized_shape
+    return tuple(positive("normalized_shape", size) for size in sizes)
+
+
+class LayerNorm(Layer):
+    """Layer normalization over the trailing dimensions, with statistics per sample.
+
+    Parameters
+    ----------
+    normalized_shape : int or iterable of int
+        Sizes of the trailing dimensions to normalize over.
+    eps : float
+        Added to the variance.
+    elementwise_affine : bool
+        Whether there are a weight and a bias, both of shape `normalized_shape`.
+    bias : bool
+        Whether an affine layer has a bias.
+    dtype : dtype
+        Type of parameters and gradients.  The output has the input's.
+
+    Raises
+    ------
+    ValueError
+        On calling: if the input's trailing dimensions are others.
+
+    Notes
+    -----
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance.
+
+    Examples
+    --------
+    A recurrent use, with a context for every step:
+
+    >>> import numpy as np
+    >>> from fastbn.layers import LayerNorm
+    >>> layer = LayerNorm(2)
+    >>> steps = [layer.forward(np.array([[0.0, 2.0 * t]])) for t in (1, 2, 3)]
+    >>> for y, context in reversed(steps):
+    ...     dx = layer.backward(y, context)
+    >>> layer.grads["weight"].round(3)
+    array([3., 3.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: SupportsIndex | Iterable[SupportsIndex],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.normalized_shape = _dimensions(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = bool(elementwise_affine)
+        super().__init__(self.normalized_shape, elementwise_affine, bias, dtype)
+
+    def _infer(self, x: ArrayLike) -> Array:
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y, Context(x, mean, rstd)
+
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        return F.layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight)
+
+    def _describe(self) -> str:
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+class RMSNorm(Layer):
+    """Root-mean-square normalization over the trailing dimensions: layer norm without mean and bias.
+
+    Parameters
+    ----------
+    normalized_shape : int or iterable of int
+        Sizes of the trailing dimensions to normalize over.
+    eps : float or None
+        Added to the mean square; None takes the machine epsilon of the type computed in.
+    elementwise_affine : bool
+        Whether there is a weight, of shape `normalized_shape`.
+    offset : float
+        Added to the weight, which begins at 1 - offset; 1 for weights that are stored as Gemma's are.
+    dtype : dtype
+        Type of the weight and its gradient.  The output has the input's.
+
+    Raises
+    ------
+    ValueError
+        If there is an offset but no weight; on calling, if the input's trailing dimensions are others.
+
+    Notes
+    -----
+    y = x / sqrt(mean(x^2) + eps) * (offset + weight).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import RMSNorm
+    >>> RMSNorm(2)(np.array([[1.0, 7.0]])).round(3)
+    array([[0.2, 1.4]])
+    """
+
+    def __init__(
+        self,
+        normalized_shape: SupportsIndex | Iterable[SupportsIndex],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        *,
+        offset: float = 0.0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.normalized_shape = _dimensions(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = bool(elementwise_affine)
+        self.offset = _checks.real(offset, "offset")
+        super().__init__(self.normalized_shape, elementwise_affine, False, dtype)
+        if self.offset:
+            if not elementwise_affine:
+                raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
+            self.weight = 1.0 - self.offset
+
+    def _scale(self) -> Array | None:
+        if not self.offset or self.weight is None:
+            return self.weight
+        # 1 + weight in half precision would lose most of the weight
+        return self.weight.astype(np.result_type(self.dtype, np.float32)) + np.float32(self.offset)
+
+    def _infer(self, x: ArrayLike) -> Array:
+        return F.rms_norm(x, self.normalized_shape, self._scale(), self.eps)
+
+    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+        y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps)
+        return y, Context(x, None, rstd)
+
+    def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
+        dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale())
+        return dx, dweight.astype(self.dtype, copy=False)
+
+    def _describe(self) -> str:
+        offset = f", offset={self.offset}" if self.offset else ""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}{offset}"
