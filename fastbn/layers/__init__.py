@@ -10,6 +10,14 @@ A layer holds state and calls :mod:`fastbn.functional`, where all arithmetic is.
   ``layer.backward(dy)`` has used it; ``y, context = layer.forward(x)`` hands it out instead, for
   ``layer.backward(dy, context)``.  A context holds `x` itself, not a copy.  In evaluation mode ``layer(x)`` keeps
   nothing, so threads may share a layer.
+
+Of the batch, instance, group, layer and RMS normalizations, each has
+
+- ``activation``, a keyword of the constructor: what y goes through in the same pass over memory, and backward takes
+  back, see :mod:`fastbn.functional`.
+- ``where``, a keyword of the call, ``layer(x, where=mask)`` or ``layer.forward(x, where=mask)``: which elements count.
+- ``residual``, for batch and group norm, likewise: ``layer(x, residual=r)`` is activation(norm(x) + r), and its
+  backward returns a pair, as in ``dx, dr = layer.backward(dy)``.
 """
 
 from fastbn.layers._batch import BatchNorm1d, BatchNorm2d, BatchNorm3d

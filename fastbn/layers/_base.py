@@ -3,24 +3,28 @@
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastbn import _checks
+from fastbn.functional import Activation
 
 Array = NDArray[Any]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Context:
-    """What a forward leaves for its backward: the input itself, not a copy, and the statistics that normalized it."""
+    """What a forward leaves for its backward: its inputs themselves, not copies, and the statistics that were used."""
 
     x: Any
     mean: Any = None  # an array, or None for norms that do not centre
     rstd: Any = None  # an array, or None for local response norm
     training: bool = True  # False: the statistics were constants, no gradient flows through them
     correction: tuple[Array, Array] | None = None  # r and d of batch renormalization
+    also: dict[str, Any] = field(default_factory=dict)  # activation, residual and where, as far as there are
 
 
 class IncompatibleKeys(NamedTuple):
@@ -71,7 +75,16 @@ class Layer(ABC):
 
     _buffers: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, shape: int | tuple[int, ...], weight: bool, bias: bool, dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        weight: bool,
+        bias: bool,
+        dtype: DTypeLike,
+        activation: Activation = None,
+    ) -> None:
+        _checks.activation(activation)
+        self.activation = activation
         self.dtype = _floating(dtype)
         self.training = True
         self.parameters: dict[str, Array] = {}
@@ -101,16 +114,23 @@ class Layer(ABC):
     def bias(self, value: ArrayLike) -> None:
         (self.parameters | self._constants)["bias"][...] = value
 
-    def __call__(self, x: ArrayLike) -> Array:
-        """Normalize `x`; in training mode, keep what `backward` needs in place of what the last call kept."""
+    def _also(self, **given: ArrayLike | None) -> dict[str, Any]:
+        """What a call asks for beside the normalization, by the names of the functions' arguments."""
+        return {"activation": self.activation, **given}
+
+    def __call__(self, x: ArrayLike, **also: ArrayLike | None) -> Array:
+        """Normalize `x`, with the keywords of `forward`.
+
+        In training mode, keep what `backward` needs in place of what the last call kept.
+        """
         if not self.training:
-            return self._infer(x)
-        y, self._context = self.forward(x)
+            return self._infer(x, **also) if also else self._infer(x)  # an empty ** takes 50 ns
+        y, self._context = self.forward(x, **also)
         return y
 
     @abstractmethod
     def _infer(self, x: ArrayLike) -> Array:
-        """The output in evaluation mode, and nothing else."""
+        """The output in evaluation mode, and nothing else; takes the keywords of `forward`."""
 
     @abstractmethod
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
@@ -122,22 +142,27 @@ class Layer(ABC):
         ----------
         x : array_like
             Input, as for calling the layer.
+        residual : array_like, shape and dtype of x, optional
+            Added before the activation.  Batch and group norm take it.
+        where : array_like of bool, optional
+            Which elements count, see the module `fastbn.functional`.  Batch, instance, group, layer and RMS norm take
+            it.
 
         Returns
         -------
         y : ndarray
             Output, of x's shape and dtype.
         context : Context
-            To be passed to `backward`, as often as wanted.  It holds `x` itself, not a copy: leave `x` as it is until
-            the backward is done.
+            To be passed to `backward`, as often as wanted.  It holds `x`, `residual` and `where` themselves, not
+            copies: leave them as they are until the backward is done.
         """
 
     @abstractmethod
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        """dx, dweight and, where the operation has a bias, dbias."""
+        """dx, dweight and, where the operation has a bias, dbias; last, where there is a residual, dresidual."""
 
-    def backward(self, dy: ArrayLike, context: Context | None = None) -> Array:
-        """Gradient of the input; the gradients of the parameters are added to `grads`.
+    def backward(self, dy: ArrayLike, context: Context | None = None) -> Array | Any:
+        """Gradient of the input, or of input and residual; the gradients of the parameters are added to `grads`.
 
         Parameters
         ----------
@@ -150,7 +175,7 @@ class Layer(ABC):
         Returns
         -------
         dx : ndarray
-            Gradient of the input, of its shape.
+            Gradient of the input, of its shape.  If the forward was given a residual, the pair (dx, dresidual).
 
         Raises
         ------
@@ -172,12 +197,13 @@ class Layer(ABC):
         if not isinstance(used, Context):
             raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
         dx, *gradients = self._gradients(dy, used)
+        result = dx if used.also.get("residual") is None else (dx, gradients.pop())
         for name, gradient in zip(("weight", "bias", "tau"), gradients, strict=False):
             if name in self.grads:
                 self.grads[name] += gradient
         if context is None:
             self._context = None
-        return dx
+        return result
 
     def zero_grad(self) -> None:
         """Set the gradients to zero, in place."""
@@ -266,8 +292,12 @@ class Layer(ABC):
 
     def __repr__(self) -> str:
         axis = getattr(self, "axis", 1)
-        extras = (f", axis={axis}" if axis != 1 else "") + (f", dtype={self.dtype}" if self.dtype != np.float32 else "")
-        return f"{type(self).__name__}({self._describe()}{extras})"
+        extras = (
+            f", axis={axis}" if axis != 1 else "",
+            f", dtype={self.dtype}" if self.dtype != np.float32 else "",
+            f", activation={self.activation!r}" if self.activation is not None else "",
+        )
+        return f"{type(self).__name__}({self._describe()}{''.join(extras)})"
 
 
 class ChannelNorm(Layer):
@@ -287,13 +317,14 @@ class ChannelNorm(Layer):
         bias: bool = True,
         axis: SupportsIndex = 1,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
         self.num_features = positive("num_features", num_features)
         self.eps = eps
         self.momentum = momentum
         self.affine = bool(affine)
         self.axis = index("axis", axis)
-        super().__init__(self.num_features, affine, bias, dtype)
+        super().__init__(self.num_features, affine, bias, dtype, activation)
         self.running_mean = np.zeros(self.num_features, self.dtype) if track_running_stats else None
         self.running_var = np.ones(self.num_features, self.dtype) if track_running_stats else None
         self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
@@ -307,12 +338,12 @@ class ChannelNorm(Layer):
         """Whether running statistics, if there are any, normalize x."""
         return not self.training
 
-    def _running_context(self, x: Array) -> Context | None:
+    def _running_context(self, x: Array, also: dict[str, Any]) -> Context | None:
         """A snapshot of the running statistics where these normalize x."""
         if self.running_mean is None or self.running_var is None or not self._by_running(x):
             return None
         rstd = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-        return Context(x, self.running_mean.astype(np.float64), rstd, training=False)
+        return Context(x, self.running_mean.astype(np.float64), rstd, training=False, also=also)
 
     def _describe(self) -> str:
         return (

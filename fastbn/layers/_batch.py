@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbn import _checks
 from fastbn import functional as F
 from fastbn import variants as V
+from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank, positive
 
 
@@ -27,8 +28,10 @@ class _BatchNorm(ChannelNorm):
         on_single: Literal["raise", "eval", "zero"] = "raise",
         virtual_batch_size: SupportsIndex | None = None,
         renorm: tuple[float, float] | None = None,
+        activation: Activation = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, axis=axis, dtype=dtype)
+        options: dict[str, Any] = {"bias": bias, "axis": axis, "dtype": dtype, "activation": activation}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
         self.on_single = on_single
         self.virtual_batch_size = virtual_batch_size
         self.renorm = renorm
@@ -98,46 +101,56 @@ class _BatchNorm(ChannelNorm):
     def _by_running(self, x: Array) -> bool:
         return not self.training or self.frozen or self._is_single(x, "eval")
 
-    def _infer(self, x: ArrayLike) -> Array:
+    def _infer(self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None) -> Array:
         mean, var = self.running_mean, self.running_var
         return F.batch_norm(
-            self._checked(x), mean, var, self.weight, self.bias, mean is None, 0.0, self.eps, axis=self.axis
+            self._checked(x),
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            mean is None,
+            0.0,
+            self.eps,
+            axis=self.axis,
+            activation=self.activation,
+            residual=residual,
+            where=where,
         )
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        x = self._checked(x)
-        if constant := self._running_context(x):
-            return self._infer(x), constant
+    def forward(
+        self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
+    ) -> tuple[Array, Context]:
+        x, also = self._checked(x), self._also(residual=residual, where=where)
+        if constant := self._running_context(x, also):
+            return self._infer(x, residual=residual, where=where), constant
         if self._is_single(x, "zero"):
-            return self._without_deviation(x)
-        y, context = self._normalize(x)
+            return self._without_deviation(x, also)
+        y, context = self._normalize(x, also)
         if self.num_batches_tracked is not None and x.size:  # an empty batch has no part in the statistics
             self.num_batches_tracked[()] += 1 if self.virtual_batch_size is None else len(context.mean)
         return y, context
 
-    def _normalize(self, x: Array) -> tuple[Array, Context]:
+    def _normalize(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
         """By the batch's own statistics."""
-        affine = self.weight, self.bias
+        affine, momentum = (self.weight, self.bias), self._weight_of_batch()
         running: tuple[Any, Any] = self.running_mean, self.running_var
-        momentum = self._weight_of_batch()
+        more = {"axis": self.axis, **also}
         if self.virtual_batch_size is not None:
             size = operator.index(self.virtual_batch_size)
-            y, mean, rstd = V.ghost_batch_norm_forward(x, size, *affine, *running, momentum, self.eps, axis=self.axis)
-            return y, Context(x, mean, rstd)
+            y, mean, rstd = V.ghost_batch_norm_forward(x, size, *affine, *running, momentum, self.eps, **more)
+            return y, Context(x, mean, rstd, also=also)
         if self.renorm is not None:
-            r_max, d_max = self.renorm
-            y, mean, rstd, r, d = V.batch_renorm_forward(
-                x, *running, *affine, momentum, self.eps, r_max, d_max, axis=self.axis
-            )
-            return y, Context(x, mean, rstd, correction=(r, d))
-        y, mean, rstd = F.batch_norm_forward(x, *affine, *running, momentum, self.eps, axis=self.axis)
-        return y, Context(x, mean, rstd)
+            y, mean, rstd, r, d = V.batch_renorm_forward(x, *running, *affine, momentum, self.eps, *self.renorm, **more)
+            return y, Context(x, mean, rstd, correction=(r, d), also=also)
+        y, mean, rstd = F.batch_norm_forward(x, *affine, *running, momentum, self.eps, **more)
+        return y, Context(x, mean, rstd, also=also)
 
-    def _without_deviation(self, x: Array) -> tuple[Array, Context]:
+    def _without_deviation(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
         """One value a channel is its own mean: y is the bias, and no gradient reaches x or weight."""
         mean, zeros = x.reshape(self.num_features).astype(np.float64), np.zeros(self.num_features)
-        y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis)
-        return y, Context(x, mean, zeros)
+        y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis, **also)
+        return y, Context(x, mean, zeros, also=also)
 
     def _weight_of_batch(self) -> float:
         """The momentum for the batch at hand; None makes all batches weigh the same."""
@@ -147,15 +160,17 @@ class _BatchNorm(ChannelNorm):
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x, mean, rstd = context.x, context.mean, context.rstd
+        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
         if context.correction:
-            return V.batch_renorm_backward(dy, x, mean, rstd, *context.correction, self.weight, axis=self.axis)
+            return V.batch_renorm_backward(dy, x, mean, rstd, *context.correction, self.weight, **more)
         if mean.ndim == 2:  # of ghost batches
             size = operator.index(self.virtual_batch_size)  # type: ignore[arg-type]
-            return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, axis=self.axis)
-        if not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
+            return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, **more)
+        plain = all(value is None for value in context.also.values())
+        if plain and not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
             dy, _ = _checks.gradient(dy, x)
             return (F.batch_norm(dy, np.zeros_like(rstd), rstd**-2.0, self.weight, eps=0.0, axis=self.axis),)
-        return F.batch_norm_backward(dy, x, mean, rstd, self.weight, axis=self.axis, training=context.training)
+        return F.batch_norm_backward(dy, x, mean, rstd, self.weight, training=context.training, **more)
 
     def _describe(self) -> str:
         usual = {"on_single": "raise", "virtual_batch_size": None, "renorm": None, "frozen": False}
@@ -188,23 +203,27 @@ class BatchNorm1d(_BatchNorm):
     on_single : {"raise", "eval", "zero"}
         What training does with one value per channel: refuse it, normalize it by the running statistics as evaluation
         would, or take it for its own mean, so that the output is the bias.  The running statistics stay as they are.
+        It is the input's shape that tells; where a mask leaves one value of several, it is refused.
     virtual_batch_size : int, optional
         Normalize so many consecutive samples at a time in training; see `ghost_batch_norm_forward`.  Each ghost batch
         counts as a batch.
     renorm : pair of float, optional
         Batch renormalization with these limits r_max and d_max, which may be assigned anew during training; see
         `batch_renorm_forward`.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        If an option needs running statistics that are not kept, or `virtual_batch_size` is combined with `renorm`,
-        `on_single` or a momentum of None.  On calling: if the input's rank or number of channels is another, or
-        training has one value per channel.
+        If an option needs running statistics that are not kept, `virtual_batch_size` is combined with `renorm`,
+        `on_single` or a momentum of None, or the activation is unknown.  On calling: if the input's rank or number of
+        channels is another, training has one value per channel, or a residual or mask does not fit the input.
 
     Notes
     -----
-    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; running_var takes in the unbiased one.
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), with the biased variance; running_var
+    takes in the unbiased one.  Residual and mask are keywords of the call: ``layer(x, residual=r, where=mask)``.
 
     ``layer.freeze()`` makes running statistics, weight and bias constants, whatever the mode, and ``layer.unfreeze()``
     undoes it.
@@ -221,6 +240,17 @@ class BatchNorm1d(_BatchNorm):
     array([4., 4., 4.], dtype=float32)
     >>> layer.eval()
     BatchNorm1d(3, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+
+    The end of a residual block, in one pass over memory:
+
+    >>> layer = BatchNorm1d(3, activation="relu")
+    >>> y = layer(x, residual=np.ones_like(x))
+    >>> dx, dresidual = layer.backward(np.ones_like(y))
+    >>> dresidual
+    array([[0., 0., 0.],
+           [1., 1., 1.],
+           [1., 1., 1.],
+           [1., 1., 1.]])
     """
 
     _ranks = (2, 3)

@@ -1,11 +1,12 @@
 """Group normalization."""
 
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastbn import functional as F
+from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, index, positive
 
 
@@ -28,15 +29,19 @@ class GroupNorm(Layer):
         Axis of the channels: 1, or -1 for channels-last input.
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        If G does not divide C; on calling, if the input's number of channels is another.
+        If G does not divide C, or the activation is unknown; on calling, if the input's number of channels is another,
+        or a residual or mask does not fit it.
 
     Notes
     -----
-    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance.
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual), with the biased variance.  Residual and
+    mask are keywords of the call: ``layer(x, residual=r, where=mask)``.
 
     Examples
     --------
@@ -57,6 +62,7 @@ class GroupNorm(Layer):
         bias: bool = True,
         axis: SupportsIndex = 1,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
         self.num_groups = positive("num_groups", num_groups)
         self.num_channels = positive("num_channels", num_channels)
@@ -65,23 +71,28 @@ class GroupNorm(Layer):
         self.eps = eps
         self.affine = bool(affine)
         self.axis = index("axis", axis)
-        super().__init__(self.num_channels, affine, bias, dtype)
+        super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
         x = np.asarray(x)
         check_channels(x, self.axis, "num_channels", self.num_channels)
         return x
 
-    def _infer(self, x: ArrayLike) -> Array:
-        return F.group_norm(self._checked(x), self.num_groups, self.weight, self.bias, self.eps, axis=self.axis)
+    def _infer(self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None) -> Array:
+        arguments = self._checked(x), self.num_groups, self.weight, self.bias, self.eps
+        return F.group_norm(*arguments, axis=self.axis, activation=self.activation, residual=residual, where=where)
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        x = self._checked(x)
-        y, mean, rstd = F.group_norm_forward(x, self.num_groups, self.weight, self.bias, self.eps, axis=self.axis)
-        return y, Context(x, mean, rstd)
+    def forward(
+        self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
+    ) -> tuple[Array, Context]:
+        x, also = self._checked(x), self._also(residual=residual, where=where)
+        arguments = self.num_groups, self.weight, self.bias, self.eps
+        y, mean, rstd = F.group_norm_forward(x, *arguments, axis=self.axis, **also)
+        return y, Context(x, mean, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        return F.group_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, axis=self.axis)
+        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
+        return F.group_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
 
     def _describe(self) -> str:
         return (

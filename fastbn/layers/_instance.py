@@ -1,11 +1,12 @@
 """Instance normalization."""
 
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastbn import functional as F
+from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
 
 
@@ -21,8 +22,10 @@ class _InstanceNorm(ChannelNorm):
         bias: bool = True,
         axis: SupportsIndex = 1,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, axis=axis, dtype=dtype)
+        options: dict[str, Any] = {"bias": bias, "axis": axis, "dtype": dtype, "activation": activation}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **options)
 
     def _batched(self, x: Array) -> Array:
         """The checked input with its batch axis; a view where the caller gave a single sample."""
@@ -31,36 +34,39 @@ class _InstanceNorm(ChannelNorm):
         check_channels(batch, self.axis, "num_features", self.num_features)
         return batch
 
-    def _infer(self, x: ArrayLike) -> Array:
+    def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
         x = np.asarray(x)
         batch = self._batched(x)
         mean, var = self.running_mean, self.running_var
-        y = F.instance_norm(batch, mean, var, self.weight, self.bias, mean is None, 0.0, self.eps, axis=self.axis)
+        affine, also = (self.weight, self.bias), self._also(where=where)
+        y = F.instance_norm(batch, mean, var, *affine, mean is None, 0.0, self.eps, axis=self.axis, **also)
         return y if batch is x else y[0]
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
+    def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         x = np.asarray(x)
-        if constant := self._running_context(x):
-            return self._infer(x), constant
+        also = self._also(where=where)
+        if constant := self._running_context(x, also):
+            return self._infer(x, where=where), constant
         batch = self._batched(x)
         # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
         momentum = 0.0 if self.momentum is None else self.momentum
+        affine, running = (self.weight, self.bias), (self.running_mean, self.running_var)
         y, mean, rstd = F.instance_norm_with_running(
-            batch, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.axis, None
+            batch, *affine, *running, momentum, self.eps, self.axis, None, **also
         )
-        return y if batch is x else y[0], Context(x, mean, rstd)
+        return y if batch is x else y[0], Context(x, mean, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x = context.x
         single = x.ndim == self._ranks[0]
         if single:
             dy, x = np.asarray(dy)[None], x[None]
+        arguments = dy, x, context.mean, context.rstd, self.weight
+        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
         if context.training:
-            dx, *rest = F.instance_norm_backward(dy, x, context.mean, context.rstd, self.weight, axis=self.axis)
+            dx, *rest = F.instance_norm_backward(*arguments, **more)
         else:
-            dx, *rest = F.batch_norm_backward(
-                dy, x, context.mean, context.rstd, self.weight, axis=self.axis, training=False
-            )
+            dx, *rest = F.batch_norm_backward(*arguments, training=False, **more)
         return dx[0] if single else dx, *rest
 
 
@@ -86,15 +92,19 @@ class InstanceNorm1d(_InstanceNorm):
         Axis of the channels, counted in batched input: 1, or -1 for channels-last input.
     dtype : dtype
         Type of parameters, gradients and running statistics.  The output has the input's.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        On calling: if the input's rank or number of channels is another, or training has one value per instance.
+        If the activation is unknown; on calling, if the input's rank or number of channels is another, training has one
+        value per instance, or a mask does not fit the input.
 
     Notes
     -----
-    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; running_var takes in the unbiased one.
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias), with the biased variance; running_var takes in the
+    unbiased one.
 
     Examples
     --------

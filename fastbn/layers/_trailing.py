@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fastbn import _checks
 from fastbn import functional as F
+from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, positive
 
 
@@ -31,15 +32,17 @@ class LayerNorm(Layer):
         Whether an affine layer has a bias.
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        On calling: if the input's trailing dimensions are others.
+        If the activation is unknown; on calling, if the input's trailing dimensions are others, or a mask does not fit.
 
     Notes
     -----
-    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance.
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias), with the biased variance.
 
     Examples
     --------
@@ -63,21 +66,25 @@ class LayerNorm(Layer):
         bias: bool = True,
         *,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
         self.normalized_shape = _dimensions(normalized_shape)
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
-        super().__init__(self.normalized_shape, elementwise_affine, bias, dtype)
+        super().__init__(self.normalized_shape, elementwise_affine, bias, dtype, activation)
 
-    def _infer(self, x: ArrayLike) -> Array:
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+    def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
+        shape, activation = self.normalized_shape, self.activation
+        return F.layer_norm(x, shape, self.weight, self.bias, self.eps, activation=activation, where=where)
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return y, Context(x, mean, rstd)
+    def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
+        also = self._also(where=where)
+        y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps, **also)
+        return y, Context(x, mean, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        return F.layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight)
+        more = {"bias": self.bias, **context.also}
+        return F.layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
 
     def _describe(self) -> str:
         return (
@@ -101,15 +108,18 @@ class RMSNorm(Layer):
         Added to the weight, which begins at 1 - offset; 1 for weights that are stored as Gemma's are.
     dtype : dtype
         Type of the weight and its gradient.  The output has the input's.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        If there is an offset but no weight; on calling, if the input's trailing dimensions are others.
+        If there is an offset but no weight, or the activation is unknown; on calling, if the input's trailing
+        dimensions are others, or a mask does not fit.
 
     Notes
     -----
-    y = x / sqrt(mean(x^2) + eps) * (offset + weight).
+    y = activation(x / sqrt(mean(x^2) + eps) * (offset + weight)).
 
     Examples
     --------
@@ -127,12 +137,13 @@ class RMSNorm(Layer):
         *,
         offset: float = 0.0,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
         self.normalized_shape = _dimensions(normalized_shape)
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
         self.offset = _checks.real(offset, "offset")
-        super().__init__(self.normalized_shape, elementwise_affine, False, dtype)
+        super().__init__(self.normalized_shape, elementwise_affine, False, dtype, activation)
         if self.offset:
             if not elementwise_affine:
                 raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
@@ -144,15 +155,17 @@ class RMSNorm(Layer):
         # 1 + weight in half precision would lose most of the weight
         return self.weight.astype(np.result_type(self.dtype, np.float32)) + np.float32(self.offset)
 
-    def _infer(self, x: ArrayLike) -> Array:
-        return F.rms_norm(x, self.normalized_shape, self._scale(), self.eps)
+    def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
+        shape, activation = self.normalized_shape, self.activation
+        return F.rms_norm(x, shape, self._scale(), self.eps, activation=activation, where=where)
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps)
-        return y, Context(x, None, rstd)
+    def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
+        also = self._also(where=where)
+        y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps, **also)
+        return y, Context(x, None, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale())
+        dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale(), **context.also)
         return dx, dweight.astype(self.dtype, copy=False)
 
     def _describe(self) -> str:

@@ -1,11 +1,12 @@
 """The layers of `fastbn.variants`."""
 
-from typing import ClassVar, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastbn import variants as V
+from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, check_rank, index, positive
 
 
@@ -15,12 +16,19 @@ class _PerChannel(Layer):
     _ranks: ClassVar[tuple[int, ...]] = ()  # none: any
 
     def __init__(
-        self, num_channels: SupportsIndex, eps: float, affine: bool, bias: bool, axis: SupportsIndex, dtype: DTypeLike
+        self,
+        num_channels: SupportsIndex,
+        eps: float,
+        affine: bool,
+        bias: bool,
+        axis: SupportsIndex,
+        dtype: DTypeLike,
+        activation: Activation = None,
     ) -> None:
         self.num_channels = positive("num_channels", num_channels)
         self.eps = eps
         self.axis = index("axis", axis)
-        super().__init__(self.num_channels, affine, bias, dtype)
+        super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
         x = np.asarray(x)
@@ -29,8 +37,8 @@ class _PerChannel(Layer):
         check_channels(x, self.axis, "num_channels", self.num_channels)
         return x
 
-    def _infer(self, x: ArrayLike) -> Array:
-        return self.forward(x)[0]
+    def _infer(self, x: ArrayLike, **also: ArrayLike | None) -> Array:
+        return self.forward(x, **also)[0]
 
     def _describe(self) -> str:
         return f"{self.num_channels}, eps={self.eps}"
@@ -53,15 +61,18 @@ class LayerNorm2d(_PerChannel):
         Axis of the channels: 1, or -1 for channels-last input.
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
 
     Raises
     ------
     ValueError
-        On calling: if the input's rank or number of channels is another.
+        If the activation is unknown; on calling, if the input's rank or number of channels is another, or a mask does
+        not fit the input.
 
     Notes
     -----
-    y = (x - mean) / sqrt(var + eps) * weight + bias, with the biased variance; see `channel_layer_norm`.
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias), with the biased variance; see `channel_layer_norm`.
 
     Examples
     --------
@@ -83,16 +94,18 @@ class LayerNorm2d(_PerChannel):
         bias: bool = True,
         axis: SupportsIndex = 1,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
-        super().__init__(num_channels, eps, affine, bias, axis, dtype)
+        super().__init__(num_channels, eps, affine, bias, axis, dtype, activation)
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        x = self._checked(x)
-        y, mean, rstd = V.channel_layer_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis)
-        return y, Context(x, mean, rstd)
+    def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
+        x, also = self._checked(x), self._also(where=where)
+        y, mean, rstd = V.channel_layer_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis, **also)
+        return y, Context(x, mean, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        return V.channel_layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, axis=self.axis)
+        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
+        return V.channel_layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
 
 
 class RMSNorm2d(_PerChannel):
@@ -116,16 +129,17 @@ class RMSNorm2d(_PerChannel):
         *,
         axis: SupportsIndex = 1,
         dtype: DTypeLike = np.float32,
+        activation: Activation = None,
     ) -> None:
-        super().__init__(num_channels, eps, affine, False, axis, dtype)
+        super().__init__(num_channels, eps, affine, False, axis, dtype, activation)
 
-    def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        x = self._checked(x)
-        y, rstd = V.channel_rms_norm_forward(x, self.weight, self.eps, axis=self.axis)
-        return y, Context(x, rstd=rstd)
+    def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
+        x, also = self._checked(x), self._also(where=where)
+        y, rstd = V.channel_rms_norm_forward(x, self.weight, self.eps, axis=self.axis, **also)
+        return y, Context(x, rstd=rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        return V.channel_rms_norm_backward(dy, context.x, context.rstd, self.weight, axis=self.axis)
+        return V.channel_rms_norm_backward(dy, context.x, context.rstd, self.weight, axis=self.axis, **context.also)
 
 
 class GlobalResponseNorm(_PerChannel):
