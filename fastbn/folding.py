@@ -51,8 +51,8 @@ def fold(
     TypeError
         If an array is not of floats, or `bn` is neither a layer with running statistics nor a tuple.
     ValueError
-        If a shape does not fit, `groups` does not divide the channels, the layer keeps no running statistics, or
-        running_var + eps is not positive.
+        If a shape does not fit, `groups` does not divide the channels, the layer keeps no running statistics or has an
+        activation, or running_var + eps is not positive.
 
     Notes
     -----
@@ -67,6 +67,10 @@ def fold(
     kernel, for t enters through all of it: a padding of zeros must be 0, since those zeros were not shifted (padding by
     reflection, repetition or wrapping is right), and a transposed convolution must have stride 1 and a padding of
     dilation * (kernel size - 1).  Elsewhere it is exact only for a bn with t = 0.
+
+    No convolution takes over an activation.  One behind convolution and batch norm can be applied to the result of the
+    folded convolution: fold ``(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)``.  One between batch norm
+    and convolution cannot be folded.
 
     References
     ----------
@@ -87,7 +91,7 @@ def fold(
     transposed, before = _checks.flag(transposed, "transposed"), _checks.flag(before, "before")
     first, second, inputs, outputs, groups = _channels(weight, transposed, groups)
     bias = _checks.vector(conv_bias, "conv_bias", (outputs,), np.float64)
-    a, t = _scale_and_shift(bn, inputs if before else outputs)
+    a, t = _scale_and_shift(bn, inputs if before else outputs, before)
 
     # Two axes of the weight are channels; the first holds all groups, one after the other, the second those of a group.
     w = weight.astype(np.float64).reshape(groups, first // groups, second, prod(weight.shape[2:]))
@@ -109,7 +113,7 @@ def _channels(weight: Array, transposed: bool, groups: Any) -> tuple[int, int, i
     return (first, second, first, second * n, n) if transposed else (first, second, second * n, first, n)
 
 
-def _scale_and_shift(bn: Any, channels: int) -> tuple[Array, Array]:
+def _scale_and_shift(bn: Any, channels: int, before: bool) -> tuple[Array, Array]:
     """What bn multiplies every channel by, and then adds to it."""
     if isinstance(bn, tuple) and 2 <= len(bn) <= 5:
         mean, var, weight, bias, eps = bn + (None, None, 1e-5)[len(bn) - 2 :]
@@ -117,6 +121,16 @@ def _scale_and_shift(bn: Any, channels: int) -> tuple[Array, Array]:
         mean, var, weight, bias, eps = bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps
         if mean is None or var is None:
             raise ValueError(f"bn is {bn}, which keeps no running statistics; expected one that does")
+        if getattr(bn, "activation", None) is not None:
+            arrays = "(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)"
+            raise ValueError(
+                f"bn has the activation {bn.activation!r}, "
+                + (
+                    "which lies between it and the convolution; expected none there"
+                    if before
+                    else f"which no convolution takes over; expected {arrays}, and the activation after the convolution"
+                )
+            )
     else:
         raise TypeError(
             f"bn is a {type(bn).__name__}; expected a layer with running statistics, or a tuple "

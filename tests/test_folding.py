@@ -111,6 +111,22 @@ W = np.ones((4, 2, 3))
     ("error", "message", "weight", "bias", "bn", "more"),
     [
         (ValueError, "keeps no running statistics", W, None, fastbn.BatchNorm1d(4, track_running_stats=False), {}),
+        (
+            ValueError,
+            "activation 'relu', which no convolution takes over; expected .*bn.running_mean",
+            W,
+            None,
+            fastbn.BatchNorm1d(4, activation="relu"),
+            {},
+        ),
+        (
+            ValueError,
+            "activation 'relu', which lies between",
+            W,
+            None,
+            fastbn.BatchNorm1d(2, activation="relu"),
+            {"before": True},
+        ),
         (TypeError, "bn is a LayerNorm; expected", W, None, fastbn.LayerNorm(4), {}),
         (TypeError, "bn is a NoneType; expected", W, None, None, {}),
         (TypeError, "bn is a tuple; expected", W, None, (np.ones(4),), {}),
