@@ -1,7 +1,7 @@
 """Memory of large results, used again.
 
-The system takes back what a large array leaves behind and hands out pages that it has cleared first, one fault after the
-other: that costs as much as an operation.  So the memory of a large result comes back here when the last array that
+The system takes back what a large array leaves behind and hands out pages that it has cleared first, one fault after
+the other: that costs as much as an operation.  So the memory of a large result comes back here when the last array that
 shows it is gone, and goes into a later result of the same size.  Smaller ones the C library keeps at hand by itself.
 """
 
@@ -69,10 +69,10 @@ def set_memory_pool(nbytes: SupportsIndex) -> None:
 
     Notes
     -----
-    Only results of 16 MiB and more are kept, which the system would otherwise have to clear each time; what no call asked
-    for within ten seconds is given back when the next large result comes or goes.  No two arrays ever share
-    memory for it: memory is used again once nothing refers to any array over it, views, tensors and pickles in the
-    making included.  The initial value is that of the environment variable FASTBN_MEMORY_POOL, or 256 MiB.
+    Only results of 16 MiB and more are kept, for which the system would otherwise clear new pages each time; what no
+    call asked for within ten seconds is given back when the next large result comes or goes.  No two live arrays ever
+    share memory: it is used again once nothing refers to any array over it, a view or a tensor of another library
+    included.  The initial value is that of the environment variable FASTBN_MEMORY_POOL, or 256 MiB.
     """
     global _limit
     try:

@@ -27,7 +27,8 @@ def small_results_count(monkeypatch):
 
 
 def result(nbytes=SIZE):
-    return fastbn.layer_norm(np.ones((nbytes // 64, 16), np.float32), 16)
+    """Of an operation that has no shorter way for small arrays, as those have which no pool serves."""
+    return fastbn.instance_norm(np.ones((nbytes // 256, 16, 4), np.float32))
 
 
 def address(a):
@@ -93,10 +94,10 @@ def test_no_two_live_arrays_share_memory():
 
 def test_results_of_one_loop_keep_what_they_showed():
     rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal((SIZE // 64, 16)).astype(np.float32) for _ in range(20)]
-    kept = [fastbn.layer_norm(x, 16) for x in inputs for _ in range(3)][::3]
+    inputs = [rng.standard_normal((SIZE // 256, 16, 4)).astype(np.float32) for _ in range(20)]
+    kept = [fastbn.instance_norm(x) for x in inputs for _ in range(3)][::3]
     for x, y in zip(inputs, kept, strict=True):
-        np.testing.assert_array_equal(y, fastbn.layer_norm(x, 16, out=np.empty_like(x)))
+        np.testing.assert_array_equal(y, fastbn.instance_norm(x, out=np.empty_like(x)))
 
 
 def test_what_is_kept_is_bounded():
