@@ -513,7 +513,7 @@ def _observed(layers: list[Any]) -> Iterator[list[Moments]]:
 def _observing(forward: Callable[..., Any], moments: Moments) -> Callable[..., Any]:
     def observe(x: Any, *args: Any, **kwargs: Any) -> Any:
         result = forward(x, *args, **kwargs)
-        moments.update(x)
+        moments.update(x, kwargs.get("where"))
         return result
 
     return observe

@@ -139,29 +139,6 @@ def test_in_place(case, out):
         assert_same_bits(a, b)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        Case("batch_norm", (2, 1, 150, 300)),
-        Case("batch_norm", (2, 9000, 17), axis=-1),
-        Case("layer_norm", (2, 40_001), 40_001),
-    ],
-    ids=ids,
-)
-def test_threads(case, monkeypatch):
-    """A group that many threads share comes out as one that a single thread has to itself."""
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-    x, dy, named = case.data(np.float32), case.upstream(np.float32), case.parameters(np.float32)
-    where = np.random.default_rng(0).random(case.shape) < 0.7
-    more = {"activation": "silu", "where": where}
-    results = []
-    for threads in (1, 2):
-        with fastbn.num_threads(min(threads, fastbn.get_num_threads())):
-            results.append(both_ways(case, fastbn, x, dy, named, more)[0])
-    for a, b in zip(*results, strict=True):
-        assert_same_bits(a, b)
-
-
 # The norm of a sum ----------------------------------------------------------------------------------------------------
 
 

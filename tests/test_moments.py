@@ -331,6 +331,15 @@ def test_population_statistics():
     np.testing.assert_allclose(first.running_var, x.var(0, ddof=1), rtol=1e-12)
 
 
+def test_population_statistics_without_padding():
+    layer, rng = fastbn.BatchNorm1d(4, activation="relu", dtype=np.float64), np.random.default_rng(8)
+    batches = [(rng.normal(3, 2, (5, 4, 9)), rng.random((5, 1, 9)) < 0.6) for _ in range(3)]
+    fastbn.population_statistics([layer], batches, lambda batch: layer(batch[0], where=batch[1]))
+    counted = np.concatenate([np.moveaxis(x, 1, 2)[where[:, 0]] for x, where in batches])
+    np.testing.assert_allclose(layer.running_mean, counted.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var, counted.var(0), rtol=1e-12)
+
+
 def test_population_statistics_change_nothing_if_they_fail():
     first, second, forward, _ = network()
     x = np.random.default_rng(8).normal(3, 2, (20, 4))
