@@ -274,7 +274,7 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
     if dx is not None and (pieces == groups or _busy(groups, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
         if call.differentiate:
-            chain = per_group, call.b, None, *call.more  # type: ignore[misc]  # not None then
+            chain = call.b, None, *call.more  # type: ignore[misc]  # not None then
         statistics: tuple[Any, ...] = mean, rstd, sums, chain, call.beside, counts
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
@@ -304,7 +304,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     chain: tuple[Any, ...] | None = None
     if per_row == 1 or _busy(blocks, threads):
         if call.differentiate:
-            chain = per_row, None, call.b, *call.more  # type: ignore[misc]  # not None then
+            chain = None, call.b, *call.more  # type: ignore[misc]  # not None then
         statistics: tuple[Any, ...] = mean, rstd, block, grads, like, chain, call.beside, counts
         runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
     else:

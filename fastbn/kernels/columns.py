@@ -372,17 +372,14 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
 
 
 @tile
-def _differentiate(dy, x, view, block, c0, n, mean, rstd, w, rw, chain, hi):
-    """Compute dy of n columns from c0 on, the gradient of what is normalized, from that of the activation's result.
+def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain):
+    """Compute dy of n columns of a piece, the gradient of what is normalized, from that of the activation's result.
 
-    hi: room for three numbers a column.
+    hi: the beginning of what `_coefficients` sets.
     """
-    b, rb, residual, activation, where, given = chain
+    _, rb, residual, activation, where, given = chain
     also = beginnings((residual, activation, where, given))
-    a, t = advance(hi, n), advance(hi, 2 * n)
-    _coefficients(view, block, c0, n, w, address(b), None, mean, rstd, hi, a, t)
-    for p in range(_counts(view)[0]):
-        _apply(x, dy, view, block, p, c0, n, hi, a, t, rw, address(rb), also, 0)
+    _apply(x, dy, view, block, p, c0, n, hi, advance(hi, n), advance(hi, 2 * n), rw, address(rb), also, 0)
 
 
 @driver
@@ -402,15 +399,19 @@ def backward(
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(4 * n), np.empty(6 * n, like.dtype)
+        scratch, columns = np.empty(4 * n), np.empty(9 * n, like.dtype)
+        behind = advance(address(columns), 6 * n)
         s, ps, pq = address(scratch), advance(address(scratch), 2 * n), advance(address(scratch), 3 * n)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
         also = weighed(more)
         if chain is not None:
-            _differentiate(pdy, px, view, block, c0, n, pm, pr, pw, prw, chain, address(columns))
+            rest = advance(behind, n), advance(behind, 2 * n)
+            _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind, *rest)
         _normalized(px, view, block, c0, n, pm, pr, address(columns))
         _clear(s, 2 * n)
         for p in range(pieces):
+            if chain is not None:
+                _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain)
             _reduce_back(pdy, px, also[1], view, block, p, c0, n, address(columns), prw, ps, pq)
             _add(s, ps, 2 * n)
         _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, address(columns))

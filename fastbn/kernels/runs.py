@@ -319,12 +319,11 @@ def weighed(more):
 
 
 @tile
-def _differentiate(dy, x, view, g, mean, rstd, w, we, chain):
-    """Compute dy of group g, the gradient of what is normalized, from that of the activation's result."""
-    pieces, b, be, residual, activation, where, given = chain
+def _differentiate(dy, x, view, g, p, mean, rstd, w, we, chain):
+    """Compute piece p of dy of group g, the gradient of what is normalized, from that of the activation's result."""
+    b, be, residual, activation, where, given = chain
     also = beginnings((residual, activation, where, given))
-    for p in range(pieces):
-        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
+    _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
 
 
 @driver
@@ -367,19 +366,19 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
 def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums, chain, more, counts):
     """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None.
 
-    chain: None, or dy is to be computed first, by `_differentiate`: into how many pieces `apply` cuts a group, a bias a
-    channel and an element, or None, and what `more` is in `forward`.  more: None, or what `gradient` takes: dsum and
-    where; counts: as in `forward`.
+    chain: None, or dy is to be computed first, by `_differentiate`: a bias a channel and an element, or None, and what
+    `more` is in `forward`.  more: None, or what `gradient` takes: dsum and where; counts: as in `forward`.
     """
-    parts = view[2]
+    count, groups, parts, length, affine = view
+    split = count, groups * parts, 1, length, affine  # as if every part were a group
     for g in prange(units):
         m, r = mean[g], rstd[g]
         pdy, px, pdx, pw, own = address(dy), address(x), address(dx), address(w), address(sums)
         also = weighed(more)
-        if chain is not None:
-            _differentiate(pdy, px, view, g, m, r, pw, None, chain)
         for i in range(g * parts, (g + 1) * parts):
             for p in range(per_part):
+                if chain is not None:
+                    _differentiate(pdy, px, split, i, p, m, r, pw, None, chain)
                 k = 2 * (i * per_part + p)
                 own[k], own[k + 1] = _reduce_back(pdy, px, also[1], view, i, p, m, r, None, 0)
         v, u = _finish_group(own, view, g, per_part, pw, r, address(counts))
@@ -462,7 +461,8 @@ def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, bl
             above = min(row + ROWS_AT_ONCE, last)
             if chain is not None:
                 for r in range(row, above):
-                    _differentiate(pdy, px, view, r, pick(pm, r, 0.0), pr[r], None, pw, chain)
+                    for p in range(per_row):
+                        _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
             _row_coefficients(px, pm, pr, row, above, hi, a, t)
             _add_rows(pdy, px, also[1], row, above, 0, length, view, hi, a, t, own)
             for r in range(row, above):
