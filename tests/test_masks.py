@@ -64,8 +64,9 @@ def test_forward(case, dtype):
                 assert_close(a, b, 1e-12, 1.0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", CASES, ids=ids)
+@pytest.mark.parametrize(
+    ("case", "dtype"), [(case, np.float32) for case in CASES] + [(case, np.float64) for case in CASES[:2]], ids=str
+)
 def test_backward(case, dtype):
     for where in masks(case):
         for activation in (None, "silu"):
