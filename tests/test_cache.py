@@ -65,6 +65,20 @@ def test_kernels_are_found_again(folder):
     assert call(NUMBA_CACHE_DIR=folder) == (FOUND, "")
 
 
+def test_a_kernel_that_is_found_is_all_that_is_loaded(filled):
+    """To get ready to compile, Numba imports half of itself and, where it is installed, SciPy."""
+    program = """
+        import sys, numpy, fastbn
+        fastbn.layer_norm(numpy.ones((2, 64), "float32"), 64)
+        print([name for name in ("numba.np.linalg", "numba.typed", "scipy") if name in sys.modules])
+        fastbn.layer_norm(numpy.ones((2, 64)), 64)  # is compiled, as ever
+        print("numba.np.linalg" in sys.modules)
+    """
+    environment = {"NUMBA_CACHE_DIR": filled}
+    python("import numpy, fastbn; fastbn.layer_norm(numpy.ones((2, 64), 'float32'), 64)", **environment)
+    assert python(program, **environment) == ("[]\nTrue\n", "")
+
+
 def test_serial_and_parallel_build_never_share_an_entry(filled):
     names = [path.name for path in entries(filled)]
     assert len(names) == 2
@@ -309,6 +323,7 @@ def test_a_package_that_is_replaced_under_a_running_process(package):
 # What `fastbn.kernels.cache` builds upon, as another Numba might have it; Numba's own use of it still works.
 MOVED = {
     "no class": "del caching.FunctionCache",
+    "no runtime": "del runtime.rtsys",
     "another constructor": "def __init__(self, a, b): pass",
     "nothing set": "def __init__(self, function): pass",
     "another key": "def _index_key(self): pass",
@@ -322,7 +337,7 @@ def test_a_numba_whose_private_parts_have_moved(move, tmp_path):
     change = move if move.startswith("del") else f"class FunctionCache(caching.FunctionCache):\n            {move}"
     program = f"""
         import numba.core.ccallback
-        from numba.core import caching
+        from numba.core import caching, runtime
         {change}
         if "FunctionCache" in globals():
             caching.FunctionCache = FunctionCache
@@ -332,3 +347,23 @@ def test_a_numba_whose_private_parts_have_moved(move, tmp_path):
     out, err = python(program, NUMBA_CACHE_DIR=tmp_path)
     assert out == "right\n"
     assert err == "" or warned_once(err)
+
+
+def test_a_numba_that_makes_libraries_otherwise(tmp_path):
+    """On which `fastbn.kernels.jit` builds: tiles are optimized one by one there, too."""
+    program = """
+        import sys
+        from numba.core.codegen import Codegen
+
+        create_library = Codegen.create_library
+
+        def another(self, name):
+            if sys._getframe(1).f_globals["__name__"] == "fastbn.kernels.jit":
+                raise AttributeError
+            return create_library(self, name)
+
+        Codegen.create_library = another
+        import workload
+        print(workload.check_rows())
+    """
+    assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n", "")
