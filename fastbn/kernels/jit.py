@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 from numba import njit
 from numba.core import config
+from numba.core.compiler import Compiler
 
 from fastbn.kernels import cache
 
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
-_OPTIONS = {"error_model": "numpy", "nogil": True}
+_OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
 
 class Driver(NamedTuple):
@@ -19,9 +20,25 @@ class Driver(NamedTuple):
     parallel: FunctionType
 
 
+class _TileCompiler(Compiler):
+    """Leaves the optimization of a tile to that of the drivers around it: at every level, it would be most of the time.
+
+    This is private to Numba; where it has moved, tiles are optimized as ever.
+    """
+
+    def compile_extra(self, func):
+        try:
+            library = self.state.targetctx.codegen().create_library(func.__qualname__)
+            library._optimize_final_module = lambda: None
+            self.state.library = library
+        except Exception:  # of whatever kind: it is Numba's inside that has changed
+            self.state.library = None
+        return super().compile_extra(func)
+
+
 def tile(function):
-    """A small function called from drivers, inlined by LLVM."""
-    return njit(**_OPTIONS)(function)
+    """A small function called from drivers, inlined by LLVM, and never called from Python."""
+    return njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=_TileCompiler)(function)
 
 
 def driver(function):
