@@ -9,11 +9,12 @@ import numpy as np
 from numba.core import config
 from numpy.typing import NDArray
 
-from fastbn import _runtime, functional
+from fastbn import _checks, _runtime, functional
 from fastbn.kernels import columns, runs
 from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+SUMS = ("add_layer_norm", "add_rms_norm")  # compiled where they are asked for
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -43,19 +44,28 @@ def warmup(
     dtypes: Iterable[str] = ("float32",),
     layouts: Iterable[str] = LAYOUTS,
     progress: Callable[[int, int, str], None] | None = None,
+    *,
+    activation: functional.Activation = None,
+    residual: bool = False,
+    where: bool = False,
 ) -> Warmup:
     """Compile the kernels of some operations now, and keep them on disk for other processes.
 
     Parameters
     ----------
     ops : iterable of str, optional
-        Of "batch_norm", "layer_norm", "group_norm", "instance_norm" and "rms_norm"; all where left out.
+        Of "batch_norm", "layer_norm", "group_norm", "instance_norm" and "rms_norm", all of which where left out, and
+        of "add_layer_norm" and "add_rms_norm".
     dtypes : iterable of str
         Of "float16", "bfloat16" (for which ml_dtypes must be installed), "float32" and "float64".
     layouts : iterable of str
         Of "channels_first" and "channels_last".
     progress : callable, optional
         Called as ``progress(done, total, name)`` before each step, and at the end with ``done == total``.
+    activation : str or tuple, optional
+        What calls give as theirs.
+    residual, where : bool
+        Whether calls give one.
 
     Returns
     -------
@@ -67,11 +77,14 @@ def warmup(
     ------
     ValueError
         If a name is unknown.
+    TypeError
+        If the activation is of another type.
 
     Notes
     -----
-    It calls them on small arrays, forward and backward, with weight and bias and without.  Later calls compile
-    nothing, but for weights without bias.  On a single CPU, NUMBA_NUM_THREADS=2 adds the parallel kernels.
+    It calls them on small arrays, forward and backward, with weight and bias and without; and with an activation, a
+    residual and a mask exactly as told, by those operations that take them.  Later calls like these compile nothing,
+    but for weights without bias.  On a single CPU, NUMBA_NUM_THREADS=2 adds the parallel kernels.
 
     Examples
     --------
@@ -82,11 +95,12 @@ def warmup(
     """
     steps = list(
         product(
-            _known(OPERATIONS if ops is None else ops, OPERATIONS, "ops"),
+            _known(OPERATIONS if ops is None else ops, OPERATIONS + SUMS, "ops"),
             [_dtype(name) for name in _known(dtypes, DTYPES, "dtypes")],
             _known(layouts, LAYOUTS, "layouts"),
         )
     )
+    _checks.activation(activation)
     start, before = perf_counter(), _counts()
     for done, (op, dtype, layout) in enumerate(steps):
         name = f"{op}, {dtype}, {layout}"
@@ -96,7 +110,7 @@ def warmup(
             _runtime.clear_paces()
             with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
                 for _ in range(_CALLS):
-                    _call(op, x, axis, affine)
+                    _call(op, x, axis, affine, activation, residual, where)
     _runtime.clear_paces()
     if progress:
         progress(len(steps), len(steps), "")
@@ -123,9 +137,9 @@ def _dtype(name: str) -> np.dtype[Any]:
 def _inputs(op: str, dtype: np.dtype[Any], layout: str) -> Iterator[tuple[Array, int]]:
     """Arrays for an operation, each with the axis of its channels."""
     first = layout == "channels_first"
-    if op in ("layer_norm", "rms_norm"):
+    if op not in ("batch_norm", "group_norm", "instance_norm"):
         yield from ((_array(shape, dtype), -1) for shape in _ROWS)
-        if first:
+        if first and op not in SUMS:
             yield from ((_array(shape, dtype).swapaxes(1, 2), -1) for shape in _OVER_CHANNELS)
         return
     if op == "batch_norm":
@@ -138,28 +152,34 @@ def _array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.resize(np.array([-1.0, 0.0, 2.0], dtype), shape)
 
 
-def _call(op: str, x: Array, axis: int, affine: bool) -> None:
+def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual: bool, where: bool) -> None:
     """One operation both ways, and with given statistics where it takes them."""
-    weight, bias = (np.ones(x.shape[axis], x.dtype) if affine else None for _ in range(2))
+    names = ("weight",) if op.endswith("rms_norm") else ("weight", "bias")
+    weights = {name: np.ones(x.shape[axis], x.dtype) if affine else None for name in names}
     forward, backward = getattr(functional, f"{op}_forward"), getattr(functional, f"{op}_backward")
     dy = np.zeros_like(x)  # whose sums are not too large for any dtype
-    if op == "rms_norm":
-        _, *statistics = forward(x, x.shape[-1], weight)
-        backward(dy, x, *statistics, weight)
-    elif op == "layer_norm":
-        _, *statistics = forward(x, x.shape[-1], weight, bias)
-        backward(dy, x, *statistics, weight)
+    if op in SUMS:
+        _, total, *statistics = forward(x, x, x.shape[-1], **weights)
+        backward(dy, dy, total, *statistics, weights["weight"])
+        return
+    more: dict[str, Any] = {"activation": activation, "where": np.ones_like(x, bool) if where else None}
+    args: tuple[int, ...] = ()
+    if op in ("layer_norm", "rms_norm"):
+        args = (x.shape[-1],)
     else:
-        groups = (1,) if op == "group_norm" else ()
-        _, *statistics = forward(x, *groups, weight=weight, bias=bias, axis=axis)
-        backward(dy, x, *statistics, weight, axis=axis)
+        more["axis"] = axis
+    if op == "group_norm":
+        args = (1,)
+    given = {"residual": x if residual else None} if op in ("batch_norm", "group_norm") else {}
+    keywords = weights | more | given
+    _, *statistics = forward(x, *args, **keywords)
+    backward(dy, x, *statistics, **keywords)
     if op == "batch_norm":
-        mean, rstd = statistics
-        functional.batch_norm(x, mean, rstd, weight, bias, axis=axis)
-        backward(dy, x, mean, rstd, weight, axis=axis, training=False)
+        functional.batch_norm(x, *statistics, **keywords)
+        backward(dy, x, *statistics, **keywords, training=False)
     elif op == "instance_norm":
         running = np.ones(x.shape[axis]), np.ones(x.shape[axis])
-        functional.instance_norm(x, *running, weight, bias, use_input_stats=False, axis=axis)
+        functional.instance_norm(x, *running, **keywords, use_input_stats=False)
 
 
 def _builds() -> list[Any]:

@@ -10,7 +10,7 @@ import pytest
 from processes import on_layer, python
 
 import fastbn
-from fastbn import _config, _runtime
+from fastbn import _config, _runtime, _warmup
 from fastbn._warmup import warmup
 
 LAYERS = ("omp", "tbb", "workqueue")
@@ -673,6 +673,25 @@ def test_after_a_warmup_nothing_is_compiled():
     """
     assert python(program) == ("0 True\n", "")
     assert re.match(r"\d+ kernels: 0 compiled", fastbn_command(*command)[0])
+
+
+def test_a_warmup_of_calls_with_more(monkeypatch):
+    """Of small arrays alone, lest this take a minute."""
+    x, w = np.ones((2, 8, 16), np.float32), np.ones(16, np.float32)
+    monkeypatch.setattr(_warmup, "_inputs", lambda *_: [(x, -1)])
+    more = {"activation": "relu", "where": True, "residual": True}
+    warmup(["group_norm", "rms_norm"], **more)
+    warmup(["add_rms_norm"])
+    before = _warmup._counts()
+    given = more | {"where": x < 2}
+    y, *statistics = fastbn.group_norm_forward(x, 4, w, w, axis=-1, **given | {"residual": x})
+    fastbn.group_norm_backward(y, x, *statistics, w, bias=w, axis=-1, **given | {"residual": x})
+    del given["residual"]  # which RMS norm has not, so that it was left out
+    y, rstd = fastbn.rms_norm_forward(x, 16, w, **given)
+    fastbn.rms_norm_backward(y, x, rstd, w, **given)
+    y, total, rstd = fastbn.add_rms_norm_forward(x, x, 16, w)
+    fastbn.add_rms_norm_backward(y, y, total, rstd, w)
+    assert _warmup._counts() == before
 
 
 @pytest.mark.parametrize("wrong", [{"ops": ["norm"]}, {"dtypes": ["int8"]}, {"layouts": "NCHW"}])

@@ -4,7 +4,8 @@ import argparse
 import sys
 from typing import Any
 
-from fastbn._warmup import DTYPES, LAYOUTS, OPERATIONS, Warmup, warmup
+from fastbn import _checks
+from fastbn._warmup import DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
 from fastbn.cli._errors import CommandError, require
 
 
@@ -16,9 +17,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "NUMBA_CACHE_DIR if it is set, else beside the package, else in the user's cache folder.",
     )
     add = parser.add_argument
-    add("--ops", nargs="+", choices=OPERATIONS, default=OPERATIONS, metavar="OP", help=f"{_list(OPERATIONS)} (all)")
+    known = OPERATIONS + SUMS
+    add("--ops", nargs="+", choices=known, default=OPERATIONS, metavar="OP", help=f"{_list(known)} (all but the last)")
     add("--dtypes", nargs="+", choices=DTYPES, default=["float32"], metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
     add("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, metavar="LAYOUT", help=f"{_list(LAYOUTS)} (both)")
+    names = tuple(_checks.ACTIVATIONS)
+    add("--activation", choices=names, metavar="NAME", help=f"of the calls to come: {_list(names)} (none)")
+    add("--residual", action="store_true", help="calls will have one")
+    add("--where", action="store_true", help="calls will have a mask")
     return parser
 
 
@@ -29,7 +35,9 @@ def _list(names: tuple[str, ...]) -> str:
 def run(args: argparse.Namespace) -> int:
     if "bfloat16" in args.dtypes:
         require("half", "ml_dtypes")
-    done = warmup(args.ops, args.dtypes, args.layouts, _show if sys.stderr.isatty() else None)
+    progress = _show if sys.stderr.isatty() else None
+    more = {"activation": args.activation, "residual": args.residual, "where": args.where}
+    done = warmup(args.ops, args.dtypes, args.layouts, progress, **more)
     if done.folder is None:
         raise CommandError("no folder can be written to, so nothing is kept: set NUMBA_CACHE_DIR")
     print(_summary(done))
