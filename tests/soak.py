@@ -40,6 +40,18 @@ def some_array(rng, shape, dtype, mean=0.0):
     return view
 
 
+ACTIVATION = "silu"  # one kind of call beside the plain ones: every other has kernels of its own, a minute to compile
+COMBINED = np.dtype(np.float32)
+
+
+def some_more(rng, op, x, least):
+    """Activation, residual and mask of a call, which leaves something of groups that have `least` elements."""
+    more = {"activation": ACTIVATION, "where": rng.random(x.shape) < (0.8 if least >= 32 else 1.0)}
+    if op in ("batch_norm", "group_norm"):
+        more["residual"] = some_array(rng, x.shape, x.dtype)
+    return more
+
+
 def some_call(rng, dtypes):
     """An operation both ways on some array: what it was, and its error as a share of what is allowed."""
     op = str(rng.choice(OPERATIONS))
@@ -60,26 +72,31 @@ def some_call(rng, dtypes):
     affine = [rng.uniform(0.5, 1.5, parameters).astype(dtype) for _ in range(1 if op == "rms_norm" else 2)]
     if rng.random() < 0.2:
         affine = [None]
+    least = np.prod(parameters) if args and not keywords else x.size // (shape[0] * parameters[0])
+    more = some_more(rng, op, x, least) if dtype == COMBINED and rng.random() < 0.5 else {}
     threads = int(rng.integers(1, fastbn.get_num_threads() + 1))
 
     def both(library, **out):
-        y, *statistics = getattr(library, f"{op}_forward")(x, *args, *affine, **keywords, **out)
-        gradients = getattr(library, f"{op}_backward")(dy, x, *statistics, affine[0], **keywords)
+        weights = dict(zip(("weight", "bias"), affine, strict=False))
+        y, *statistics = getattr(library, f"{op}_forward")(x, *args, **weights, **keywords, **more, **out)
+        back = weights if more else {"weight": affine[0]}
+        gradients = getattr(library, f"{op}_backward")(dy, x, *statistics, **back, **keywords, **more)
         return (y, *gradients), statistics[-1]
 
     with fastbn.num_threads(threads):
         actual, _ = both(fastbn, **({"out": some_array(rng, shape, dtype)} if rng.random() < 0.3 else {}))
     expected, rstd = both(reference)
     terms = np.sqrt(x.size / np.prod(parameters))
-    scales = (1.0, rstd.max(), terms, terms)  # of the terms, which may cancel in the result
+    scales = (1.0, rstd.max(), terms, terms, 1.0)  # of the terms, which may cancel in the result
     errors = [
         np.abs(a.astype(np.float64) - b).max() / max(scale, np.abs(b).max()) / TOLERANCES[dtype]
         for a, b, scale in zip(actual, expected, scales, strict=False)
     ]
     worst = float(np.max(errors))  # NaN if any is
     if not worst <= 1:
-        raise AssertionError(f"{op} {shape} {dtype} {args} {keywords}: {worst:.3g} times the error that is allowed")
-    return (op, str(dtype), f"{threads} of the threads"), worst
+        told = f"{op} {shape} {dtype} {args} {keywords} {list(more)}"
+        raise AssertionError(f"{told}: {worst:.3g} times the error that is allowed")
+    return (op, str(dtype), f"{threads} of the threads", *more), worst
 
 
 def wrong_call(rng):
@@ -99,6 +116,16 @@ def wrong_call(rng):
     except (TypeError, ValueError):
         return
     raise AssertionError("a wrong call was not refused")
+
+
+def compile_all(dtypes):
+    """What the calls will need."""
+    kinds = [{"dtypes": list(map(str, dtypes))}]
+    if COMBINED in dtypes:
+        kinds.append({"dtypes": [str(COMBINED)], "activation": ACTIVATION, "residual": True, "where": True})
+    for kind in kinds:
+        done = fastbn.warmup(**kind)
+        print(f"{done.compiled} kernels compiled, {done.found} found, in {done.seconds:.0f} s", flush=True)
 
 
 class _MallocInfo(ctypes.Structure):
@@ -187,12 +214,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     dtypes = [dtype for dtype in DTYPES if str(dtype) in args.dtypes]
-    # so that arrays too small to need threads get them, whatever helps, and calls are quick
-    _runtime.SERIAL_BYTES = _runtime.TEAM_BYTES = 1 << 14
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        done = fastbn.warmup(dtypes=args.dtypes)  # a kernel that is compiled stays in memory
-    print(f"{done.compiled} kernels compiled, {done.found} found, in {done.seconds:.0f} s", flush=True)
+        compile_all(dtypes)  # now: a kernel stays in memory
+    # so that arrays too small to need threads get them, whatever helps, and calls are quick
+    _runtime.SERIAL_BYTES = _runtime.TEAM_BYTES = 1 << 14
     soak = Soak(args.seconds, dtypes, args.seed)
     for kind, count in sorted(soak.counts().items()):
         print(f"{count:8} {kind}")
