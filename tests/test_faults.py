@@ -25,7 +25,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("variables", SETTINGS.values(), ids=SETTINGS)
 def test_settings_of_numba(variables):
-    assert python("import workload; print(workload.check())", **variables) == ("right\n", "")
+    program = "import workload; print(workload.check(), workload.check_fused())"
+    assert python(program, **variables) == ("right right\n", "")
 
 
 def test_bounds_are_checked_in_serial_kernels():
@@ -66,8 +67,9 @@ def test_without_compilation():
         from fastbn import reference
         from fastbn.cli import main
         x = np.random.default_rng(0).standard_normal((2, 3, 5))
-        for a, b in zip(fastbn.batch_norm_forward(x), reference.batch_norm_forward(x)):
-            np.testing.assert_allclose(a, b, atol=1e-12)
+        for more in ({}, {"activation": "silu", "residual": x[::-1], "where": x < 1}):
+            for a, b in zip(fastbn.batch_norm_forward(x, **more), reference.batch_norm_forward(x, **more)):
+                np.testing.assert_allclose(a, b, atol=1e-12)
         print("right", main(["info"]))
     """
     out, err = python(program, NUMBA_DISABLE_JIT="1")

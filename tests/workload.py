@@ -45,6 +45,19 @@ def check_columns():
     return "right"
 
 
+def check_fused():
+    """An activation, a residual and a mask in one call."""
+    for axis in (1, -1):
+        more = {"axis": axis, "activation": "gelu", "residual": np.sin(SMALL), "where": SMALL < 1}
+        weights = {"weight": np.ones(SMALL.shape[axis], np.float32), "bias": BIAS[: SMALL.shape[axis]]}
+        results = []
+        for library in (fastbn, reference):
+            y, mean, rstd = library.batch_norm_forward(SMALL, **weights, **more)
+            results.append((y, *library.batch_norm_backward(np.cos(SMALL), SMALL, mean, rstd, **weights, **more)))
+        _close(*results, 5e-6)
+    return "right"
+
+
 def check(_=None):
     """Forward and backward, serial and parallel, against the definitions."""
     for x in (SMALL, LARGE):
