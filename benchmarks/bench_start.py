@@ -75,8 +75,11 @@ def cost(program):
 
     This process must stay small: what it holds when it starts another one counts as that one's.
     """
+    # an installed package has its byte code, too
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", f"{program}\nprint(flush=True)"]
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", f"{program}\nprint(flush=True)"], stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     process.stdout.readline()
     seconds = time.perf_counter() - start
     _, status, usage = os.wait4(process.pid, 0)
