@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fastbn.cli import info
     from fastbn.cli._console import console, heading, make_table, progress_bar, say
-    from fastbn.cli._selfcheck import checks
+    from fastbn.cli._selfcheck import checks, compile_ahead
 
     heading("What this runs on")
     console.print(info.as_text(info.config()))
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     start, failed, topic = perf_counter(), 0, ""
     table = make_table(("", "found", ""))
     plan = list(checks())
+    compile_ahead()
     with progress_bar() as bar:
         for check in bar.track(plan):
             bar.update(bar.task_ids[0], description=f"{check.title} (a first run compiles)")
