@@ -1,19 +1,53 @@
-"""Memory of results that is used again: never by two arrays at a time, bounded, and given back."""
+"""How much memory calls take; and that of results, used again: never by two arrays at a time, bounded, given back."""
 
 import gc
 import os
 import random
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
+from cases import Case, channels_first_view, ids
 from processes import python
 
 import fastbn
 from fastbn import _memory
 
 SIZE = 1 << 12
+
+
+@pytest.mark.parametrize("more", [{}, {"activation": "relu"}], ids=["plain", "relu"])
+@pytest.mark.parametrize(
+    ("case", "arrange"),
+    [
+        (Case("batch_norm", (32, 64, 32, 32)), np.asarray),
+        (Case("batch_norm", (4, 3, 300, 300)), np.asarray),
+        (Case("batch_norm", (32, 32, 32, 64), axis=-1), np.asarray),
+        (Case("group_norm", (32, 64, 32, 32), 8), np.asarray),
+        (Case("instance_norm", (32, 64, 32, 32)), np.asarray),
+        (Case("layer_norm", (4096, 1024), 1024), np.asarray),
+        (Case("rms_norm", (4096, 1024), 1024), np.asarray),
+        (Case("layer_norm", (8, 32, 32, 256), 256), channels_first_view),
+    ],
+    ids=lambda value: ids(value) if isinstance(value, Case) else "",
+)
+def test_no_array_of_the_inputs_size_is_made_beside_the_result(case, arrange, more):
+    x, dy = arrange(case.data(np.float32)), arrange(case.upstream(np.float32))
+    parameters, out = case.parameters(np.float32), np.empty_like(x)
+
+    def both_ways():
+        _, statistics = case.forward(fastbn, x, **parameters, **more, out=out)
+        named = parameters if more else {"weight": parameters["weight"]}
+        case.backward(fastbn, dy, x, statistics, **named, **more, out=out)
+
+    both_ways()  # compiles
+    tracemalloc.start()
+    both_ways()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.1 * x.nbytes
 
 
 @pytest.fixture(autouse=True)
