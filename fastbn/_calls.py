@@ -15,18 +15,6 @@ ViewOf = Callable[..., _views.View | None]
 _EMPTY = np.empty(0)
 
 
-class Also(NamedTuple):
-    """What a call may ask for beside the normalization; all checked."""
-
-    residual: Array | None = None  # like x
-    activation: Any = None
-    where: Array | None = None  # of bool, as many axes as x, each as long or of length one
-    counts: Array | None = None  # in the shape of the statistics: how many elements `where` leaves
-
-
-NOTHING = Also()
-
-
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
@@ -39,7 +27,7 @@ class _Alias:
         self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
 
 
-def _flat(a: Array, order: Any = None) -> Array:
+def flattened(a: Array, order: Any = None) -> Array:
     """A contiguous array as the kernels take it: one axis, in memory order, half precision by its bits."""
     a = np.asarray(a)  # a matrix would stay two-dimensional
     flat = (a if order is None else a.transpose(order)).reshape(-1)
@@ -52,7 +40,7 @@ def _inverse(order: Any) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def _seen(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
+def seen(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
     """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
     order = _views.memory_order(x)
     if order is False:  # holes or overlaps: the same order without them
@@ -66,7 +54,7 @@ def _seen(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.Vie
     return x, order, view
 
 
-def _in_order(a: Array, order: Any) -> Array:
+def in_order(a: Array, order: Any) -> Array:
     """a with the given memory order, copied if it has another."""
     if order is None:
         return np.ascontiguousarray(a)
@@ -77,11 +65,11 @@ def _flat_like(a: Array | None, shape: tuple[int, ...], order: Any) -> Array | N
     """An array, if there is one, as the kernels take it, broadcast and in the given memory order."""
     if a is None:
         return None
-    flat = _flat(_in_order(np.broadcast_to(a, shape), order), order)
+    flat = flattened(in_order(np.broadcast_to(a, shape), order), order)
     return flat.view(np.uint8) if flat.dtype == bool else flat
 
 
-def _target(x: Array, order: Any, out: Array | None) -> Array:
+def target(x: Array, order: Any, out: Array | None) -> Array:
     """`out` if it has the memory order that is written, else a new array."""
     if out is not None and (out if order is None else out.transpose(order)).flags.c_contiguous:
         return out
@@ -101,15 +89,15 @@ def _deliver(y: Array, out: Array | None) -> Array:
 # Weights and statistics -----------------------------------------------------------------------------------------------
 
 
-def _weights(w: Array | None, view: _views.View) -> Array | None:
+def flat_weights(w: Array | None, view: _views.View) -> Array | None:
     """A weight or bias, flat, in the order of the elements in memory."""
     if w is None or view.weight_order is None:
-        return w if w is None else _flat(w)
+        return w if w is None else flattened(w)
     shape, tail = view.weight_order
     return w.reshape(shape).transpose(tail).reshape(-1)
 
 
-def _gradient(g: Array, view: _views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
+def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
     """A weight's gradient in the weight's own order, shape and dtype."""
     if view.weight_order is not None:
         lengths, tail = view.weight_order
@@ -124,11 +112,11 @@ def _statistics(values: Array, view: _views.View) -> Array:
     return values if view.stats_axes is None else values.transpose(view.stats_axes)
 
 
-def _flat_statistics(values: Array, view: _views.View) -> Array:
+def flat_statistics(values: Array, view: _views.View) -> Array:
     """What users see, flat in memory order."""
     if view.stats_axes is not None:
         values = values.transpose(_inverse(view.stats_axes))
-    return _flat(np.ascontiguousarray(values))
+    return flattened(np.ascontiguousarray(values))
 
 
 def rstd(var: Array, eps: float) -> Array:
@@ -151,20 +139,22 @@ def normalize(
     keep: bool,
     centered: bool = True,
     key: Any = None,
-    also: Also = NOTHING,
+    also: _checks.Also = _checks.NOTHING,
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
 
     keep: whether the statistics are wanted; they are empty if not.  key: what to remember the call by, see `again`.
     """
-    x, order, view = _seen(x, view_of, *args)
+    x, order, view = seen(x, view_of, *args)
     mean = np.empty(view.groups) if keep and centered else _EMPTY
     var = np.empty(view.groups) if keep else _EMPTY
-    y = _target(x, order, out)
+    y = target(x, order, out)
     if x.size:
-        affine, more = (_weights(w, view), _weights(b, view)), _more(also, x, order)
-        counts = None if also.counts is None else _flat_statistics(also.counts, view)
-        call = _launch.Forward(_flat(x, order), _flat(y, order), *affine, eps, mean, var, centered, more, counts)
+        affine, more = (flat_weights(w, view), flat_weights(b, view)), _more(also, x, order)
+        counts = None if also.counts is None else flat_statistics(also.counts, view)
+        call = _launch.Forward(
+            flattened(x, order), flattened(y, order), *affine, eps, mean, var, centered, more, counts
+        )
         _launch.forward(view, call)
         if key is not None and order is None:
             _remember(key, x, view, w, b, eps, centered)
@@ -176,9 +166,9 @@ def normalize(
     return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
 
 
-def _more(also: Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...] | None:
+def _more(also: _checks.Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...] | None:
     """What kernels take beside weights and biases, or None; dy: flat."""
-    if also is NOTHING:
+    if also is _checks.NOTHING:
         return None
     residual, where = (_flat_like(a, x.shape, order) for a in (also.residual, also.where))
     return residual, activations.packed(also.activation), where, dy
@@ -198,10 +188,10 @@ def normalize_sum(
     x, residual = np.ascontiguousarray(x), np.ascontiguousarray(residual)
     view: Any = _views.layer_view(x.shape, None, trailing)
     mean, var = np.empty(view.groups) if centered else _EMPTY, np.empty(view.groups)
-    y, summed = _target(x, None, out), _target(x, None, None)
+    y, summed = target(x, None, out), target(x, None, None)
     if x.size:
-        both, affine = (_flat(x), _flat(residual)), (_weights(w, view), _weights(b, view))
-        call = _launch.Forward(both, _flat(y), *affine, eps, mean, var, centered, summed=_flat(summed))
+        both, affine = (flattened(x), flattened(residual)), (flat_weights(w, view), flat_weights(b, view))
+        call = _launch.Forward(both, flattened(y), *affine, eps, mean, var, centered, summed=flattened(summed))
         _launch.forward(view, call)
     else:
         mean[...], var[...] = np.nan, np.nan
@@ -211,9 +201,9 @@ def normalize_sum(
 
 def sums(x: Array, view_of: ViewOf, args: tuple[Any, ...]) -> tuple[Array, Array, Array]:
     """An element of every group of x, checked and not empty, and the sums of d and d^2; d: the distance from it."""
-    x, order, view = _seen(x, view_of, *args)
+    x, order, view = seen(x, view_of, *args)
     shift, s, q = np.empty(view.groups), np.empty(view.groups), np.empty(view.groups)
-    _launch.sums(view, _flat(x, order), shift, s, q)
+    _launch.sums(view, flattened(x, order), shift, s, q)
     return _statistics(shift, view), _statistics(s, view), _statistics(q, view)
 
 
@@ -227,15 +217,17 @@ def apply(
     var: Array,
     out: Array | None,
     key: Any = None,
-    also: Also = NOTHING,
+    also: _checks.Also = _checks.NOTHING,
 ) -> Array:
     """Normalize every channel of x with given statistics; key: what to remember the call by, see `again`."""
-    x, order, view = _seen(x, _views.batch_view, axis, False)
-    y = _target(x, order, out)
+    x, order, view = seen(x, _views.batch_view, axis, False)
+    y = target(x, order, out)
     if x.size:
-        affine, more = (_weights(w, view), _weights(b, view)), _more(also, x, order)
-        statistics = _flat(mean), _flat(var)
-        _launch.apply(view, _launch.Forward(_flat(x, order), _flat(y, order), *affine, eps, *statistics, more=more))
+        affine, more = (flat_weights(w, view), flat_weights(b, view)), _more(also, x, order)
+        statistics = flattened(mean), flattened(var)
+        _launch.apply(
+            view, _launch.Forward(flattened(x, order), flattened(y, order), *affine, eps, *statistics, more=more)
+        )
         if key is not None and order is None and mean.dtype == var.dtype:
             _remember(key, x, view, w, b, eps, True, mean.dtype)
     return _deliver(y, out)
@@ -252,7 +244,7 @@ def differentiate(
     shape: tuple[int, ...],
     out: Array | None,
     through_statistics: bool = True,
-    also: Also = NOTHING,
+    also: _checks.Also = _checks.NOTHING,
     bias: Array | None = None,
     dsum: Array | None = None,
 ) -> Any:
@@ -260,32 +252,36 @@ def differentiate(
 
     mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx.
     """
-    x, order, view = _seen(x, view_of, *args)
-    dy = _in_order(dy, order)
-    dx = _target(x, order, out)
+    x, order, view = seen(x, view_of, *args)
+    dy = in_order(dy, order)
+    dx = target(x, order, out)
     # The gradient before the activation: that of a residual if there is one, else it waits where dx will be.
     inner = also.activation is not None or (also.residual is not None and also.where is not None)
     dz = dy
     if also.residual is not None:
-        dz = _target(x, order, None) if inner else dy.copy(order="K")
+        dz = target(x, order, None) if inner else dy.copy(order="K")
     elif inner:
-        dz = dx if not np.may_share_memory(dx, x) else _target(x, order, None)
+        dz = dx if not np.may_share_memory(dx, x) else target(x, order, None)
     compute = _checks.COMPUTED_IN[x.dtype]
     dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
     if x.size:
-        w, b = (_weights(None if v is None else np.ascontiguousarray(v, compute), view) for v in (weight, bias))
-        m, counts = (None if v is None else _flat_statistics(v, view) for v in (mean, also.counts))
-        r, gx = _flat_statistics(rstd, view), _flat(dx, order)
-        more = _more(also, x, order, _flat(dy, order) if inner else None)
+        w, b = (flat_weights(None if v is None else np.ascontiguousarray(v, compute), view) for v in (weight, bias))
+        m, counts = (None if v is None else flat_statistics(v, view) for v in (mean, also.counts))
+        r, gx = flat_statistics(rstd, view), flattened(dx, order)
+        more = _more(also, x, order, flattened(dy, order) if inner else None)
         added = _flat_like(dsum, x.shape, order)
-        call = _launch.Backward(_flat(dz, order), _flat(x, order), gx, w, m, r, counts, added, b, more)
+        call = _launch.Backward(flattened(dz, order), flattened(x, order), gx, w, m, r, counts, added, b, more)
         if through_statistics:
             _launch.backward(view, call, dweight, dbias)
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
             scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
             _launch.apply(view, scale if call.where is None else scale._replace(more=(None, None, call.where, None)))
-    gradients = _deliver(dx, out), _gradient(dweight, view, weight, shape), _gradient(dbias, view, weight, shape)
+    gradients = (
+        _deliver(dx, out),
+        shaped_gradient(dweight, view, weight, shape),
+        shaped_gradient(dbias, view, weight, shape),
+    )
     return gradients if also.residual is None else (*gradients, dz)
 
 

@@ -6,7 +6,8 @@ Nothing is written to any array before all arguments of a call have been accepte
 import math
 import operator
 import sys
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -263,6 +264,56 @@ def where(value: Any, x: Array) -> Array | None:
     if len(own) > x.ndim or any(n not in (1, full) for n, full in zip(own, x.shape, strict=True)):
         raise ValueError(f"where has shape {mask.shape}; expected one that broadcasts to {x.shape}, the shape of x")
     return mask.reshape(own)
+
+
+class Also(NamedTuple):
+    """What a call may ask for beside the normalization; all checked."""
+
+    residual: Array | None = None  # like x
+    activation: Any = None
+    where: Array | None = None  # of bool, as many axes as x, each as long or of length one
+    counts: Array | None = None  # in the shape of the statistics: how many elements `where` leaves
+
+
+NOTHING = Also()
+
+
+def also(x: Array, function: Any, mask: Any, residual: Any, kept: tuple[int, ...], groups: int = 0) -> Also:
+    """The arguments activation, where and residual; groups: into how many the last of the kept axes is split."""
+    if function is None and mask is None and residual is None:
+        return NOTHING
+    mask = where(mask, x)
+    return Also(
+        None if residual is None else like(residual, "residual", x),
+        activation(function),
+        mask,
+        None if mask is None else counts(mask, x.shape, kept, groups),
+    )
+
+
+def counts(mask: Array, shape: tuple[int, ...], kept: tuple[int, ...], groups: int) -> Array:
+    """How many elements of every group the mask leaves."""
+    own, full = list(mask.shape), list(shape)
+    if groups:
+        axis = kept[-1]
+        split = [groups, shape[axis] // groups]
+        own[axis : axis + 1] = split if own[axis] == shape[axis] else [1, 1]
+        full[axis : axis + 1] = split
+    reduced = tuple(a for a in range(len(full)) if a not in kept)
+    n = mask.reshape(own).sum(axis=reduced, dtype=np.float64, keepdims=True)
+    n *= prod(full[a] for a in reduced if own[a] == 1)
+    return np.broadcast_to(n, [1 if a in reduced else full[a] for a in range(len(full))]).reshape(
+        [full[a] for a in kept]
+    )
+
+
+def either(x: Any, y: Any) -> Any:
+    """What backward starts from."""
+    if y is None:
+        return x
+    if x is not None:
+        raise ValueError("both x and y are given; expected x to be None where backward starts from y")
+    return y
 
 
 def out(value: Any, like: tuple[Any, ...], *inputs: Any) -> None:

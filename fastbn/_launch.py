@@ -127,7 +127,7 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> None:
+def with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> None:
     """Call `run` with as many threads as are good for it."""
     if x.nbytes < _runtime.SERIAL_BYTES:
         run(view, *args, 1)
@@ -138,7 +138,7 @@ def _with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) ->
 
 def forward(view: View, call: Forward) -> None:
     """Normalize x into y with its own statistics."""
-    _with_threads(_columns_forward if view.columns else _runs_forward, view, call.y, call)
+    with_threads(_columns_forward if view.columns else _runs_forward, view, call.y, call)
 
 
 def _runs_forward(view: View, call: Forward, threads: int) -> None:
@@ -169,11 +169,11 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
 def _columns_forward(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, centered, more, counts, _ = call
     shape, parallel = view.geometry, threads > 1
-    pieces, panels, width = _extent(view)
+    pieces, panels, width = extent(view)
     channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
     past_cache = _past_cache(y, shape[6])
     mean, var = (v if v.size else np.empty(view.groups) for v in (mean, var))
-    like = _LIKE[_computed_in(y)]
+    like = _LIKE[computed_in(y)]
     units = view.blocks * panels
     if pieces == 1 or _busy(units, threads):
         statistics = mean, var, like, more, counts
@@ -188,7 +188,7 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
 
 def apply(view: View, call: Forward) -> None:
     """Normalize x into y with given statistics, a channel or a group each; an eps of None: `var` is rstd."""
-    _with_threads(_apply, view, call.y, call)
+    with_threads(_apply, view, call.y, call)
 
 
 def _apply(view: View, call: Forward, threads: int) -> None:
@@ -197,8 +197,8 @@ def _apply(view: View, call: Forward, threads: int) -> None:
     affine = (w, b) if view.affine == "channel" else (None, None)
     others = (None, None) if view.affine == "channel" else (w, b)
     if view.columns:
-        pieces, _, width = _extent(view)
-        coefficients = np.empty(view.blocks * 3 * width, _computed_in(y))
+        pieces, _, width = extent(view)
+        coefficients = np.empty(view.blocks * 3 * width, computed_in(y))
         mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
         columns.coefficients.serial(view.blocks, shape, *affine, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
@@ -213,13 +213,13 @@ def _apply(view: View, call: Forward, threads: int) -> None:
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
     """The sums of d and d^2 over every group, d being the distance from `shift`, an element; all: float64 (groups,)."""
-    _with_threads(_sums, view, x, x, shift, s, q)
+    with_threads(_sums, view, x, x, shift, s, q)
 
 
 def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) -> None:
     shape, parallel = view.geometry, threads > 1
     if view.columns:
-        pieces, _, _ = _extent(view)
+        pieces, _, _ = extent(view)
         _, width, fold, span, *_ = shape
         of_pieces = np.empty((view.blocks, pieces, 2, fold, width // span, span))
         wide = _LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
@@ -242,7 +242,7 @@ def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
     """The gradients of `forward`."""
     by_runs = _rows_backward if view.affine == "element" else _runs_backward
     run = _columns_backward if view.columns else by_runs
-    _with_threads(run, view, call.x, call, dweight, dbias)
+    with_threads(run, view, call.x, call, dweight, dbias)
 
 
 def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
@@ -299,7 +299,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
     blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
-    like = _LIKE[_computed_in(x)]
+    like = _LIKE[computed_in(x)]
     past_cache = _past_cache(x, length)
     chain: tuple[Any, ...] | None = None
     if per_row == 1 or _busy(blocks, threads):
@@ -322,14 +322,14 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
 def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
-    pieces, panels, width = _extent(view)
+    pieces, panels, width = extent(view)
     by_row = view.affine == "row"
     channel, row = (None, w) if by_row else (w, None)
     centered = mean is not None
     mean = mean if centered else np.zeros(view.groups)
     grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
     row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
-    like = _LIKE[_computed_in(x)]
+    like = _LIKE[computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6])
     chain: tuple[Any, ...] | None = None
@@ -357,11 +357,11 @@ def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None
     runs.collect_rows[parallel](_ceil(dweight.size, runs.COLLECTED), grads, dweight, dbias)
 
 
-def _extent(view: View) -> tuple[int, int, int]:
+def extent(view: View) -> tuple[int, int, int]:
     """Pieces and panels of a block, and columns of a folded row."""
     rows, width, fold, _, _, _, panel, piece = view.geometry
     return _ceil(_ceil(rows, fold), piece), _ceil(width * fold, panel), width * fold
 
 
-def _computed_in(x: Array) -> np.dtype[Any]:
+def computed_in(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)

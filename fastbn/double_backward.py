@@ -380,20 +380,20 @@ def _differentiate(
     through_statistics: bool = True,
 ) -> tuple[Array, Array, Array]:
     """The gradients for dy, x and weight of checked arguments; v is that for dx; mean: None for RMS norm."""
-    x, order, view = _calls._seen(x, view_of, *args)
-    v, dy = _calls._in_order(v, order), _calls._in_order(dy, order)
-    ddy, gx = _calls._target(x, order, None), _calls._target(x, order, None)
+    x, order, view = _calls.seen(x, view_of, *args)
+    v, dy = _calls.in_order(v, order), _calls.in_order(dy, order)
+    ddy, gx = _calls.target(x, order, None), _calls.target(x, order, None)
     compute = _checks.COMPUTED_IN[x.dtype]
     gweight = np.zeros(view.weights)
     if x.size:
-        flat = [_calls._flat(a, order) for a in (v, dy, x, ddy, gx)]
-        w, a, b = (None if p is None else _calls._weights(np.ascontiguousarray(p, compute), view) for p in affine)
-        m = None if mean is None else _calls._flat_statistics(mean, view)
-        r = _calls._flat_statistics(rstd, view)
+        flat = [_calls.flattened(a, order) for a in (v, dy, x, ddy, gx)]
+        w, a, b = (None if p is None else _calls.flat_weights(np.ascontiguousarray(p, compute), view) for p in affine)
+        m = None if mean is None else _calls.flat_statistics(mean, view)
+        r = _calls.flat_statistics(rstd, view)
         run = _columns_double_backward if view.columns else _runs_double_backward
         with np.errstate(all="ignore"):  # an infinite or huge element spoils its own group, which says enough
-            _launch._with_threads(run, view, flat[2], flat, (w, a, b), m, r, through_statistics, gweight)
-    return ddy, gx, _calls._gradient(gweight.astype(compute), view, affine[0], shape)
+            _launch.with_threads(run, view, flat[2], flat, (w, a, b), m, r, through_statistics, gweight)
+    return ddy, gx, _calls.shaped_gradient(gweight.astype(compute), view, affine[0], shape)
 
 
 # (g, x, weights of g, mean, rstd) -> the sums of g and of g h over the parts of each group: (groups, parts) both
@@ -479,7 +479,7 @@ def _runs_double_backward(
     by_element = view.affine == "element"
     of_elements, of_parts = (affine, _NONE) if by_element else (_NONE, affine)
     per_part = runs.pieces(count, length)
-    compute = _launch._computed_in(flat[2])
+    compute = _launch.computed_in(flat[2])
     kernel_affine = _each(of_elements, weights, compute) if by_element else _NONE
     round_trip = weights // length if by_element else 1  # groups until the weights begin anew
     at_once = round_trip * max(1, _SLAB // (count * parts * length * round_trip))
@@ -533,8 +533,8 @@ def _columns_double_backward(
     rows, width, fold, span, repeat, _, _, _ = shape
     by_row = view.affine == "row"
     of_rows, of_parts = (affine, _NONE) if by_row else (_NONE, affine)
-    pieces, _, folded = _launch._extent(view)
-    like = np.empty(0, _launch._computed_in(flat[2]))
+    pieces, _, folded = _launch.extent(view)
+    like = np.empty(0, _launch.computed_in(flat[2]))
     kernel_affine = _each(of_rows, rows, like.dtype) if by_row else _NONE
     groups, parts = width // span, span // repeat  # of a block
     at_once = max(1, _SLAB // (rows * width))

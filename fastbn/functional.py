@@ -44,7 +44,6 @@ References
    Recommendations", The American Statistician 37(3), 1983, pp. 242-247.
 """
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,35 +78,6 @@ __all__ = [
 
 Array = NDArray[Any]
 Activation = str | tuple[str, float] | None
-
-
-def _also(x: Array, activation: Any, where: Any, residual: Any, kept: tuple[int, ...], groups: int = 0) -> _calls.Also:
-    """What a call asks for beside the normalization; groups: into how many the last of the kept axes is split."""
-    if activation is None and where is None and residual is None:
-        return _calls.NOTHING
-    mask = _checks.where(where, x)
-    return _calls.Also(
-        None if residual is None else _checks.like(residual, "residual", x),
-        _checks.activation(activation),
-        mask,
-        None if mask is None else _counts(mask, x.shape, kept, groups),
-    )
-
-
-def _counts(where: Array, shape: tuple[int, ...], kept: tuple[int, ...], groups: int) -> Array:
-    """How many elements of every group the mask leaves."""
-    own, full = list(where.shape), list(shape)
-    if groups:
-        axis = kept[-1]
-        split = [groups, shape[axis] // groups]
-        own[axis : axis + 1] = split if own[axis] == shape[axis] else [1, 1]
-        full[axis : axis + 1] = split
-    reduced = tuple(a for a in range(len(full)) if a not in kept)
-    n = where.reshape(own).sum(axis=reduced, dtype=np.float64, keepdims=True)
-    n *= prod(full[a] for a in reduced if own[a] == 1)
-    return np.broadcast_to(n, [1 if a in reduced else full[a] for a in range(len(full))]).reshape(
-        [full[a] for a in kept]
-    )
 
 
 def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[Array | None, Array | None]:
@@ -236,7 +206,7 @@ def batch_norm(
     eps = _checks.eps(eps)
     mean = _checks.statistic(running_mean, "running_mean", shape)
     var = _checks.statistic(running_var, "running_var", shape)
-    also = _also(x, activation, where, residual, (channel,))
+    also = _checks.also(x, activation, where, residual, (channel,))
     _checks.out(out, (x, given), running_mean, running_var, weight, bias, residual, where)
     return _calls.apply(x, channel, w, b, eps, mean, var, out, key, also)
 
@@ -309,7 +279,7 @@ def _batch(
     w, b = _affine(weight, bias, shape, x)
     eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
     _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
-    also = _also(x, activation, where, residual, (channel,))
+    also = _checks.also(x, activation, where, residual, (channel,))
     _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
     count: Any = x.size // x.shape[channel] if x.size else 0
     if count == 1:
@@ -402,13 +372,13 @@ def batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([2., 0.]), array([2., 2.]))
     """
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
     r = _checks.given(rstd, "rstd", shape)
     w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    also = _also(x, activation, where, residual, (channel,))
+    also = _checks.also(x, activation, where, residual, (channel,))
     through_statistics = _checks.flag(training, "training")
     _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
     if y is None:
@@ -419,20 +389,11 @@ def batch_norm_backward(
     return _calls.differentiate(dy, x, m, r, _views.batch_view, (channel,), w, shape, out, through_statistics, also, b)
 
 
-def _either(x: Any, y: Any) -> Any:
-    """What backward starts from."""
-    if y is None:
-        return x
-    if x is not None:
-        raise ValueError("both x and y are given; expected x to be None where backward starts from y")
-    return y
-
-
 def _along(shape: list[int], *vectors: Array | None) -> Any:
     return [None if v is None else v.reshape(shape) for v in vectors]
 
 
-def _undone(y: Array, also: _calls.Also, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+def _undone(y: Array, also: _checks.Also, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """x - mean, from y; the other arrays broadcast to it."""
     if also.residual is not None:
         raise ValueError("a residual is given; expected none where backward starts from y")
@@ -822,12 +783,12 @@ def _trailing_arguments(
     centered: bool,
     activation: Any = None,
     where: Any = None,
-) -> tuple[Array, Array | None, Array | None, float, int, _calls.Also]:
+) -> tuple[Array, Array | None, Array | None, float, int, _checks.Also]:
     given, x = x, _checks.array(x, "x")
     shape = _checks.normalized_shape(normalized_shape, x)
     w, b = _affine(weight, bias, shape, x)
     eps = _checks.eps(eps if centered else _rms_eps(eps, x))
-    also = _also(x, activation, where, None, tuple(range(x.ndim - len(shape))))
+    also = _checks.also(x, activation, where, None, tuple(range(x.ndim - len(shape))))
     _checks.out(out, (x, given), weight, bias, where)
     return x, w, b, eps, len(shape), also
 
@@ -846,11 +807,11 @@ def _trailing_backward(
     y: Any = None,
     dsum: Any = None,
 ) -> tuple[Array, ...]:
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
     w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    also = _also(x, activation, where, None, tuple(range(len(lead))))
+    also = _checks.also(x, activation, where, None, tuple(range(len(lead))))
     added = None if dsum is None else _checks.like(dsum, "dsum", x)
     _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, where, dsum)
     m: Array | None = None
@@ -1497,7 +1458,7 @@ def _group(
     args = (channel, _checks.groups(num_groups, channels))
     w, b = _affine(weight, bias, (channels,), x)
     eps = _checks.eps(eps)
-    also = _also(x, activation, where, residual, (0, channel), args[1])
+    also = _checks.also(x, activation, where, residual, (0, channel), args[1])
     _checks.out(out, (x, given), weight, bias, residual, where)
     return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep, also=also)
 
@@ -1518,7 +1479,7 @@ def _group_backward(
     y: Any,
 ) -> tuple[Array, ...]:
     """by_channel: a group a channel; else rstd tells their number."""
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _either(x, y))
+    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
@@ -1526,7 +1487,7 @@ def _group_backward(
     shape = (x.shape[0], groups)
     r = _checks.given(rstd, "rstd", shape)
     w, b = _checks.vector(weight, "weight", (channels,)), _checks.vector(bias, "bias", (channels,))
-    also = _also(x, activation, where, residual, (0, channel), groups)
+    also = _checks.also(x, activation, where, residual, (0, channel), groups)
     _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
     if y is None:
         m = _checks.given(mean, "mean", shape)
@@ -1563,7 +1524,8 @@ def instance_norm_with_running(
     if count == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
     if count and where is not None:
-        count = _counts(_checks.where(where, x), x.shape, (0, channel), channels)  # type: ignore[arg-type]  # not None
+        mask: Any = _checks.where(where, x)
+        count = _checks.counts(mask, x.shape, (0, channel), channels)
         if count.min() < 2 and not (running_mean is None and running_var is None):
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
     y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where)

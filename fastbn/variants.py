@@ -99,7 +99,7 @@ def _samples(values: Array | None, part: slice) -> Array | None:
 
 def _counts(x: Array, channel: int, mask: Array | None) -> Array:
     """How many values each channel has."""
-    return F._counts(np.ones((1,) * x.ndim, bool) if mask is None else mask, x.shape, (channel,), 0)
+    return _checks.counts(np.ones((1,) * x.ndim, bool) if mask is None else mask, x.shape, (channel,), 0)
 
 
 def _unwarned() -> np.errstate:
@@ -239,7 +239,7 @@ def ghost_batch_norm_backward(
     (array([1.]), array([5.]))
     """
     from_y, given = y is not None, (x, y, dy)
-    dy, x, channel = _read_gradient(dy, F._either(x, y), axis)
+    dy, x, channel = _read_gradient(dy, _checks.either(x, y), axis)
     parts = _ghost_batches(x, virtual_batch_size)
     shape = (x.shape[channel],)
     m, r = (_checks.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
@@ -351,7 +351,7 @@ def batch_renorm_forward(
     _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
     center = _checks.given(running_mean, "running_mean", shape)
     sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
-    also = F._also(x, activation, where, residual, (channel,))
+    also = _checks.also(x, activation, where, residual, (channel,))
     _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
     count = _counts(x, channel, also.where)
     if x.size and count.min() < 2:
@@ -360,7 +360,7 @@ def batch_renorm_forward(
     if x.size and where is None:
         mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
-        counted = _calls.Also(where=also.where, counts=also.counts)
+        counted = _checks.Also(where=also.where, counts=also.counts)
         _, mean, var = _calls.normalize(x, _views.batch_view, (channel,), None, None, eps, None, True, also=counted)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
@@ -430,7 +430,7 @@ def batch_renorm_backward(
     >>> dweight.round(3), dbias
     (array([1.]), array([1.]))
     """
-    given, (dy, start) = (x, y, dy), _checks.gradient(dy, F._either(x, y))
+    given, (dy, start) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(start, 2)
     channel = _checks.axis(axis, start)
     shape = (start.shape[channel],)
@@ -922,7 +922,7 @@ def _over_channels_backward(
     y: Any,
     out: Any,
 ) -> tuple[Array, ...]:
-    given, (dy, start, channel) = (x, y, dy), _read_gradient(dy, F._either(x, y), axis)
+    given, (dy, start, channel) = (x, y, dy), _read_gradient(dy, _checks.either(x, y), axis)
     _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
     mask = _checks.where(where, start)
     _checks.out(out, (start, dy, *given), weight, *statistics, where, beside.get("bias"))
@@ -983,7 +983,7 @@ def _scale(
     for samples, axis, (part, result, mask, residual) in _planes(channel, x, y, where, added):
         a = scale[samples].ravel()
         b = None if shift is None else np.resize(shift, a.size)
-        also = _calls.Also(residual, None, mask)
+        also = _checks.Also(residual, None, mask)
         _calls.apply(part, axis, a, b, 0.0, *_no_statistics(a.size), result, also=also)
 
 
@@ -1288,7 +1288,7 @@ def filter_response_norm_forward(
     given, (x, channel) = x, _read(x, axis)
     w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
     eps = _checks.eps(eps)
-    also = F._also(x, None, where, None, (0, channel))
+    also = _checks.also(x, None, where, None, (0, channel))
     _checks.out(out, (x, given), weight, bias, tau, where)
     compute, channels = _checks.COMPUTED_IN[x.dtype], x.shape[channel]
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
@@ -1362,7 +1362,7 @@ def filter_response_norm_backward(
     shape = (x.shape[channel],)
     saved = _checks.given(rstd, "rstd", (len(x), *shape))
     w, b, t = _response_parameters(weight, bias, tau, *shape)
-    also = F._also(x, None, where, None, (0, channel))
+    also = _checks.also(x, None, where, None, (0, channel))
     _checks.out(out, (x, dy, *given), weight, bias, tau, rstd, where)
     dx = _target(x, out)
     counts = np.full(saved.shape, x.size / max(1, saved.size)) if also.counts is None else also.counts

@@ -45,7 +45,7 @@ class Case:
     sample_bias: Array
 
 
-def _make_case(shape: tuple[int, ...], mean: float, dtype: str, layout: str) -> Case:
+def make_case(shape: tuple[int, ...], mean: float, dtype: str, layout: str) -> Case:
     rng = np.random.default_rng(0)
     channels = shape[1]
     first = layout == "NCHW"
@@ -115,8 +115,8 @@ OPERATIONS: dict[str, Operation] = {
 
 def worst_errors(operation: str, dtype: str, layout: str) -> tuple[float, float]:
     """The worst error forward and backward, each relative to the scale of its output; NaN if any is NaN."""
-    cases = [_make_case(shape, mean, dtype, layout) for shape in SHAPES for mean in MEANS]
-    forward, backward = zip(*(_errors(OPERATIONS[operation], case) for case in cases), strict=True)
+    cases = [make_case(shape, mean, dtype, layout) for shape in SHAPES for mean in MEANS]
+    forward, backward = zip(*(errors(OPERATIONS[operation], case) for case in cases), strict=True)
     return float(np.max(forward)), float(np.max(backward))
 
 
@@ -124,7 +124,7 @@ def passes(error: float, dtype: str, direction: str) -> bool:
     return error <= TOLERANCES[dtype, direction]  # NaN does not
 
 
-def _errors(operation: Operation, case: Case) -> list[float]:
+def errors(operation: Operation, case: Case) -> list[float]:
     pairs = zip(operation(fastbn, case), operation(reference, case), strict=True)
     return [np.max(list(map(_relative_error, actual, expected))) for actual, expected in pairs]
 

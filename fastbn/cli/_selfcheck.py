@@ -117,9 +117,9 @@ def _bits(same: bool) -> Outcome:
 def _accuracy(operation: str) -> Outcome:
     worst = [0.0, 0.0]
     for layout, mean, shape in product(LAYOUTS, MEANS, _check.SHAPES):
-        case = _check._make_case(shape, mean, "float32", layout)
+        case = _check.make_case(shape, mean, "float32", layout)
         # np.maximum, unlike max, hands a NaN on
-        worst = list(np.maximum(worst, _check._errors(OPERATIONS[operation], case)))
+        worst = list(np.maximum(worst, _check.errors(OPERATIONS[operation], case)))
     passed = [error <= TOLERANCES["float32", way] for error, way in zip(worst, _check.DIRECTIONS, strict=True)]
     return f"{worst[0]:.1e}, gradients {worst[1]:.1e}", all(passed)
 

@@ -8,6 +8,7 @@ one weight and one bias, at (g*parts + k) modulo their number ("channel"), or ev
     batch norm      (N, C, 1, S)      channel          layer and RMS norm   (1, M, 1, K)     element
     group norm      (1, N*G, C/G, S)  channel          group norm, S = 1    (1, N*G, 1, C/G) element
     instance norm   (1, N*C, 1, S)    channel
+    batch norm with given statistics, in the order of memory: as instance norm
 
 A group's work is cut into pieces that depend on the shape alone; a piece's sums are added up in order.  So it makes no
 difference to any bit whether one thread does a whole group while it is in its cache (`forward`, `backward`), or many
