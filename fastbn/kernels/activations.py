@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import overload
 
 from fastbn.kernels.jit import tile
-from fastbn.kernels.simd import less, per_type, polynomial, scale_by_power
+from fastbn.kernels.simd import either, less, per_type, polynomial, scale_by_power
 
 
 class Relu(NamedTuple):
@@ -226,10 +226,18 @@ def unpacked(record):
 @overload(unpacked)
 def _unpacked(record):
     if record == types.none:
-        return lambda record: None
+
+        def implementation(record):
+            return None
+
+        return implementation
     (name,) = record.dtype.fields
     kind = _KINDS[name]
-    return lambda record: kind(record[0][name])
+
+    def implementation(record):
+        return kind(record[0][name])
+
+    return implementation
 
 
 def activate(z, activation, dy):
@@ -243,8 +251,20 @@ def activate(z, activation, dy):
 @overload(activate)
 def _activate(z, activation, dy):
     if activation == types.none:
-        return (lambda z, activation, dy: z) if dy == types.none else (lambda z, activation, dy: dy)
+
+        def implementation(z, activation, dy):
+            return either(dy, z)
+
+        return implementation
     value, slope = _FORMULAS[activation.instance_class]
     if dy == types.none:
-        return lambda z, activation, dy: value(z, activation.parameter)
-    return lambda z, activation, dy: dy * slope(z, activation.parameter)
+
+        def implementation(z, activation, dy):
+            return value(z, activation.parameter)
+
+        return implementation
+
+    def implementation(z, activation, dy):
+        return dy * slope(z, activation.parameter)
+
+    return implementation
