@@ -40,14 +40,15 @@ def some_array(rng, shape, dtype, mean=0.0):
     return view
 
 
-ACTIVATION = "silu"  # one kind of call beside the plain ones: every other has kernels of its own, a minute to compile
-COMBINED = np.dtype(np.float32)
+# One kind of call beside the plain ones, for these alone: every other has dozens of kernels of its own.
+ACTIVATION, COMBINED = "silu", ("batch_norm", "layer_norm")
+COMBINED_DTYPE = np.dtype(np.float32)
 
 
 def some_more(rng, op, x, least):
     """Activation, residual and mask of a call, which leaves something of groups that have `least` elements."""
     more = {"activation": ACTIVATION, "where": rng.random(x.shape) < (0.8 if least >= 32 else 1.0)}
-    if op in ("batch_norm", "group_norm"):
+    if op == "batch_norm":
         more["residual"] = some_array(rng, x.shape, x.dtype)
     return more
 
@@ -72,8 +73,10 @@ def some_call(rng, dtypes):
     affine = [rng.uniform(0.5, 1.5, parameters).astype(dtype) for _ in range(1 if op == "rms_norm" else 2)]
     if rng.random() < 0.2:
         affine = [None]
-    least = np.prod(parameters) if args and not keywords else x.size // (shape[0] * parameters[0])
-    more = some_more(rng, op, x, least) if dtype == COMBINED and rng.random() < 0.5 else {}
+    more = {}
+    if op in COMBINED and dtype == COMBINED_DTYPE and rng.random() < 0.7:
+        least = np.prod(parameters) if op == "layer_norm" else x.size // parameters[0]
+        more = some_more(rng, op, x, least)
     threads = int(rng.integers(1, fastbn.get_num_threads() + 1))
 
     def both(library, **out):
@@ -121,8 +124,9 @@ def wrong_call(rng):
 def compile_all(dtypes):
     """What the calls will need."""
     kinds = [{"dtypes": list(map(str, dtypes))}]
-    if COMBINED in dtypes:
-        kinds.append({"dtypes": [str(COMBINED)], "activation": ACTIVATION, "residual": True, "where": True})
+    if COMBINED_DTYPE in dtypes:
+        more = {"activation": ACTIVATION, "residual": True, "where": True}
+        kinds.append({"ops": COMBINED, "dtypes": [str(COMBINED_DTYPE)], **more})
     for kind in kinds:
         done = fastbn.warmup(**kind)
         print(f"{done.compiled} kernels compiled, {done.found} found, in {done.seconds:.0f} s", flush=True)
