@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import threading
 
 import numba
@@ -617,6 +618,19 @@ def test_import_brings_in_nothing_beyond_numba_and_numpy():
         print(sorted(more))
     """
     assert python(program)[0] == "['fastbn']\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of a process by itself")
+def test_peak_memory_of_a_first_result():
+    """The times, which depend on the machine, are those of benchmarks/bench_start.py."""
+    pytest.importorskip("torch")
+    start = "import numpy; x = numpy.ones((32, 768), 'float32')"
+    own = "import fastbn; fastbn.layer_norm(x, 768)"
+    peer = "import torch; torch.nn.functional.layer_norm(torch.from_numpy(x), (768,))"
+    peak = "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
+    python(start, own)  # for the cache
+    ours, theirs = (int(python(start, call, peak)[0]) for call in (own, peer))
+    assert ours <= 0.7 * theirs
 
 
 # The commands ---------------------------------------------------------------------------------------------------------
