@@ -181,7 +181,7 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
         return
     sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 3 * width, like.dtype)
     columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
-    columns.finish.parallel(units, x, call.where, shape, centered, sums, counts, mean, var)
+    columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, var)
     columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
     columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
 
@@ -346,7 +346,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
         sums, coefficients = np.empty(view.blocks * pieces * 2 * width), np.empty(view.blocks * 6 * width, like.dtype)
         columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
-        columns.finish_back[parallel](units, x, shape, channel, *statistics)
+        columns.finish_back.serial(units, x, shape, channel, *statistics)
         if dx is not None:
             given = past_cache, row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
