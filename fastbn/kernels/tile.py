@@ -162,11 +162,10 @@ def add_moments(x, where, i, stride, rows, n, shift, s, q):
 
     The rows are `stride` apart.
     """
-    whole = rows - rows % ROWS_AT_ONCE
-    for r in range(0, whole, ROWS_AT_ONCE):
-        _add_moments_of(
-            x, where, i + r * stride, stride, ROWS_AT_ONCE, n, shift, s, q
-        )  # a constant: the loop is unrolled
+    many = np.int64(ROWS_AT_ONCE)  # to LLVM a constant, for which it unrolls the loop; to Numba no type of its own
+    whole = rows - rows % many
+    for r in range(0, whole, many):
+        _add_moments_of(x, where, i + r * stride, stride, many, n, shift, s, q)
     if whole < rows:
         _add_moments_of(x, where, i + whole * stride, stride, rows - whole, n, shift, s, q)
 
@@ -220,9 +219,10 @@ def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row_hi, row_a, r
     hi, a, t: memory, one a column, or None; then row_hi, row_a, row_t have one a row from `row` on, as f, or f is None.
     """
     down = row_hi, row_a, row_t
-    whole = rows - rows % ROWS_AT_ONCE
-    for r in range(0, whole, ROWS_AT_ONCE):
-        _add_products_of(dy, x, where, i + r * stride, stride, ROWS_AT_ONCE, n, f, hi, a, t, *down, row + r, p, q)
+    many = np.int64(ROWS_AT_ONCE)
+    whole = rows - rows % many
+    for r in range(0, whole, many):
+        _add_products_of(dy, x, where, i + r * stride, stride, many, n, f, hi, a, t, *down, row + r, p, q)
     if whole < rows:
         _add_products_of(
             dy, x, where, i + whole * stride, stride, rows - whole, n, f, hi, a, t, *down, row + whole, p, q
