@@ -81,6 +81,10 @@ class Backward(NamedTuple):
         """Whether dy is yet to be computed."""
         return self.more is not None and self.more[3] is not None
 
+    def chain(self, *biases: Maybe) -> tuple[Any, ...] | None:
+        """What kernels compute dy from, where it is yet to be computed, with the biases in each of their places."""
+        return (*biases, *self.more) if self.more is not None and self.differentiate else None
+
     @property
     def beside(self) -> tuple[Maybe, Maybe] | None:
         """What the kernels of dx take beside coefficients."""
@@ -270,12 +274,9 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
     per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
     pieces = groups * parts * per_part
     sums = np.empty((pieces, 2))
-    chain: tuple[Any, ...] | None = None
     if dx is not None and (pieces == groups or _busy(groups, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize))
-        if call.differentiate:
-            chain = call.b, None, *call.more  # type: ignore[misc]  # not None then
-        statistics: tuple[Any, ...] = mean, rstd, sums, chain, call.beside, counts
+        statistics: tuple[Any, ...] = mean, rstd, sums, call.chain(call.b, None), call.beside, counts
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
         if call.differentiate:
@@ -301,11 +302,8 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     grads = np.zeros((blocks, 2, weights))
     like = _LIKE[computed_in(x)]
     past_cache = _past_cache(x, length)
-    chain: tuple[Any, ...] | None = None
     if per_row == 1 or _busy(blocks, threads):
-        if call.differentiate:
-            chain = None, call.b, *call.more  # type: ignore[misc]  # not None then
-        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, chain, call.beside, counts
+        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, call.chain(None, call.b), call.beside, counts
         runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
     else:
         if call.differentiate:
@@ -332,11 +330,8 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     like = _LIKE[computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6])
-    chain: tuple[Any, ...] | None = None
     if dx is not None and (pieces == 1 or _busy(units, threads)):
-        if call.differentiate:
-            biases = (None, call.b) if by_row else (call.b, None)
-            chain = *biases, *call.more  # type: ignore[misc]  # not None then
+        chain = call.chain(None, call.b) if by_row else call.chain(call.b, None)
         statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, call.beside, counts
         columns.backward[parallel](units, dy, x, dx, shape, channel, row, centered, past_cache, *statistics)
     else:

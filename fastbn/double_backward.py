@@ -97,7 +97,7 @@ def batch_norm_double_backward(
     (array([0.827]), array([0.827]))
     """
     dy, x = _checks.gradient(dy, x)
-    v = _like_x(ddx, x)
+    v = _checks.like(ddx, "ddx", x)
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
@@ -303,15 +303,6 @@ _DEFAULTS = (1.0, 0.0, 0.0)  # in their places
 _NONE: _Affine = (None, None, None)
 
 
-def _like_x(ddx: Any, x: Array) -> Array:
-    ddx = _checks.array(ddx, "ddx")
-    if ddx.shape != x.shape:
-        raise ValueError(f"ddx has shape {ddx.shape}; expected {x.shape}, the shape of x")
-    if ddx.dtype != x.dtype:
-        raise TypeError(f"ddx has dtype {ddx.dtype}; expected {x.dtype}, the dtype of x")
-    return ddx
-
-
 def _affine(weight: Any, ddweight: Any, ddbias: Any, shape: tuple[int, ...]) -> _Affine:
     return (
         _checks.vector(weight, "weight", shape),
@@ -332,7 +323,7 @@ def _trailing(
     centered: bool,
 ) -> tuple[Array, Array, Array]:
     dy, x = _checks.gradient(dy, x)
-    v = _like_x(ddx, x)
+    v = _checks.like(ddx, "ddx", x)
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
     m = _checks.given(mean, "mean", lead) if centered else None
@@ -354,7 +345,7 @@ def _group(
 ) -> tuple[Array, Array, Array]:
     """by_channel: a group a channel; else rstd tells their number."""
     dy, x = _checks.gradient(dy, x)
-    v = _like_x(ddx, x)
+    v = _checks.like(ddx, "ddx", x)
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]

@@ -1523,10 +1523,10 @@ def instance_norm_with_running(
     count: Any = x.size // (x.shape[0] * channels) if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
-    if count and where is not None:
+    if count and where is not None and not (running_mean is None and running_var is None):
         mask: Any = _checks.where(where, x)
         count = _checks.counts(mask, x.shape, (0, channel), channels)
-        if count.min() < 2 and not (running_mean is None and running_var is None):
+        if count.min() < 2:
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
     y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where)
     if x.size:

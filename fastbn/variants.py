@@ -353,7 +353,7 @@ def batch_renorm_forward(
     sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
     also = _checks.also(x, activation, where, residual, (channel,))
     _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
-    count = _counts(x, channel, also.where)
+    count = _counts(x, channel, None) if also.counts is None else also.counts
     if x.size and count.min() < 2:
         left = f", of which where leaves {int(count.min())} in channel {int(count.argmin())}" * (where is not None)
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}{left}")

@@ -191,7 +191,9 @@ _ahead: list[BaseProcess] = []  # what `_threads` waits for
 
 
 def compile_ahead() -> None:
-    """Have a second process compile for many threads while this one compiles all else."""
+    """Have a second process compile for many threads, if there are, while this one compiles all else."""
+    if len(_thread_counts()) == 1:
+        return
     _ahead.append(get_context("spawn").Process(target=_shared_by_all, daemon=True))
     _ahead[-1].start()
 
