@@ -22,10 +22,11 @@ Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: 
 _NARROW_PLANE = 128  # elements: below it, a channel's runs are too short to be read one by one
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
 _LONG_PLANE = 512  # from here on planes that need only be scaled are taken in the order of memory
-_FOLDED_WIDTH = 64  # columns: narrower rows are taken several at a time
+_FOLDED_WIDTH = 512  # columns: narrower rows are taken several at a time
 _PIECE = 65536  # elements of a piece of columns
 _MOST_PIECES = 128  # of a block, so that their sums stay small beside x
-_PANEL = 131072  # elements: what stays in a core's own cache between being read and being written
+_PANEL = 131072  # elements: what stays in a core's own cache between being read and being written,
+_NARROWEST_PANEL = 512  # columns: if its rows are not too short for that to pay
 
 
 class View(NamedTuple):
@@ -166,7 +167,7 @@ def _columns(
     folded, columns = -(-rows // fold), width * fold
     piece = max(64, _PIECE // max(columns, 1), -(-folded // _MOST_PIECES))
     panel = columns
-    if fold == 1 and rows * columns > _PANEL and rows <= 2048:
-        panel = max(span, _PANEL // rows // span * span, -(-64 // span) * span)
+    if fold == 1 and rows * columns > _PANEL and rows * _NARROWEST_PANEL <= _PANEL:
+        panel = max(span, _PANEL // rows // span * span)
     geometry = (rows, width, fold, span, repeat, weights_, min(panel, columns), piece)
     return View(True, geometry, affine, blocks=blocks, **(defaults | common))

@@ -366,3 +366,17 @@ def test_a_numba_that_makes_libraries_otherwise(tmp_path):
         print(workload.check_rows())
     """
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n", "")
+
+
+def test_what_has_compiled_runs_optimized_code(tmp_path):
+    """No function is known to the process by the name of a tile that nobody optimized."""
+    program = """
+        import workload
+        print(workload.check_rows())
+        from numba.core.registry import cpu_target
+        from fastbn.kernels import tile
+        native = cpu_target.target_context.codegen()._engine._ee._modules
+        libraries = [result.library for result in tile.moments.overloads.values()]
+        print(len(libraries) > 0, any(library._final_module in native for library in libraries))
+    """
+    assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\nTrue False\n", "")

@@ -23,6 +23,7 @@ from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import (
     beginnings,
     hold,
+    lined_up,
     normalized,
     pick,
     slopes,
@@ -30,7 +31,7 @@ from fastbn.kernels.runs import (
     statistics,
     weighed,
 )
-from fastbn.kernels.simd import address, advance, either, narrow, of_row, splat64, total
+from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row, splat64, total
 from fastbn.kernels.tile import FEW, add_moments, add_products, gradient, normalize, products, trusted
 
 
@@ -196,10 +197,10 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(5 * n), np.empty(3 * n, like.dtype)
-        shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        ps, pq = advance(address(scratch), 3 * n), advance(address(scratch), 4 * n)
-        hi, a, t = address(columns), advance(address(columns), n), advance(address(columns), 2 * n)
+        scratch, columns = np.empty(5 * n + LANES), np.empty(3 * n + LANES, like.dtype)
+        shift, hi = lined_up(scratch), lined_up(columns)
+        s, q, ps, pq = advance(shift, n), advance(shift, 2 * n), advance(shift, 3 * n), advance(shift, 4 * n)
+        a, t = advance(hi, n), advance(hi, 2 * n)
         _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
@@ -219,8 +220,8 @@ def reduce(units, x, where, view, centered, in_float64, sums, like):
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for u in prange(units):
-        scratch, columns = np.empty(n), np.empty(n, like.dtype)
-        px, pwhere, shift, narrow_shift = address(x), address(where), address(scratch), address(columns)
+        scratch, columns = np.empty(n + LANES), np.empty(n + LANES, like.dtype)
+        px, pwhere, shift, narrow_shift = address(x), address(where), lined_up(scratch), lined_up(columns)
         s = advance(address(sums), u * 2 * n)
         _shifts(px, pwhere, view, u // pieces, 0, n, centered, shift, narrow_shift)
         place = u // pieces, u % pieces
@@ -309,11 +310,11 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
-    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, None, None, None, r0, s, q)
+    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, r0, s, q)
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
         m = min(rest - c0, n)
-        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, None, None, None, whole, s, q)
+        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, whole, s, q)
 
 
 @tile
@@ -399,40 +400,40 @@ def backward(
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(4 * n), np.empty(9 * n, like.dtype)
-        behind = advance(address(columns), 6 * n)
-        s, ps, pq = address(scratch), advance(address(scratch), 2 * n), advance(address(scratch), 3 * n)
+        scratch, columns = np.empty(4 * n + LANES), np.empty(9 * n + LANES, like.dtype)
+        s, hi = lined_up(scratch), lined_up(columns)
+        ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), advance(hi, 6 * n)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
         also = weighed(more)
         if chain is not None:
             rest = advance(behind, n), advance(behind, 2 * n)
             _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind, *rest)
-        _normalized(px, view, block, c0, n, pm, pr, address(columns))
+        _normalized(px, view, block, c0, n, pm, pr, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
             if chain is not None:
                 _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain)
-            _reduce_back(pdy, px, also[1], view, block, p, c0, n, address(columns), prw, ps, pq)
+            _reduce_back(pdy, px, also[1], view, block, p, c0, n, hi, prw, ps, pq)
             _add(s, ps, 2 * n)
-        _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, address(columns))
+        _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, hi)
         for p in range(pieces - 1, -1, -1):
-            _apply_back(pdy, px, pdx, view, block, p, c0, n, address(columns), prw, row, also, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, n, hi, prw, row, also, past_cache)
         hold(scratch)
         hold(columns)
 
 
 @driver
 def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
-    """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
+    """The sums of every piece, as `reduce`."""
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for k in prange(units):
-        columns = np.empty(3 * n, like.dtype)
-        px, block = address(x), k // pieces
+        columns = np.empty(3 * n + LANES, like.dtype)
+        px, block, hi = address(x), k // pieces, lined_up(columns)
         s = advance(address(sums), k * 2 * n)
-        _normalized(px, view, block, 0, n, address(mean), address(rstd), address(columns))
+        _normalized(px, view, block, 0, n, address(mean), address(rstd), hi)
         place = block, k % pieces, 0, n
-        _reduce_back(address(dy), px, address(where), view, *place, address(columns), address(rw), s, advance(s, n))
+        _reduce_back(address(dy), px, address(where), view, *place, hi, address(rw), s, advance(s, n))
         hold(columns)
 
 

@@ -1,8 +1,10 @@
 """The only place where Numba's options appear."""
 
+from functools import partial
 from types import FunctionType
 from typing import NamedTuple
 
+import llvmlite.binding
 from numba import njit
 from numba.core import config
 from numba.core.compiler import Compiler
@@ -20,6 +22,22 @@ class Driver(NamedTuple):
     parallel: FunctionType
 
 
+def _globals_alone(library):
+    """Have of a tile's module nothing but its globals made into native code.
+
+    All that calls it has the function itself; and of two of the same name, one is as nobody optimized it.
+    """
+    whole = library._final_module
+    names = [v.name for v in whole.global_variables if "NumbaEnv" in v.name]
+    shell = llvmlite.binding.parse_assembly("\n".join(f'@"{name}" = common global i64 0' for name in names))
+    shell.triple, shell.data_layout = whole.triple, whole.data_layout
+    library._final_module = shell
+    try:
+        type(library)._finalize_final_module(library)
+    finally:
+        library._final_module = whole
+
+
 class _TileCompiler(Compiler):
     """Leaves the optimization of a tile to that of the drivers around it: at every level, it would be most of the time.
 
@@ -29,7 +47,10 @@ class _TileCompiler(Compiler):
     def compile_extra(self, func):
         try:
             library = self.state.targetctx.codegen().create_library(func.__qualname__)
+            for name in ("_optimize_final_module", "_finalize_final_module", "_final_module"):
+                getattr(library, name)
             library._optimize_final_module = lambda: None
+            library._finalize_final_module = partial(_globals_alone, library)
             self.state.library = library
         except Exception:  # of whatever kind: it is Numba's inside that has changed
             self.state.library = None

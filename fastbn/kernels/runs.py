@@ -20,8 +20,31 @@ from numba import prange
 
 from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.simd import address, advance, either, element, narrow, rounded, splat, splat64, total
-from fastbn.kernels.tile import FEW, ROWS_AT_ONCE, add_products, expect, gradient, moments, normalize, products, trusted
+from fastbn.kernels.simd import (
+    LANES,
+    address,
+    advance,
+    either,
+    element,
+    gap,
+    load,
+    narrow,
+    rounded,
+    splat,
+    splat64,
+    total,
+)
+from fastbn.kernels.tile import (
+    FEW,
+    ROWS_AT_ONCE,
+    cross_products,
+    expect,
+    gradient,
+    moments,
+    normalize,
+    products,
+    trusted,
+)
 
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
@@ -68,6 +91,13 @@ def beginnings(more):
     """What `normalize` takes beside weights and biases, from arrays (or None, where nothing is wanted)."""
     residual, activation, where, dy = either(more, (None, None, None, None))
     return address(residual), unpacked(activation), address(where), address(dy)
+
+
+@tile
+def lined_up(array):
+    """The address of the first cache line in an array: loads and stores across two of them take twice the time."""
+    begin = address(array)
+    return advance(begin, gap(begin, 0))
 
 
 @tile
@@ -429,18 +459,18 @@ def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
 
 
 @tile
-def _add_rows(dy, x, where, row, last, e0, e1, view, hi, a, t, grads):
+def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along):
     """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
 
-    hi, a, t: one for each of these rows.
+    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along: as in `cross_products`.
     """
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
     for r in range(row, last, step):
-        p = advance(grads, _weight_of_row(view, r) + e0)
-        down = hi, a, t, r - row
-        start, q = r * length + e0, advance(p, affine)
-        add_products(dy, x, where, start, length, step, e1 - e0, None, None, None, None, *down, p, q)
+        f, k = _weight_of_row(view, r) + e0, r - row
+        p = advance(grads, f)
+        down = advance(hi, k), advance(a, k), advance(t, k), p, advance(p, affine), advance(along, 2 * k * LANES)
+        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down)
 
 
 @driver
@@ -454,29 +484,33 @@ def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, bl
     for unit in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         own, also = advance(address(grads), unit * 2 * affine), weighed(more)
-        coefficients = np.empty(3 * ROWS_AT_ONCE, like.dtype)
-        hi = address(coefficients)
+        coefficients, scratch = np.empty(3 * ROWS_AT_ONCE, like.dtype), np.empty((2 * ROWS_AT_ONCE + 1) * (LANES + 1))
+        hi, along = address(coefficients), lined_up(scratch)
+        sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
         first, last = unit * block, min((unit + 1) * block, rows)
         for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
-            if chain is not None:
-                for r in range(row, above):
-                    for p in range(per_row):
-                        _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
             _row_coefficients(px, pm, pr, row, above, hi, a, t)
-            _add_rows(pdy, px, also[1], row, above, 0, length, view, hi, a, t, own)
+            for k in range(2 * (above - row)):
+                sums[k] = 0.0
+            for p in range(per_row):
+                if chain is not None:
+                    for r in range(row, above):
+                        _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
+                for k in range(2 * (above - row) * LANES):
+                    along[k] = 0.0
+                _, _, e0, e1 = _span(p, 1, length)
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along)
+                for k in range(2 * (above - row)):
+                    sums[k] += total(load(along, k * LANES))
             for r in range(row, above):
-                m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
-                s, q = 0.0, 0.0
-                for p in range(per_row):
-                    ds, dq = _reduce_back(pdy, px, also[1], view, r, p, m, pr[r], pw, f)
-                    s += ds
-                    q += dq
-                v, u = slopes(s, q, _terms(address(counts), view, r), pr[r], pm is not None)
+                m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
+                v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(per_row):
                     _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache)
         hold(coefficients)
+        hold(scratch)
 
 
 @driver
@@ -498,14 +532,15 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
         also = weighed(more)
-        coefficients = np.empty(3 * block, like.dtype)
+        coefficients = np.empty(3 * ROWS_AT_ONCE, like.dtype)
         hi = address(coefficients)
-        a, t = advance(hi, block), advance(hi, 2 * block)
-        for row in range(0, rows, block):
-            last = min(row + block, rows)
-            own = advance(address(grads), row // block * 2 * affine)
-            _row_coefficients(px, pm, pr, row, last, hi, a, t)
-            _add_rows(pdy, px, also[1], row, last, e0, e1, view, hi, a, t, own)
+        a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
+        for first in range(0, rows, block):
+            own, last = advance(address(grads), first // block * 2 * affine), min(first + block, rows)
+            for row in range(first, last, ROWS_AT_ONCE):
+                above = min(row + ROWS_AT_ONCE, last)
+                _row_coefficients(px, pm, pr, row, above, hi, a, t)
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None)
         hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
@@ -515,11 +550,12 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
 
 @driver
 def collect_rows(units, grads, dweight, dbias):
-    """dweight and dbias from the sums of the blocks, COLLECTED weights a unit."""
+    """dweight and dbias from the sums of the blocks, which come to stand in the first; COLLECTED weights a unit."""
     for unit in prange(units):
-        for k in range(unit * COLLECTED, min((unit + 1) * COLLECTED, dweight.size)):
-            s, q = 0.0, 0.0
-            for g in range(grads.shape[0]):
-                s += grads[g, 0, k]
-                q += grads[g, 1, k]
-            dweight[k], dbias[k] = q, s
+        first, last = unit * COLLECTED, min((unit + 1) * COLLECTED, dweight.size)
+        for g in range(1, grads.shape[0]):
+            for i in range(2):
+                for k in range(first, last):
+                    grads[0, i, k] += grads[g, i, k]
+        for k in range(first, last):
+            dbias[k], dweight[k] = grads[0, 0, k], grads[0, 1, k]

@@ -20,7 +20,6 @@ from fastbn.kernels.simd import (
     LANES,
     at_part,
     chosen,
-    either,
     fetch,
     gap,
     keep,
@@ -28,6 +27,7 @@ from fastbn.kernels.simd import (
     load_part,
     of_row,
     plus,
+    splat,
     store,
     store_part,
     stream,
@@ -134,6 +134,12 @@ def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
 
 
 @tile
+def _add(sums, j, vec, m):
+    """sums[j : j + m] += vec, in float64."""
+    store_part(sums, j, load_part(sums, j, m) + wide(vec), m)
+
+
+@tile
 def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
     c = load_part(shift, j, m)
     d = chosen(like(load_part(x, i + j, m), c) - c, where, i + j, m)
@@ -143,17 +149,8 @@ def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
         d = chosen(like(load_part(x, k, m), c) - c, where, k, m)
         sj += d
         qj += d * d
-    store_part(s, j, load_part(s, j, m) + wide(sj), m)
-    store_part(q, j, load_part(q, j, m) + wide(qj), m)
-
-
-@tile
-def _add_moments_of(x, where, i, stride, rows, n, shift, s, q):
-    whole = n - n % LANES
-    for j in range(0, whole, LANES):
-        _add_moments(x, where, i, stride, rows, None, shift, s, q, j)
-    if whole < n:
-        _add_moments(x, where, i, stride, rows, n - whole, shift, s, q, whole)
+    _add(s, j, sj, m)
+    _add(q, j, qj, m)
 
 
 @tile
@@ -162,71 +159,111 @@ def add_moments(x, where, i, stride, rows, n, shift, s, q):
 
     The rows are `stride` apart.
     """
-    many = np.int64(ROWS_AT_ONCE)  # to LLVM a constant, for which it unrolls the loop; to Numba no type of its own
-    whole = rows - rows % many
-    for r in range(0, whole, many):
-        _add_moments_of(x, where, i + r * stride, stride, many, n, shift, s, q)
-    if whole < rows:
-        _add_moments_of(x, where, i + whole * stride, stride, rows - whole, n, shift, s, q)
+    whole = n - n % LANES
+    for r in range(0, rows, ROWS_AT_ONCE):
+        k, few = i + r * stride, min(rows - r, ROWS_AT_ONCE)
+        for j in range(0, whole, LANES):
+            _add_moments(x, where, k, stride, few, None, shift, s, q, j)
+        if whole < n:
+            _add_moments(x, where, k, stride, few, n - whole, shift, s, q, whole)
 
 
 @tile
-def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j):
-    hj, aj, tj = at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m)
-    pj, qj = _terms(
-        dy,
-        x,
-        where,
-        i + j,
-        m,
-        of_row(f, row),
-        either(hj, of_row(row_hi, row)),
-        either(aj, of_row(row_a, row)),
-        either(tj, of_row(row_t, row)),
-    )
+def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row, p, q, j):
+    hj, aj, tj = load_part(hi, j, m), load_part(a, j, m), load_part(t, j, m)
+    pj, qj = _terms(dy, x, where, i + j, m, of_row(f, row), hj, aj, tj)
     for r in range(1, rows):
-        k = row + r
-        g, h = _terms(
-            dy,
-            x,
-            where,
-            i + r * stride + j,
-            m,
-            of_row(f, k),
-            either(hj, of_row(row_hi, k)),
-            either(aj, of_row(row_a, k)),
-            either(tj, of_row(row_t, k)),
-        )
+        g, h = _terms(dy, x, where, i + r * stride + j, m, of_row(f, row + r), hj, aj, tj)
         pj += g
         qj += h
-    store_part(p, j, load_part(p, j, m) + wide(pj), m)
-    store_part(q, j, load_part(q, j, m) + wide(qj), m)
+    _add(p, j, pj, m)
+    _add(q, j, qj, m)
 
 
 @tile
-def _add_products_of(dy, x, where, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
-    whole = n - n % LANES
-    for j in range(0, whole, LANES):
-        _add_products(dy, x, where, i, stride, rows, None, f, hi, a, t, row_hi, row_a, row_t, row, p, q, j)
-    if whole < n:
-        _add_products(dy, x, where, i, stride, rows, n - whole, f, hi, a, t, row_hi, row_a, row_t, row, p, q, whole)
-
-
-@tile
-def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row_hi, row_a, row_t, row, p, q):
+def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row, p, q):
     """p, q plus the sums down each of n columns of g = dy f and of g h, h = (x - hi) a + t; p, q: float64.
 
-    hi, a, t: memory, one a column, or None; then row_hi, row_a, row_t have one a row from `row` on, as f, or f is None.
+    hi, a, t: memory, one a column; f: memory, one a row from `row` on, or None.
     """
-    down = row_hi, row_a, row_t
-    many = np.int64(ROWS_AT_ONCE)
-    whole = rows - rows % many
-    for r in range(0, whole, many):
-        _add_products_of(dy, x, where, i + r * stride, stride, many, n, f, hi, a, t, *down, row + r, p, q)
-    if whole < rows:
-        _add_products_of(
-            dy, x, where, i + whole * stride, stride, rows - whole, n, f, hi, a, t, *down, row + whole, p, q
-        )
+    whole = n - n % LANES
+    for r in range(0, rows, ROWS_AT_ONCE):
+        k, few = i + r * stride, min(rows - r, ROWS_AT_ONCE)
+        for j in range(0, whole, LANES):
+            _add_products(dy, x, where, k, stride, few, None, f, hi, a, t, row + r, p, q, j)
+        if whole < n:
+            _add_products(dy, x, where, k, stride, few, n - whole, f, hi, a, t, row + r, p, q, whole)
+
+
+@tile
+def _both_terms(dy, x, where, i, m, f, vs):
+    """`_terms` without and with the weights f."""
+    g, h = _terms(dy, x, where, i, m, None, *vs)
+    fg, fh = _terms(dy, x, where, i, m, f, *vs)
+    return g, h, fg, fh
+
+
+@tile
+def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
+    fj = at_part(f, j, m)
+    pj, qj = splat(x, 0.0), splat(x, 0.0)
+    for r in range(rows):
+        vs = of_row(hi, r), of_row(a, r), of_row(t, r)
+        g, h, fg, fh = _both_terms(dy, x, where, i + r * stride + j, m, fj, vs)
+        pj += g
+        qj += h
+        if along is not None:
+            _add(along, 2 * r * LANES, fg, None)
+            _add(along, (2 * r + 1) * LANES, fh, None)
+    _add(p, j, pj, m)
+    _add(q, j, qj, m)
+
+
+@tile
+def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j):
+    """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened."""
+    zero = splat(x, 0.0)
+    j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
+    f0, f1, f2, f3 = at_part(f, j, None), at_part(f, j1, None), at_part(f, j2, None), at_part(f, j3, None)
+    p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
+    for r in range(rows):
+        vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
+        g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, vs)
+        g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, vs)
+        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, vs)
+        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, None, f3, vs)
+        p0, p1, p2, p3 = p0 + g0, p1 + g1, p2 + g2, p3 + g3
+        q0, q1, q2, q3 = q0 + h0, q1 + h1, q2 + h2, q3 + h3
+        if along is not None:
+            _add(along, 2 * r * LANES, (fg0 + fg1) + (fg2 + fg3), None)
+            _add(along, (2 * r + 1) * LANES, (fh0 + fh1) + (fh2 + fh3), None)
+    _add(p, j, p0, None)
+    _add(p, j1, p1, None)
+    _add(p, j2, p2, None)
+    _add(p, j3, p3, None)
+    _add(q, j, q0, None)
+    _add(q, j1, q1, None)
+    _add(q, j2, q2, None)
+    _add(q, j3, q3, None)
+
+
+@tile
+def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along):
+    """The sums of dy and dy h down columns and, if wanted, of g = dy f and g h along rows, in one reading.
+
+    p, q: float64, one a column, are added to.  along: float64, for each of at most ROWS_AT_ONCE rows the lanes of both
+    sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
+    memory, one a column, or None.
+    """
+    j = 0
+    while j + 4 * LANES <= n:
+        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j)
+        j += 4 * LANES
+    while j + LANES <= n:
+        _cross(dy, x, where, i, stride, rows, None, f, hi, a, t, p, q, along, j)
+        j += LANES
+    if j < n:
+        _cross(dy, x, where, i, stride, rows, n - j, f, hi, a, t, p, q, along, j)
 
 
 @tile
