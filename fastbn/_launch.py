@@ -208,21 +208,17 @@ def apply(view: View, call: Forward) -> None:
 def _apply(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
     shape, parallel = view.geometry, threads > 1
-    affine = (w, b) if view.affine == "channel" else (None, None)
-    others = (None, None) if view.affine == "channel" else (w, b)
     if view.columns:
         pieces, _, width = extent(view)
         coefficients = _lined_up(view.blocks * 3 * width, computed_in(y))
         mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
-        columns.coefficients.serial(view.blocks, shape, *affine, eps, mean, var, coefficients)
+        channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
+        columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
-        columns.apply[parallel](view.blocks * pieces, x, y, shape, *others, past_cache, coefficients, more)
+        columns.apply[parallel](view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
         return
-    count, groups, parts, length, _ = shape
-    per_group = runs.pieces(count, parts * length)
-    past_cache = _past_cache(y, length)
-    statistics = eps, past_cache, mean, var, more
-    runs.apply[parallel](groups * per_group, x, y, shape, per_group, *affine, *others, *statistics)
+    units = runs.pieces(shape[0] * shape[1], shape[3])
+    runs.scale[parallel](units, x, y, shape, w, b, eps, _past_cache(y, shape[3]), mean, var, more)
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:

@@ -19,9 +19,10 @@ __all__ = ["View", "batch_view", "group_view", "layer_view", "memory_order"]
 Shape = tuple[int, ...]
 Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: C-contiguous
 
-_NARROW_PLANE = 128  # elements: below it, a channel's runs are too short to be read one by one
+_NARROW_PLANE = 48  # elements: below it, a channel's runs are too short to be read one by one,
+_NARROW_PLANE_OF_MANY = 128  # and below this one where they lie far apart, in an array of
+_MANY = 1 << 20  # elements
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
-_LONG_PLANE = 512  # from here on planes that need only be scaled are taken in the order of memory
 _FOLDED_WIDTH = 512  # columns: narrower rows are taken several at a time
 _PIECE = 65536  # elements of a piece of columns
 _MOST_PIECES = 128  # of a block, so that their sums stay small beside x
@@ -61,10 +62,11 @@ def batch_view(shape: Shape, order: Order, axis: int, statistics: bool = True) -
     inner = sizes[-1] if word in ("cr", "rcr", "r") else 1
     channels = shape[axis]
     common: dict[str, Any] = {"stats_shape": (channels,), "groups": channels, "weights": channels}
-    if inner == 1 or (outer > 3 and inner < (_NARROW_PLANE if statistics else _NARROWEST_PLANE)):
+    narrow = _NARROWEST_PLANE
+    if statistics:
+        narrow = _NARROW_PLANE if prod(shape) < _MANY else _NARROW_PLANE_OF_MANY
+    if inner == 1 or (outer > 3 and inner < narrow):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
-    if not statistics and inner >= _LONG_PLANE:
-        return _runs(1, outer * channels, 1, inner, channels, "channel", **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)
 
 

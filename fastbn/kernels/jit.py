@@ -57,9 +57,14 @@ class _TileCompiler(Compiler):
         return super().compile_extra(func)
 
 
-def tile(function):
-    """A small function called from drivers, inlined by LLVM, and never called from Python."""
-    return njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=_TileCompiler)(function)
+def tile(function, **options):
+    """A small function called from drivers, inlined by LLVM where it thinks fit, and never called from Python."""
+    return njit(**_OPTIONS, **options, no_cpython_wrapper=True, pipeline_class=_TileCompiler)(function)
+
+
+def inlined(function):
+    """A tile for runs of a few elements, which feel a call: inlined everywhere."""
+    return tile(function, forceinline=True)
 
 
 def driver(function):

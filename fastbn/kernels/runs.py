@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.activations import unpacked
-from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.jit import driver, inlined, tile
 from fastbn.kernels.simd import (
     LANES,
     address,
@@ -130,7 +130,7 @@ def some_element(x, where, i, n, stride):
     return median(x, i + first * stride, i + max(first, min(middle, last)) * stride, i + last * stride), True
 
 
-@tile
+@inlined
 def _shift(x, where, view, g):
     """What the sums of group g are about."""
     count, groups, parts, length, _ = view
@@ -164,7 +164,7 @@ def _written_first(j):
     return j % 2 == 1
 
 
-@tile
+@inlined
 def _sums(x, where, view, g, span, shift, ahead):
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = span
@@ -178,7 +178,7 @@ def _sums(x, where, view, g, span, shift, ahead):
     return total(s), total(q)
 
 
-@tile
+@inlined
 def _reduce(x, where, view, g, p, centered, in_float64, ahead):
     """The sums of piece p of group g about an element of the group, which comes back too."""
     count, _, parts, length, _ = view
@@ -193,7 +193,7 @@ def _reduce(x, where, view, g, p, centered, in_float64, ahead):
     return shift, s, q
 
 
-@tile
+@inlined
 def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, more, past_cache, ahead):
     """Normalize piece p of group g."""
     count, groups, parts, length, affine = view
@@ -289,6 +289,28 @@ def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var
         _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, beginnings(more), past_cache, 0)
 
 
+@driver
+def scale(units, x, y, view, w, b, eps, past_cache, mean, var, more):
+    """y from given mean and variance, one a channel, in the order of memory; eps None: `var` is rstd.
+
+    A unit is a piece of the count * groups rows of x; channel c has the rows c, c + groups, ...
+    """
+    count, groups, _, length, _ = view
+    for u in prange(units):
+        px, py, pw, pb, also = address(x), address(y), address(w), address(b), beginnings(more)
+        j0, j1, e0, e1 = _span(u, count * groups, length)
+        c = j0 % groups
+        for j in range(j0, j1):
+            m, r = pick(mean, c, 0.0), pick(var, c, 1.0)
+            if eps is not None:
+                r = 1.0 / np.sqrt(r + eps)
+            hi = rounded(px, m)
+            a = r * pick(pw, c, 1.0)
+            vs = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a)
+            normalize(px, py, j * length + e0, e1 - e0, vs[0], vs[1], vs[2], None, None, 0, also, past_cache)
+            c = c + 1 if c + 1 < groups else 0
+
+
 # Backward -------------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +321,7 @@ def normalized(x, mean, rstd):
     return hi, rstd, (hi - mean) * rstd
 
 
-@tile
+@inlined
 def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
     count, groups, parts, length, _ = view
@@ -322,7 +344,7 @@ def slopes(s, q, n, rstd, centered):
     return (s / n if centered else 0.0), rstd * (q / n)
 
 
-@tile
+@inlined
 def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache):
     """The gradient of piece p of part i; w: a Vec, or a weight an element from place f on, or None."""
     count, groups, parts, length, _ = view
@@ -371,7 +393,7 @@ def reduce_back(units, dy, x, where, view, per_part, we, mean, rstd, sums):
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
 
 
-@tile
+@inlined
 def _finish_group(sums, view, g, per_part, w, rstd, counts):
     """Add up the pieces of each part of group g (into its first piece's place), then the parts: the group's slopes."""
     _, _, parts, _, affine = view
@@ -387,7 +409,7 @@ def _finish_group(sums, view, g, per_part, w, rstd, counts):
     return slopes(s, q, _terms(counts, view, g), rstd, True)
 
 
-@tile
+@inlined
 def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
     weight = splat(x, pick(w, i % view[4], 1.0))
     _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, more, past_cache)

@@ -15,7 +15,7 @@ of backward are of normalized values, which need no such care.
 import numpy as np
 
 from fastbn.kernels.activations import activate
-from fastbn.kernels.jit import tile
+from fastbn.kernels.jit import inlined, tile
 from fastbn.kernels.simd import (
     LANES,
     at_part,
@@ -49,7 +49,7 @@ def expect(memory, i):
         fetch(memory, i + k)
 
 
-@tile
+@inlined
 def trusted(s, q, n, centered):
     """Whether float32 was enough for the sums of n differences d and of their squares.
 
@@ -63,7 +63,7 @@ def _difference(x, where, i, m, shift):
     return keep(chosen(like(load_part(x, i, m), shift) - shift, where, i, m), m)
 
 
-@tile
+@inlined
 def moments(x, where, i, n, shift, s, q, ahead):
     """(s, q) plus the sums of d and d^2 over a run, d = x - shift in the type of the shift; s, q: Vecs of float64.
 
@@ -104,7 +104,7 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
     return _terms(dy, x, where, i, m, at_part(f, j, m), at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m))
 
 
-@tile
+@inlined
 def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
 
@@ -275,7 +275,7 @@ def _normal(x, i, m, hi, a, t, w, b, j, more):
     return chosen(activate(z, activation, at_part(dy, i, m)), where, i, m)
 
 
-@tile
+@inlined
 def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache):
     """y = activation(z), z = ((x - hi) a + t) w + b + residual, over a run.
 
@@ -315,7 +315,7 @@ def _slope(dy, x, i, m, hi, u, v, r, w, j, more):
     return chosen(plus(d, at_part(dsum, i, m)), where, i, m)
 
 
-@tile
+@inlined
 def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache):
     """dx = (dy w - v - (x - hi) u) r + dsum over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
 
