@@ -121,8 +121,12 @@ def flat_statistics(values: Array, view: _views.View) -> Array:
 
 def rstd(var: Array, eps: float) -> Array:
     """1/sqrt(var + eps)."""
-    with np.errstate(divide="ignore"):  # a constant group, and eps zero
-        return np.asarray(1.0 / np.sqrt(var + eps))
+    if not eps:
+        with np.errstate(divide="ignore"):  # a constant group
+            return np.asarray(1.0 / np.sqrt(var + eps))
+    values = np.asarray(var + eps)
+    np.sqrt(values, values)
+    return np.divide(1.0, values, values)
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def normalize(
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
 
-    keep: whether the statistics are wanted; they are empty if not.  key: what to remember the call by, see `again`.
+    keep: whether the statistics are wanted; they are empty if not.  key: what to remember the call by, see `key`.
     """
     x, order, view = seen(x, view_of, *args)
     mean = np.empty(view.groups) if keep and centered else _EMPTY
@@ -156,8 +160,7 @@ def normalize(
             flattened(x, order), flattened(y, order), *affine, eps, mean, var, centered, more, counts
         )
         _launch.forward(view, call)
-        if key is not None and order is None:
-            _remember(key, x, view, w, b, eps, centered)
+        _remember(key, x, order, view, eps, centered)
     elif keep:
         mean[...], var[...] = np.nan, np.nan  # of nothing
     y = _deliver(y, out)
@@ -219,7 +222,7 @@ def apply(
     key: Any = None,
     also: _checks.Also = _checks.NOTHING,
 ) -> Array:
-    """Normalize every channel of x with given statistics; key: what to remember the call by, see `again`."""
+    """Normalize every channel of x with given statistics; key: what to remember the call by, see `key`."""
     x, order, view = seen(x, _views.batch_view, axis, False)
     y = target(x, order, out)
     if x.size:
@@ -228,8 +231,7 @@ def apply(
         _launch.apply(
             view, _launch.Forward(flattened(x, order), flattened(y, order), *affine, eps, *statistics, more=more)
         )
-        if key is not None and order is None and mean.dtype == var.dtype:
-            _remember(key, x, view, w, b, eps, True, mean.dtype)
+        _remember(key, x, order, view, eps, True)
     return _deliver(y, out)
 
 
@@ -247,10 +249,12 @@ def differentiate(
     also: _checks.Also = _checks.NOTHING,
     bias: Array | None = None,
     dsum: Array | None = None,
+    key: Any = None,
 ) -> Any:
     """dx, dweight, dbias, and dresidual where there is a residual, of checked arguments.
 
-    mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx.
+    mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx; key: what to
+    remember the call by, see `key`.
     """
     x, order, view = seen(x, view_of, *args)
     dy = in_order(dy, order)
@@ -273,6 +277,8 @@ def differentiate(
         call = _launch.Backward(flattened(dz, order), flattened(x, order), gx, w, m, r, counts, added, b, more)
         if through_statistics:
             _launch.backward(view, call, dweight, dbias)
+            if weight is None or weight.dtype == compute:
+                _remember(key, x, order, view, 0.0, mean is not None, shape)
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
             scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
@@ -285,91 +291,136 @@ def differentiate(
     return gradients if also.residual is None else (*gradients, dz)
 
 
-# Small calls ----------------------------------------------------------------------------------------------------------
+# Calls like an earlier one --------------------------------------------------------------------------------------------
 
 # On a small array the checks cost more than the arithmetic.  What a call that passed them all came to is remembered by
-# the arguments that decide it; the next one like it, with ordinary arrays, goes straight to the kernel.
+# everything that decided it; the next one like it, of ordinary arrays, goes straight to the kernel.
 
 
 class _Remembered(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    weight: tuple[int, ...] | None  # shapes of the affine's arrays
-    bias: tuple[int, ...] | None
-    by_channel: bool
+    view: _views.View
     eps: float
     centered: bool
-    groups: int
-    geometry: tuple[int, ...]
-    pieces: int
-    given: np.dtype[Any] | None  # of statistics that are given, a channel each
+    by_channel: bool
+    pieces: int  # of a group, by runs
+    compute: np.dtype[Any]
+    weights: tuple[int, ...]  # their shape, for their gradients
 
 
 _remembered: dict[Any, _Remembered] = {}
 _MOST_REMEMBERED = 1024
 _ORDINARY = 0x1 | 0x100 | 0x400  # flags of an array that is C-contiguous, aligned and writeable
+_OWN = 0x4  # of one with memory of its own, which no other such array overlaps
+
+recalled = _remembered.get
 
 
-def _is_ordinary(a: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    return type(a) is np.ndarray and a.dtype is dtype and a.shape == shape and a.flags.num & _ORDINARY == _ORDINARY
+def key(what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, updated: tuple[Any, ...] = ()) -> Any:
+    """All that decides a call; None where its arrays are not ordinary or one that is written may overlap another.
 
-
-def again(key: Any, x: Any, w: Any, b: Any, out: Any, mean: Any = None, var: Any = None) -> Array | None:
-    """y of a call like a remembered one, or None; mean, var: the statistics, where they are given."""
-    call = _remembered.get(key)
-    if (
-        call is None
-        or not _is_ordinary(x, call.shape, call.dtype)
-        or (w is not None if call.weight is None else not _is_ordinary(w, call.weight, call.dtype))
-        or (b is not None if call.bias is None else not _is_ordinary(b, call.bias, call.dtype))
-        or (call.given is not None and not (_is_statistic(mean, call) and _is_statistic(var, call)))
-    ):
+    what: the operation and its numbers; arrays: the first is like `out`, which may be one of the first `like` (1 or 2);
+    updated: those that are written, too.
+    """
+    flags, decisive, present = _ORDINARY | _OWN, [what], []
+    for a in arrays:
+        if a is None:
+            decisive.append(None)
+        elif type(a) is np.ndarray:
+            flags &= a.flags.num
+            decisive.append((a.shape, a.dtype))
+            present.append(a)
+        else:
+            return None
+    if out is not None:
+        updated = (out, *updated)
+        if out is not arrays[0] and (like == 1 or out is not arrays[1]):
+            if type(out) is not np.ndarray or (out.shape, out.dtype) != decisive[1]:
+                return None
+            flags &= out.flags.num
+            present.append(out)
+    if flags & _ORDINARY != _ORDINARY or (updated and not _apart(present, updated, flags & _OWN)):
         return None
-    if out is None:
-        y = np.empty(call.shape, call.dtype)
-    elif _is_ordinary(out, call.shape, call.dtype) and not _near(out, x, w, b, mean, var):
-        y = out
-    else:
-        return None
-    w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
-    affine = (w, b, None, None) if call.by_channel else (None, None, w, b)
-    if call.given is not None:
-        units, rest = call.groups * call.pieces, (call.eps, 0, mean, var, None)
-        runs.apply.serial(units, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *rest)
-        return y
-    statistics = call.eps, call.centered, 0, 0, _EMPTY, _EMPTY, None, None, None
-    runs.forward.serial(call.groups, x.ravel(), y.ravel(), call.geometry, call.pieces, *affine, *statistics)
-    return y
+    return tuple(decisive)
 
 
-def _is_statistic(a: Any, call: _Remembered) -> bool:
-    return _is_ordinary(a, (call.geometry[4],), call.given)  # type: ignore[arg-type]  # given, or this is not asked
+def _apart(present: list[Array], written: tuple[Any, ...], own: int) -> bool:
+    """Whether what is written surely overlaps nothing else; own: not 0 if all arrays have memory of their own."""
+    if own:
+        return len({*map(id, present)}) == len(present)
+    places = [a for a in written if a is not None]
+    return all(sum([np.may_share_memory(a, b) for b in present]) == 1 for a in places)  # with itself
 
 
-def _near(out: Array, x: Array, *affine: Array | None) -> bool:
-    """Whether out may overlap an argument other than by being x."""
-    return (out is not x and np.may_share_memory(out, x)) or any(
-        v is not None and np.may_share_memory(out, v) for v in affine
-    )
+def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any:
+    """The key, if the checks took the arrays as they were given, so that the next ones may be taken so."""
+    return key if all(a is b for a, b in zip(checked, given, strict=True)) else None
 
 
 def _remember(
-    key: Any,
-    x: Array,
-    view: _views.View,
-    w: Array | None,
-    b: Array | None,
-    eps: float,
-    centered: bool,
-    given: np.dtype[Any] | None = None,
+    key: Any, x: Array, order: Any, view: _views.View, eps: float, centered: bool, weights: tuple[int, ...] = ()
 ) -> None:
-    if x.nbytes >= _runtime.SERIAL_BYTES or view.columns or x.itemsize == 2:
+    if key is None or order is not None:
         return
     if len(_remembered) >= _MOST_REMEMBERED:
         _remembered.clear()
-    count, groups, parts, length, _ = view.geometry
-    pieces = runs.pieces(count, parts * length)
-    weight, bias = (None if v is None else v.shape for v in (w, b))
-    _remembered[key] = _Remembered(
-        x.shape, x.dtype, weight, bias, view.affine == "channel", eps, centered, groups, view.geometry, pieces, given
-    )
+    pieces = 0 if view.columns else runs.pieces(view.geometry[0], view.geometry[2] * view.geometry[3])
+    by_channel, compute = view.affine == "channel", _checks.COMPUTED_IN[x.dtype]
+    _remembered[key] = _Remembered(view, eps, centered, by_channel, pieces, compute, weights)
+
+
+def _flat(a: Array) -> Array:
+    """As `flattened` gives an ordinary array."""
+    return flattened(a) if a.itemsize == 2 else a.ravel()
+
+
+def _place(x: Array, out: Array | None) -> Array:
+    if out is not None:
+        return out
+    return _memory.empty(x.shape, x.dtype) if x.nbytes >= _memory.LEAST else np.empty(x.shape, x.dtype)
+
+
+def normalize_again(
+    call: _Remembered, x: Array, w: Array | None, b: Array | None, out: Array | None, keep: bool
+) -> tuple[Array, Array, Array]:
+    """What `normalize` gives, for a call that is remembered."""
+    view, eps, centered, by_channel, pieces, _, _ = call
+    mean = np.empty(view.groups) if keep and centered else _EMPTY
+    var = np.empty(view.groups) if keep else _EMPTY
+    y = _place(x, out)
+    w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
+    if pieces and x.nbytes < _runtime.SERIAL_BYTES:
+        affine = (w, b, None, None) if by_channel else (None, None, w, b)
+        rest = eps, centered, 0, 0, mean, var, None, None, None
+        runs.forward.serial(view.geometry[1], _flat(x), _flat(y), view.geometry, pieces, *affine, *rest)
+    else:
+        _launch.forward(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var, centered))
+    if keep and len(view.stats_shape) != 1:
+        mean, var = mean.reshape(view.stats_shape) if centered else mean, var.reshape(view.stats_shape)
+    return y, mean, var
+
+
+def apply_again(
+    call: _Remembered, x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None
+) -> Array:
+    """What `apply` gives, for a call that is remembered."""
+    view, eps, _, _, pieces, _, _ = call
+    y = _place(x, out)
+    if pieces and x.nbytes < _runtime.SERIAL_BYTES:
+        units, rest = view.geometry[1] * pieces, (None, None, eps, 0, mean, var, None)
+        runs.apply.serial(units, _flat(x), _flat(y), view.geometry, pieces, w, b, *rest)
+    else:
+        _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
+    return y
+
+
+def differentiate_again(
+    call: _Remembered, dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None
+) -> tuple[Array, Array, Array]:
+    """What `differentiate` gives, for a call that is remembered."""
+    view, shape = call.view, call.weights
+    dx = _place(x, out)
+    dweight, dbias = np.zeros(view.weights, call.compute), np.zeros(view.weights, call.compute)
+    w, mean = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
+    backward = _launch.Backward(_flat(dy), _flat(x), _flat(dx), w, mean, rstd.ravel())
+    _launch.backward(view, backward, dweight, dbias)
+    return (dx, dweight, dbias) if len(shape) == 1 else (dx, dweight.reshape(shape), dbias.reshape(shape))

@@ -88,8 +88,12 @@ def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[A
 
 def update_running(running: Array | None, batch: Array, momentum: float) -> None:
     """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
-    if running is not None:
-        running[...] = (1 - momentum) * np.asarray(running).astype(np.float64) + momentum * batch
+    if running is None:
+        return
+    values = np.asarray(running).astype(np.float64)
+    values *= 1 - momentum
+    values += momentum * batch
+    running[...] = values
 
 
 # Batch norm -----------------------------------------------------------------------------------------------------------
@@ -187,16 +191,12 @@ def batch_norm(
     if _checks.flag(training, "training"):
         more = activation, residual, where
         return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)[0]
-    key = None
-    plain = activation is None and residual is None and where is None
+    key, plain = None, activation is None and residual is None and where is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        try:
-            key = ("batch", x.shape, x.dtype, axis, eps, momentum)  # type: ignore[union-attr]
-            y = _calls.again(key, x, weight, bias, out, running_mean, running_var)
-        except (AttributeError, TypeError):  # not an array
-            key = y = None
-        if y is not None:
-            return y
+        key = _calls.key(("batch", axis, eps, momentum), (x, running_mean, running_var, weight, bias), out)
+    again: Any = _calls.recalled(key)
+    if again is not None:
+        return _calls.apply_again(again, x, weight, bias, running_mean, running_var, out)  # type: ignore[arg-type]
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -208,6 +208,7 @@ def batch_norm(
     var = _checks.statistic(running_var, "running_var", shape)
     also = _checks.also(x, activation, where, residual, (channel,))
     _checks.out(out, (x, given), running_mean, running_var, weight, bias, residual, where)
+    key = _calls.unchanged(key, (x, w, b, mean, var), (given, weight, bias, running_mean, running_var))
     return _calls.apply(x, channel, w, b, eps, mean, var, out, key, also)
 
 
@@ -272,6 +273,18 @@ def _batch(
     residual: Any,
     where: Any,
 ) -> tuple[Array, Array, Array]:
+    key, plain = None, activation is None and residual is None and where is None
+    if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
+        running, what = (running_mean, running_var), ("batch forward", axis, eps, momentum)
+        key = _calls.key(what, (x, weight, bias, *running), out, updated=running)
+    again = _calls.recalled(key)
+    if again is not None:
+        y, mean, var = _calls.normalize_again(again, x, weight, bias, out, True)
+        if running_mean is not None or running_var is not None:
+            n = x.size // mean.size
+            update_running(running_mean, mean, momentum)
+            update_running(running_var, var * (n / (n - 1)), momentum)
+        return y, mean, _calls.rstd(var, eps)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -291,7 +304,8 @@ def _batch(
             raise ValueError(
                 f"where leaves {int(count[few])} of the values of channel {few}; expected more than 1 when training"
             )
-    y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True, also=also)
+    key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
+    y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True, key=key, also=also)
     if x.size:
         update_running(running_mean, mean, momentum)
         update_running(running_var, var * (count / (count - 1)), momentum)
@@ -372,6 +386,12 @@ def batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([2., 0.]), array([2., 2.]))
     """
+    key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
+    if plain and training is True and type(axis) is int:
+        key = _calls.key(("batch backward", axis), (dy, x, mean, rstd, weight), out, like=2)
+    again = _calls.recalled(key)
+    if again is not None:
+        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)  # type: ignore[arg-type]
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -386,7 +406,9 @@ def batch_norm_backward(
     else:
         along = [-1 if a == channel else 1 for a in range(x.ndim)]
         x, m = _undone(x, also, *_along(along, r, w, b)), np.zeros(shape)
-    return _calls.differentiate(dy, x, m, r, _views.batch_view, (channel,), w, shape, out, through_statistics, also, b)
+    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
+    args = _views.batch_view, (channel,), w, shape, out, through_statistics, also, b
+    return _calls.differentiate(dy, x, m, r, *args, key=key)
 
 
 def _along(shape: list[int], *vectors: Array | None) -> Any:
@@ -480,7 +502,7 @@ def layer_norm(
     >>> bool(np.all(fastbn.layer_norm(x + 1e9, 4) == fastbn.layer_norm(x, 4)))
     True
     """
-    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where)
+    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where, keep=False)[0]
 
 
 def layer_norm_forward(
@@ -634,7 +656,7 @@ def rms_norm(
     >>> fastbn.rms_norm([[1.0, -1.0, 7.0, 7.0]], 4)
     array([[ 0.2, -0.2,  1.4,  1.4]])
     """
-    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where)
+    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where, keep=False)[0]
 
 
 def rms_norm_forward(
@@ -731,31 +753,6 @@ def _is_exact(normalized_shape: Any) -> bool:
     return type(normalized_shape) is int
 
 
-def _trailing(
-    x: Any,
-    normalized_shape: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    out: Any,
-    centered: bool,
-    activation: Any,
-    where: Any,
-) -> Array:
-    key = None
-    if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
-        try:
-            key = (centered, x.shape, x.dtype, normalized_shape, eps)
-            y = _calls.again(key, x, weight, bias, out)
-        except (AttributeError, TypeError):  # not an array, or an argument that cannot be a key
-            key = y = None
-        if y is not None:
-            return y
-    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
-    x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
-    return _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, False, centered, key, also)[0]
-
-
 def _trailing_forward(
     x: Any,
     normalized_shape: Any,
@@ -768,9 +765,33 @@ def _trailing_forward(
     where: Any,
 ) -> tuple[Array, Array, Array]:
     arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
+    y, mean, var = _trailing(*arguments, keep=True)
+    return y, mean, _calls.rstd(var, eps if centered else _rms_eps(eps, y))
+
+
+def _trailing(
+    x: Any,
+    normalized_shape: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    out: Any,
+    centered: bool,
+    activation: Any,
+    where: Any,
+    keep: bool,
+) -> tuple[Array, Array, Array]:
+    key = None
+    if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
+        key = _calls.key((centered, normalized_shape, eps), (x, weight, bias), out)
+    again = _calls.recalled(key)
+    if again is not None:
+        return _calls.normalize_again(again, x, weight, bias, out, keep)
+    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
+    given = x, weight, bias
     x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
-    y, mean, var = _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, True, centered, also=also)
-    return y, mean, _calls.rstd(var, eps)
+    key = _calls.unchanged(key, (x, w, b), given)
+    return _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, keep, centered, key, also)
 
 
 def _trailing_arguments(
@@ -807,6 +828,12 @@ def _trailing_backward(
     y: Any = None,
     dsum: Any = None,
 ) -> tuple[Array, ...]:
+    key, plain = None, bias is None and activation is None and where is None and y is None and dsum is None
+    if plain:
+        key = _calls.key("trailing backward", (dy, x, mean, rstd, weight), out, like=2)
+    again = _calls.recalled(key)
+    if again is not None and again.centered == centered:
+        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
@@ -820,9 +847,9 @@ def _trailing_backward(
     else:
         x = _undone(x, also, r.reshape(lead + (1,) * len(shape)), w, b)
         m = np.zeros(lead) if centered else None
-    return _calls.differentiate(
-        dy, x, m, r, _views.layer_view, (len(shape),), w, shape, out, also=also, bias=b, dsum=added
-    )
+    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
+    args = _views.layer_view, (len(shape),), w, shape, out
+    return _calls.differentiate(dy, x, m, r, *args, also=also, bias=b, dsum=added, key=key)
 
 
 # Layer norm and RMS norm of a sum -------------------------------------------------------------------------------------
@@ -1450,6 +1477,29 @@ def _group(
     residual: Any,
     where: Any,
 ) -> tuple[Array, Array, Array]:
+    key, plain = None, activation is None and residual is None and where is None
+    if plain and type(num_groups) is int and type(axis) is int and type(eps) is float:
+        key = _calls.key(("group", num_groups, axis, eps), (x, weight, bias), out)
+    again = _calls.recalled(key)
+    if again is not None:
+        return _calls.normalize_again(again, x, weight, bias, out, keep)
+    return _grouped(x, num_groups, weight, bias, eps, axis, out, keep, activation, residual, where, key)
+
+
+def _grouped(
+    x: Any,
+    num_groups: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    axis: Any,
+    out: Any,
+    keep: bool,
+    activation: Any,
+    residual: Any,
+    where: Any,
+    key: Any,
+) -> tuple[Array, Array, Array]:
     """y, mean and variance."""
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
@@ -1460,7 +1510,8 @@ def _group(
     eps = _checks.eps(eps)
     also = _checks.also(x, activation, where, residual, (0, channel), args[1])
     _checks.out(out, (x, given), weight, bias, residual, where)
-    return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep, also=also)
+    key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
+    return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep, key=key, also=also)
 
 
 def _group_backward(
@@ -1479,6 +1530,12 @@ def _group_backward(
     y: Any,
 ) -> tuple[Array, ...]:
     """by_channel: a group a channel; else rstd tells their number."""
+    key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
+    if plain and type(axis) is int:
+        key = _calls.key(("group backward", axis, by_channel), (dy, x, mean, rstd, weight), out, like=2)
+    again = _calls.recalled(key)
+    if again is not None:
+        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1495,8 +1552,9 @@ def _group_backward(
         along = [-1 if a == channel else 1 for a in range(x.ndim)]
         each = np.repeat(r, channels // max(groups, 1), axis=1).reshape([x.shape[0], *along[1:]])
         x, m = _undone(x, also, each, *_along(along, w, b)), np.zeros(shape)
-    args = channel, groups
-    return _calls.differentiate(dy, x, m, r, _views.group_view, args, w, (channels,), out, also=also, bias=b)
+    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
+    args = _views.group_view, (channel, groups), w, (channels,), out
+    return _calls.differentiate(dy, x, m, r, *args, also=also, bias=b, key=key)
 
 
 def instance_norm_with_running(
@@ -1513,6 +1571,15 @@ def instance_norm_with_running(
     where: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization with the instances' statistics, whose averages go into the running ones."""
+    key = None
+    if activation is None and where is None and type(axis) is int and type(eps) is type(momentum) is float:
+        running, what = (running_mean, running_var), ("instance", axis, eps, momentum)
+        key = _calls.key(what, (x, weight, bias, *running), out, updated=running)
+    again = _calls.recalled(key)
+    if again is not None:
+        y, mean, var = _calls.normalize_again(again, x, weight, bias, out, True)
+        _update_running_of_samples(running_mean, running_var, mean, var, x.size // mean.size, momentum)
+        return y, mean, _calls.rstd(var, eps)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1528,9 +1595,16 @@ def instance_norm_with_running(
         count = _checks.counts(mask, x.shape, (0, channel), channels)
         if count.min() < 2:
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
-    y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where)
+    y, mean, var = _grouped(x, channels, weight, bias, eps, axis, out, True, activation, None, where, key)
     if x.size:
-        update_running(running_mean, mean.mean(0), momentum)
-        if running_var is not None:
-            update_running(running_var, (var * (count / (count - 1))).mean(0), momentum)
+        _update_running_of_samples(running_mean, running_var, mean, var, count, momentum)
     return y, mean, _calls.rstd(var, eps)
+
+
+def _update_running_of_samples(
+    running_mean: Any, running_var: Any, mean: Array, var: Array, count: Any, momentum: float
+) -> None:
+    if running_mean is not None:
+        update_running(running_mean, mean.mean(0), momentum)
+    if running_var is not None:
+        update_running(running_var, (var * (count / (count - 1))).mean(0), momentum)
