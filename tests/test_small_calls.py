@@ -1,0 +1,220 @@
+"""Calls that are remembered: the next gives the bits of the first, and a wrong one is refused as if none had been."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from cases import Case, assert_same_bits
+
+import fastbn
+from fastbn import _calls, _checks, _runtime
+
+CASES = [  # by runs, and by columns where there are any
+    Case("batch_norm", (2, 8, 16, 16)),
+    Case("batch_norm", (16, 8, 1, 1)),
+    Case("group_norm", (2, 8, 16, 16), 4),
+    Case("group_norm", (2, 16, 16, 8), 4, axis=3),
+    Case("instance_norm", (2, 8, 16, 16)),
+    Case("instance_norm", (2, 16, 16, 8), axis=3),
+    Case("layer_norm", (4, 48), 48),
+    Case("layer_norm", (2, 3, 4, 12), (4, 12)),
+    Case("rms_norm", (4, 48), 48),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    _calls._remembered.clear()
+
+
+def refuse(*args, **named):
+    raise AssertionError("checked, and not remembered")
+
+
+def call(case, way, dtype, *, out, affine, running):
+    """All that one call returns or updates, from arguments that are made anew; out: None, "new" or "x"."""
+    x, dy = case.data(dtype), case.upstream(dtype)
+    named = case.parameters(_checks.COMPUTED_IN[x.dtype]) if affine else {}
+    updated = {"running_mean": np.full(8, 0.5, np.float32), "running_var": np.full(8, 2.0)} if running else {}
+    named |= updated
+    if out is not None:
+        named["out"] = x if out == "x" else np.empty_like(x)
+    if way == "evaluate":
+        results = (fastbn.batch_norm(x, **named, **case.keywords),)
+    elif way == "normalize":
+        results = (case.normalize(fastbn, x, **named),)
+    elif way == "forward":
+        y, statistics = case.forward(fastbn, x, **named)
+        results = y, *statistics
+    else:
+        named.pop("bias", None)
+        saved = np.random.default_rng(0).random((2, *case.statistics_shape))
+        results = case.backward(fastbn, dy, x, [v.copy() for v in saved[case.op == "rms_norm" :]], **named)
+    assert out is None or results[0] is named["out"]
+    return *results, *updated.values()
+
+
+def ways(case):
+    """The functions, and whether they take running arrays."""
+    yield from (("normalize", False), ("forward", False), ("backward", False))
+    if case.op == "batch_norm":
+        yield from (("evaluate", True), ("forward", True))
+    if case.op in ("batch_norm", "instance_norm"):
+        yield "normalize", True
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypatch):
+    for (way, running), out, affine in product(ways(case), (None, "new", "x"), (False, True)):
+        _calls._remembered.clear()
+        arguments = {"out": out, "affine": affine, "running": running}
+        first = call(case, way, dtype, **arguments)
+        with monkeypatch.context() as patched:
+            patched.setattr(_checks, "out", refuse)
+            second = call(case, way, dtype, **arguments)
+        for a, b in zip(first, second, strict=True):
+            assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1 << 18])
+def test_threads_change_no_bit_of_the_next_call(nbytes, monkeypatch):
+    monkeypatch.setattr(_runtime, "SERIAL_BYTES", nbytes)
+    for case in CASES[:2] + CASES[6:7]:
+        arguments = {"out": None, "affine": True, "running": False}
+        for way in ("normalize", "forward", "backward"):
+            first, *others = (call(case, way, np.float32, **arguments) for _ in range(4))
+            for other in others:
+                for a, b in zip(first, other, strict=True):
+                    assert_same_bits(a, b)
+
+
+# Wrong calls ----------------------------------------------------------------------------------------------------------
+
+SHAPE, CHANNELS, SIZE = (4, 8, 3), 8, 96
+
+
+def right(function):
+    """Arguments over two buffers, so that others may overlap them."""
+    large, small = np.linspace(-1, 1, 4 * SIZE, dtype=np.float32), np.linspace(1, 2, 8 * CHANNELS, dtype=np.float32)
+    x, out, dy = (large[i * SIZE :][:SIZE].reshape(SHAPE) for i in range(3))
+    weight, bias, mean, var = (small[i * CHANNELS :][:CHANNELS] for i in range(4))
+    if function.endswith("_backward"):
+        return {"dy": dy, "x": x, "mean": mean.astype(float), "rstd": var.astype(float), "weight": weight, "out": out}
+    named = {"x": x, "weight": weight, "bias": bias, "eps": 1e-5, "out": out}
+    if function.startswith("batch_norm"):
+        named |= {"running_mean": mean, "running_var": var, "momentum": 0.1}
+    return named | ({"num_groups": 1} if function.startswith("group_norm") else {})
+
+
+def readonly(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def misaligned(a):
+    b = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    b[...] = a
+    return b
+
+
+def shifted(a, by=1):
+    """An array over the memory beside that of a, and most of a's."""
+    return np.lib.stride_tricks.as_strided(a.reshape(-1)[by:], a.shape, a.strides)
+
+
+ARRAYS = {
+    "a list": lambda a: a.tolist(),
+    "a subclass": lambda a: a.view(np.recarray),
+    "masked": np.ma.masked_array,
+    "of the other byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "misaligned": misaligned,
+    "read-only": readonly,
+    "of integers": lambda a: a.astype(np.int32),
+    "of bool": lambda a: a > 0,
+    "of another float type": lambda a: a.astype(np.float16),
+    "in another order": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "shorter": lambda a: a[..., 1:].copy(),
+    "none": lambda a: None,
+    "overlapping itself": lambda a: np.broadcast_to(a[..., :1], a.shape),
+}
+NUMBERS = {
+    "eps": (0.0, -0.0, True, 1, 1.0, np.float64(1e-5), -1.0, float("nan"), "1e-5", None, [1e-5]),
+    "momentum": (True, 1, float("inf"), "0.1", None, np.zeros(1)),
+    "axis": (1, True, 1.0, -2, 0, 7, "1", None, [1], np.int64(1)),
+    "num_groups": (True, 1.0, 3, "1", [1], None),
+    "training": (True, 1, 0, [], "yes"),
+}
+ODD = {
+    f"{name} {how}": lambda named, name=name, change=change: {name: change(named[name])}
+    for name in ("x", "dy", "weight", "bias", "mean", "rstd", "running_mean", "running_var", "out")
+    for how, change in ARRAYS.items()
+} | {f"{name} {v!r}": lambda named, name=name, v=v: {name: v} for name, values in NUMBERS.items() for v in values}
+ODD |= {
+    f"{name} over {other}": lambda named, name=name, other=other: {name: shifted(named[other])}
+    for name, other in (("out", "x"), ("out", "dy"), ("running_var", "running_mean"), ("running_mean", "weight"))
+}
+ODD |= {
+    "out is weight's memory": lambda named: {"weight": named["out"].reshape(-1)[:CHANNELS]},
+    "weight is running": lambda named: {"weight": named["running_mean"]},
+    "one running array twice": lambda named: {"running_var": named["running_mean"]},
+    "out is rstd's memory": lambda named: {"rstd": named["out"].reshape(-1)[: 2 * CHANNELS].view(np.float64)},
+    "one value a channel": lambda named: {"x": named["x"][:1, :, :1].copy(), "out": None},
+}
+
+
+def outcome(function, named):
+    """What a call returns and leaves behind, or the error, and all arrays as they are then."""
+    with np.errstate(all="ignore"):
+        try:
+            result = getattr(fastbn, function)(**named)
+        except (TypeError, ValueError) as error:
+            result = type(error).__name__, str(error)
+    results = result if isinstance(result, tuple) else (result,)
+    values = [*results, *(v for v in named.values() if isinstance(v, np.ndarray))]
+    return [(v.dtype, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values]
+
+
+@pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "group_norm", "batch_norm_backward"])
+def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function):
+    refused = 0
+    for change in ODD.values():
+        for training in (False, True) if function == "batch_norm" else (None,):
+            extra = {} if training is None else {"training": training}
+            outcomes = []
+            for ordinary_first in (False, True):
+                _calls._remembered.clear()
+                if ordinary_first:
+                    outcome(function, right(function) | extra)
+                    assert len(_calls._remembered) == 1
+                named = right(function) | extra
+                try:
+                    named |= change(named)
+                except KeyError:  # not an argument of this function
+                    break
+                outcomes.append(outcome(function, named))
+            if outcomes:
+                assert outcomes[0] == outcomes[1]
+                refused += isinstance(outcomes[0][0], str)
+    assert refused > 20
+
+
+def test_a_layer_norm_of_another_kind_is_not_taken_for_the_first():
+    x = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 1, 16)
+    fastbn.layer_norm(x, (1, 16))
+    for wrong in ((True, 16.0), (1.0, 16), "16", (2, 16)):
+        with pytest.raises((TypeError, ValueError), match="normalized_shape"):
+            fastbn.layer_norm(x, wrong)
+    _, rstd = fastbn.rms_norm_forward(x, 16)
+    fastbn.rms_norm_backward(x, x, rstd)
+    with pytest.raises(ValueError, match="mean is None"):
+        fastbn.layer_norm_backward(x, x, None, rstd)
+
+
+def test_as_many_calls_are_remembered_as_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(_calls, "_MOST_REMEMBERED", 4)
+    for n in range(2, 20):
+        fastbn.layer_norm(np.ones((1, n), np.float32), n)
+        assert 1 <= len(_calls._remembered) <= 4
