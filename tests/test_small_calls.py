@@ -183,21 +183,23 @@ def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function):
     for change in ODD.values():
         for training in (False, True) if function == "batch_norm" else (None,):
             extra = {} if training is None else {"training": training}
-            outcomes = []
-            for ordinary_first in (False, True):
-                _calls._remembered.clear()
-                if ordinary_first:
-                    outcome(function, right(function) | extra)
-                    assert len(_calls._remembered) == 1
+
+            def odd(change=change, extra=extra):
                 named = right(function) | extra
-                try:
-                    named |= change(named)
-                except KeyError:  # not an argument of this function
-                    break
-                outcomes.append(outcome(function, named))
-            if outcomes:
-                assert outcomes[0] == outcomes[1]
-                refused += isinstance(outcomes[0][0], str)
+                return named | change(named)
+
+            try:
+                odd()
+            except KeyError:  # not an argument of this function
+                continue
+            _calls._remembered.clear()
+            expected = outcome(function, odd())
+            assert outcome(function, odd()) == expected
+            _calls._remembered.clear()
+            outcome(function, right(function) | extra)
+            assert len(_calls._remembered) == 1
+            assert outcome(function, odd()) == expected
+            refused += isinstance(expected[0], str)
     assert refused > 20
 
 
