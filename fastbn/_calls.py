@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _checks, _launch, _memory, _runtime, _views
-from fastbn.kernels import activations, runs
+from fastbn.kernels import activations, columns, runs
 
 Array = NDArray[Any]
 ViewOf = Callable[..., _views.View | None]
@@ -302,6 +302,7 @@ class _Remembered(NamedTuple):
     eps: float
     centered: bool
     by_channel: bool
+    units: int  # of a forward
     pieces: int  # of a group, by runs
     compute: np.dtype[Any]
     weights: tuple[int, ...]  # their shape, for their gradients
@@ -363,9 +364,13 @@ def _remember(
         return
     if len(_remembered) >= _MOST_REMEMBERED:
         _remembered.clear()
-    pieces = 0 if view.columns else runs.pieces(view.geometry[0], view.geometry[2] * view.geometry[3])
+    if view.columns:
+        units, pieces = view.blocks * _launch.extent(view)[1], 0
+    else:
+        count, units, parts, length, _ = view.geometry
+        pieces = runs.pieces(count, parts * length)
     by_channel, compute = view.affine == "channel", _checks.COMPUTED_IN[x.dtype]
-    _remembered[key] = _Remembered(view, eps, centered, by_channel, pieces, compute, weights)
+    _remembered[key] = _Remembered(view, eps, centered, by_channel, units, pieces, compute, weights)
 
 
 def _flat(a: Array) -> Array:
@@ -383,17 +388,23 @@ def normalize_again(
     call: _Remembered, x: Array, w: Array | None, b: Array | None, out: Array | None, keep: bool
 ) -> tuple[Array, Array, Array]:
     """What `normalize` gives, for a call that is remembered."""
-    view, eps, centered, by_channel, pieces, _, _ = call
+    view, eps, centered, by_channel, units, pieces, compute, _ = call
     mean = np.empty(view.groups) if keep and centered else _EMPTY
     var = np.empty(view.groups) if keep else _EMPTY
     y = _place(x, out)
     w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
-    if pieces and x.nbytes < _runtime.SERIAL_BYTES:
-        affine = (w, b, None, None) if by_channel else (None, None, w, b)
-        rest = eps, centered, 0, 0, mean, var, None, None, None
-        runs.forward.serial(view.geometry[1], _flat(x), _flat(y), view.geometry, pieces, *affine, *rest)
-    else:
+    affine = (w, b, None, None) if by_channel else (None, None, w, b)
+    if x.nbytes >= _runtime.SERIAL_BYTES:
         _launch.forward(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var, centered))
+    elif view.columns:
+        mean, var = (mean, var) if keep else (np.empty(view.groups), np.empty(view.groups))
+        rest = eps, centered, 0, mean, var, np.empty(0, compute), None, None
+        columns.forward.serial(units, _flat(x), _flat(y), view.geometry, *affine, *rest)
+    else:
+        memory = 0, 0, mean, var
+        runs.forward.serial(
+            units, _flat(x), _flat(y), view.geometry, pieces, *affine, eps, centered, *memory, None, None, None
+        )
     if keep and len(view.stats_shape) != 1:
         mean, var = mean.reshape(view.stats_shape) if centered else mean, var.reshape(view.stats_shape)
     return y, mean, var
@@ -403,11 +414,11 @@ def apply_again(
     call: _Remembered, x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None
 ) -> Array:
     """What `apply` gives, for a call that is remembered."""
-    view, eps, _, _, pieces, _, _ = call
+    view, eps, _, _, units, pieces, _, _ = call
     y = _place(x, out)
     if pieces and x.nbytes < _runtime.SERIAL_BYTES:
-        units, rest = view.geometry[1] * pieces, (None, None, eps, 0, mean, var, None)
-        runs.apply.serial(units, _flat(x), _flat(y), view.geometry, pieces, w, b, *rest)
+        rest = None, None, eps, 0, mean, var, None
+        runs.apply.serial(units * pieces, _flat(x), _flat(y), view.geometry, pieces, w, b, *rest)
     else:
         _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
     return y
