@@ -414,11 +414,12 @@ def apply_again(
     call: _Remembered, x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None
 ) -> Array:
     """What `apply` gives, for a call that is remembered."""
-    view, eps, _, _, units, pieces, _, _ = call
+    view, eps, _, _, _, pieces, _, _ = call
     y = _place(x, out)
     if pieces and x.nbytes < _runtime.SERIAL_BYTES:
-        rest = None, None, eps, 0, mean, var, None
-        runs.apply.serial(units * pieces, _flat(x), _flat(y), view.geometry, pieces, w, b, *rest)
+        count, groups, _, length, _ = view.geometry
+        units = runs.pieces(count * groups, length)
+        runs.scale.serial(units, _flat(x), _flat(y), view.geometry, w, b, eps, 0, mean, var, None)
     else:
         _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
     return y
