@@ -139,7 +139,7 @@ def _add(sums, j, vec, m):
     store_part(sums, j, load_part(sums, j, m) + wide(vec), m)
 
 
-@tile
+@inlined
 def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
     c = load_part(shift, j, m)
     d = chosen(like(load_part(x, i + j, m), c) - c, where, i + j, m)
@@ -159,16 +159,22 @@ def add_moments(x, where, i, stride, rows, n, shift, s, q):
 
     The rows are `stride` apart.
     """
-    whole = n - n % LANES
-    for r in range(0, rows, ROWS_AT_ONCE):
-        k, few = i + r * stride, min(rows - r, ROWS_AT_ONCE)
-        for j in range(0, whole, LANES):
-            _add_moments(x, where, k, stride, few, None, shift, s, q, j)
+    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
+    r = 0
+    while r < rows:
+        k = i + r * stride
+        if r + many <= rows:  # to LLVM a constant, for which it unrolls the loop over rows
+            for j in range(0, whole, LANES):
+                _add_moments(x, where, k, stride, many, None, shift, s, q, j)
+        else:
+            for j in range(0, whole, LANES):
+                _add_moments(x, where, k, stride, rows - r, None, shift, s, q, j)
         if whole < n:
-            _add_moments(x, where, k, stride, few, n - whole, shift, s, q, whole)
+            _add_moments(x, where, k, stride, min(rows - r, many), n - whole, shift, s, q, whole)
+        r += many
 
 
-@tile
+@inlined
 def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row, p, q, j):
     hj, aj, tj = load_part(hi, j, m), load_part(a, j, m), load_part(t, j, m)
     pj, qj = _terms(dy, x, where, i + j, m, of_row(f, row), hj, aj, tj)
@@ -186,13 +192,19 @@ def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row, p, q):
 
     hi, a, t: memory, one a column; f: memory, one a row from `row` on, or None.
     """
-    whole = n - n % LANES
-    for r in range(0, rows, ROWS_AT_ONCE):
-        k, few = i + r * stride, min(rows - r, ROWS_AT_ONCE)
-        for j in range(0, whole, LANES):
-            _add_products(dy, x, where, k, stride, few, None, f, hi, a, t, row + r, p, q, j)
+    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
+    r = 0
+    while r < rows:
+        k = i + r * stride
+        if r + many <= rows:
+            for j in range(0, whole, LANES):
+                _add_products(dy, x, where, k, stride, many, None, f, hi, a, t, row + r, p, q, j)
+        else:
+            for j in range(0, whole, LANES):
+                _add_products(dy, x, where, k, stride, rows - r, None, f, hi, a, t, row + r, p, q, j)
         if whole < n:
-            _add_products(dy, x, where, k, stride, few, n - whole, f, hi, a, t, row + r, p, q, whole)
+            _add_products(dy, x, where, k, stride, min(rows - r, many), n - whole, f, hi, a, t, row + r, p, q, whole)
+        r += many
 
 
 @tile
