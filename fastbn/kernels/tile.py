@@ -232,7 +232,7 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
 
 
 @tile
-def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j):
+def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead):
     """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened."""
     zero = splat(x, 0.0)
     j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
@@ -240,6 +240,10 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j):
     p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for r in range(rows):
         vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
+        fetch(dy, k + j + ahead)
+        fetch(dy, k + j2 + ahead)
+        fetch(x, k + j + ahead)
+        fetch(x, k + j2 + ahead)
         g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, vs)
         g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, vs)
         g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, vs)
@@ -267,9 +271,12 @@ def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along):
     sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
     memory, one a column, or None.
     """
+    ahead = ROWS_AT_ONCE * stride  # elements: the next rows, if these are not so long that they would be in the way
+    if ahead > 8 * AHEAD:
+        ahead = AHEAD
     j = 0
     while j + 4 * LANES <= n:
-        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j)
+        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead)
         j += 4 * LANES
     while j + LANES <= n:
         _cross(dy, x, where, i, stride, rows, None, f, hi, a, t, p, q, along, j)
