@@ -1,5 +1,6 @@
 """The steps that all operations share: checked arguments -> view -> kernel -> result as the caller sees it."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -346,10 +347,8 @@ def key(what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, upda
 
 def _apart(present: list[Array], written: tuple[Any, ...], own: int) -> bool:
     """Whether what is written surely overlaps nothing else; own: not 0 if all arrays have memory of their own."""
-    if own:
-        return len({*map(id, present)}) == len(present)
-    places = [a for a in written if a is not None]
-    return all(sum([np.may_share_memory(a, b) for b in present]) == 1 for a in places)  # with itself
+    near: Any = operator.is_ if own else np.may_share_memory
+    return all(sum([near(a, b) for b in present]) == 1 for a in written if a is not None)  # itself
 
 
 def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any:

@@ -165,7 +165,7 @@ def _columns(
     defaults = {"weight_order": None, "stats_axes": None}
     fold = 1
     if affine == "channel" and width < _FOLDED_WIDTH:
-        fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 8))
+        fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 64))
     folded, columns = -(-rows // fold), width * fold
     piece = max(64, _PIECE // max(columns, 1), -(-folded // _MOST_PIECES))
     panel = columns
