@@ -23,7 +23,9 @@ SHAPES = {  # from a few microseconds to tens of milliseconds
     "8x64x56x56": (8, 64, 56, 56),
     "32x64x56x56": (32, 64, 56, 56),
     "32x256x56x56": (32, 256, 56, 56),
+    "64x256x64x64": (64, 256, 64, 64),
 }
+CLASSES = {"up to 200 us": (0, 200), "200 us to 10 ms": (200, 1e4), "over 10 ms": (1e4, np.inf)}  # of a call when quiet
 
 
 def spin(stop):
@@ -96,12 +98,19 @@ def main():
             spell(1)
     print(f"batch norm forward, float32, microseconds; {count} spinning processes when busy")
     print(f"{'':14}{'':8}{'quiet':>10}{'p99':>10}{'busy':>10}{'p99':>10}{'busy/quiet':>12}")
+    slowdowns = {}
     for shape, group in contenders.items():
         for name in group:
             quiet, busy = (np.array(taken[shape, name, kind]) * 1e6 for kind in (0, 1))
             cells = [f(a) for a in (quiet, busy) for f in (np.median, lambda a: np.percentile(a, 99))]
             numbers = "".join(f"{cell:10.1f}" for cell in cells)
             print(f"{shape:14}{name:8}{numbers}{cells[2] / cells[0]:12.1f}")
+            slowdowns.setdefault(name, []).append((cells[0], cells[2] / cells[0]))
+    print("\nbusy/quiet by the time that a call takes when quiet")
+    for title, (least, most) in CLASSES.items():
+        for name, pairs in slowdowns.items():
+            ratios = sorted(ratio for quiet, ratio in pairs if least < quiet <= most)
+            print(f"{title:18}{name:8}" + "".join(f"{ratio:8.1f}" for ratio in ratios))
 
 
 if __name__ == "__main__":
