@@ -323,31 +323,31 @@ def key(what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, upda
     what: the operation and its numbers; arrays: the first is like `out`, which may be one of the first `like` (1 or 2);
     updated: those that are written, too.
     """
-    flags, decisive, present = _ORDINARY | _OWN, [what], []
+    flags, decisive = _ORDINARY | _OWN, [what]
     for a in arrays:
-        if a is None:
-            decisive.append(None)
-        elif type(a) is np.ndarray:
+        if type(a) is np.ndarray:
             flags &= a.flags.num
-            decisive.append((a.shape, a.dtype))
-            present.append(a)
+            decisive += a.shape, a.dtype
+        elif a is None:
+            decisive.append(None)
         else:
             return None
     if out is not None:
         updated = (out, *updated)
         if out is not arrays[0] and (like == 1 or out is not arrays[1]):
-            if type(out) is not np.ndarray or (out.shape, out.dtype) != decisive[1]:
+            if type(out) is not np.ndarray or out.shape != decisive[1] or out.dtype != decisive[2]:
                 return None
             flags &= out.flags.num
-            present.append(out)
-    if flags & _ORDINARY != _ORDINARY or (updated and not _apart(present, updated, flags & _OWN)):
+            arrays = (out, *arrays)
+    if flags & _ORDINARY != _ORDINARY or (updated and not _apart(arrays, updated, flags & _OWN)):
         return None
     return tuple(decisive)
 
 
-def _apart(present: list[Array], written: tuple[Any, ...], own: int) -> bool:
+def _apart(arrays: tuple[Any, ...], written: tuple[Any, ...], own: int) -> bool:
     """Whether what is written surely overlaps nothing else; own: not 0 if all arrays have memory of their own."""
     near: Any = operator.is_ if own else np.may_share_memory
+    present = [a for a in arrays if a is not None]
     return all(sum([near(a, b) for b in present]) == 1 for a in written if a is not None)  # itself
 
 
@@ -380,7 +380,7 @@ def _flat(a: Array) -> Array:
 def _place(x: Array, out: Array | None) -> Array:
     if out is not None:
         return out
-    return _memory.empty(x.shape, x.dtype) if x.nbytes >= _memory.LEAST else np.empty(x.shape, x.dtype)
+    return np.empty(x.shape, x.dtype) if x.nbytes < _memory.LEAST else _memory.empty(x.shape, x.dtype)
 
 
 def normalize_again(
