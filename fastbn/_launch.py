@@ -18,7 +18,7 @@ from fastbn.kernels.tile import AHEAD
 Array = NDArray[Any]
 Maybe = Array | None
 
-PAST_CACHE_BYTES = 24 << 20  # of all arrays of x's size: from here on the result is written past the cache,
+PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half as much on,
 _PAST_CACHE_RUN = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
@@ -115,9 +115,9 @@ class Backward(NamedTuple):
         )
 
 
-def _past_cache(y: Array, run: int, ahead: int = AHEAD, arrays: int = 2) -> int:
+def _past_cache(y: Array, run: int, ahead: int = AHEAD, share: int = 1) -> int:
     """How many elements ahead to fetch while y is written past the cache; 0: it is not."""
-    return ahead if arrays * y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN else 0
+    return ahead if share * y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN else 0
 
 
 def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
@@ -281,7 +281,7 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
     pieces = groups * parts * per_part
     sums = np.empty((pieces, 2))
     if dx is not None and (pieces == groups or _busy(groups, threads)):
-        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), arrays=3)
+        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
         statistics: tuple[Any, ...] = mean, rstd, sums, call.chain(call.b, None), call.beside, counts
         runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     else:
@@ -292,7 +292,7 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
         runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
         runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
         if dx is not None:
-            past_cache = _past_cache(dx, length, arrays=3)
+            past_cache = _past_cache(dx, length, share=2)
             statistics = mean, rstd, slopes, call.beside
             runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
@@ -307,7 +307,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
     like = _LIKE[computed_in(x)]
-    past_cache = _past_cache(x, length, arrays=3)
+    past_cache = _past_cache(x, length, share=2)
     if per_row == 1 or _busy(blocks, threads):
         statistics: tuple[Any, ...] = mean, rstd, block, grads, like, call.chain(None, call.b), call.beside, counts
         runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
@@ -335,7 +335,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
     like = _LIKE[computed_in(x)]
     units = view.blocks * panels
-    past_cache = _past_cache(x, shape[6], arrays=3)
+    past_cache = _past_cache(x, shape[6], share=2)
     if dx is not None and (pieces == 1 or _busy(units, threads)):
         chain = call.chain(None, call.b) if by_row else call.chain(call.b, None)
         statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, call.beside, counts

@@ -34,6 +34,7 @@ def measure_suite(
             bar.update(bar.task_ids[0], description=cell.name)
             measured.append(measure(cell, contenders, seconds or suite.seconds, rounds))
         machine = info.config()
+        del machine["cache"]  # a folder of the user's own, in a file that may be shown around
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Results(name, date, count, machine, versions(present), missing, TOLERANCE, measured)
 
