@@ -18,7 +18,7 @@ from fastbn.kernels.tile import AHEAD
 Array = NDArray[Any]
 Maybe = Array | None
 
-PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half as much on,
+PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half of it on,
 _PAST_CACHE_RUN = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
