@@ -277,7 +277,7 @@ def finish(units, view, per_group, centered, sums, counts, mean, var):
 
 @driver
 def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, more):
-    """y from given mean and variance, one a group or one a channel, a piece a unit; eps None: `var` is rstd."""
+    """y from given mean and variance, one a group or one for all, a piece a unit; eps None: `var` is rstd."""
     for u in prange(units):
         g = u // per_group
         p = u - g * per_group
