@@ -1595,6 +1595,7 @@ def instance_norm_with_running(
         count = _checks.counts(mask, x.shape, (0, channel), channels)
         if count.min() < 2:
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
+    key = _calls.unchanged(key, (x,), (given,))
     y, mean, var = _grouped(x, channels, weight, bias, eps, axis, out, True, activation, None, where, key)
     if x.size:
         _update_running_of_samples(running_mean, running_var, mean, var, count, momentum)

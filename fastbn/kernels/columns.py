@@ -32,7 +32,10 @@ from fastbn.kernels.runs import (
     weighed,
 )
 from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row, splat64, total
-from fastbn.kernels.tile import FEW, add_moments, add_products, gradient, normalize, products, trusted
+from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
+
+
+FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
 @tile
@@ -117,7 +120,7 @@ def _reduce(x, where, view, block, p, c0, n, centered, in_float64, shift, narrow
     """The sums of d and d^2 down n columns of one piece, from c0 on; the shifts come in both types."""
     r0, r1, _, _ = _piece(view, p)
     terms = r1 - r0
-    if not narrow(x) or terms < FEW or in_float64 or where is not None:
+    if not narrow(x) or terms * view[2] * view[3] < FEW or in_float64 or where is not None:
         _sums(x, where, view, block, p, c0, n, shift, s, q)
         return
     _sums(x, where, view, block, p, c0, n, narrow_shift, s, q)

@@ -37,7 +37,7 @@ from fastbn.kernels.simd import (
 
 ROWS_AT_ONCE = 8  # whose terms are added up in each column before they are widened
 AHEAD = 1024  # elements
-FEW = 32  # terms: fewer are summed in float64 right away
+FEW = 32  # terms of a run: fewer are summed in float64 right away
 _LEAST_SQUARE = 1e-30  # on the average: the squares of a float32 lose digits below 1e-38
 _MOST_CANCELLED = 8.0
 
