@@ -34,7 +34,6 @@ from fastbn.kernels.runs import (
 from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row, splat64, total
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
-
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
