@@ -196,16 +196,8 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
     sums, coefficients = _lined_up(view.blocks * pieces * 2 * width), _lined_up(view.blocks * 3 * width, like.dtype)
     columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
     columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, var)
-    columns.coefficients.serial(view.blocks, shape, *channel, mean, _rstd(var, eps), coefficients)
+    columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
     columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
-
-
-def _rstd(var: Array, eps: float | None) -> Array:
-    """As kernels compute it, whatever a variance that was given is like; many roots at once are roots of vectors."""
-    if eps is None:
-        return var
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1.0 / np.sqrt(var + eps)
 
 
 def apply(view: View, call: Forward) -> None:
@@ -221,7 +213,7 @@ def _apply(view: View, call: Forward, threads: int) -> None:
         coefficients = _lined_up(view.blocks * 3 * width, computed_in(y))
         mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
         channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
-        columns.coefficients.serial(view.blocks, shape, *channel, mean, _rstd(var, eps), coefficients)
+        columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
         past_cache = _past_cache(y, shape[6])
         columns.apply[parallel](view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
         return

@@ -262,13 +262,13 @@ def finish(units, x, where, view, centered, sums, counts, mean, var):
 
 
 @driver
-def coefficients(units, view, w, b, mean, rstd, columns):
-    """What `apply` takes, (blocks * 3 * columns,) in the type computed in; a block a unit."""
+def coefficients(units, view, w, b, eps, mean, var, columns):
+    """What `apply` takes, (blocks * 3 * columns,) in the type computed in, from mean and variance; a block a unit."""
     n = view[1] * view[2]
     for block in prange(units):
         hi = advance(address(columns), block * 3 * n)
         a, t = advance(hi, n), advance(hi, 2 * n)
-        _coefficients(view, block, 0, n, address(w), address(b), None, address(mean), address(rstd), hi, a, t)
+        _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), hi, a, t)
 
 
 @driver
