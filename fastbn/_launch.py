@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastbn import _runtime
 from fastbn._views import View
 from fastbn.kernels import columns, runs
-from fastbn.kernels.simd import LANES
+from fastbn.kernels.simd import LANES, LINE
 from fastbn.kernels.tile import AHEAD
 
 Array = NDArray[Any]
@@ -25,8 +25,6 @@ _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cac
 
 _SHORT_PART = 256  # bytes of a channel in a sample: the sums of shorter ones are kept for some samples at a time,
 _MANY_SUMS = 4096  # but for as many as this at least
-
-_LINE = 64  # bytes of a cache line
 
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64
@@ -133,7 +131,7 @@ def _busy(units: int, threads: int) -> bool:
 def _lined_up(size: int, dtype: Any = np.float64) -> Array:
     """Memory that begins at a cache line: loads and stores across two of them take twice the time."""
     memory = np.empty(size + LANES, dtype)
-    first = -memory.__array_interface__["data"][0] % _LINE // memory.itemsize
+    first = -memory.__array_interface__["data"][0] % LINE // memory.itemsize
     return memory[first : first + size]
 
 

@@ -1476,31 +1476,15 @@ def _group(
     activation: Any,
     residual: Any,
     where: Any,
+    key: Any = None,
 ) -> tuple[Array, Array, Array]:
-    key, plain = None, activation is None and residual is None and where is None
+    """y, mean and variance; key: what to remember the call by, where the caller has looked already."""
+    plain = key is None and activation is None and residual is None and where is None
     if plain and type(num_groups) is int and type(axis) is int and type(eps) is float:
         key = _calls.key(("group", num_groups, axis, eps), (x, weight, bias), out)
-    again = _calls.recalled(key)
-    if again is not None:
-        return _calls.normalize_again(again, x, weight, bias, out, keep)
-    return _grouped(x, num_groups, weight, bias, eps, axis, out, keep, activation, residual, where, key)
-
-
-def _grouped(
-    x: Any,
-    num_groups: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    axis: Any,
-    out: Any,
-    keep: bool,
-    activation: Any,
-    residual: Any,
-    where: Any,
-    key: Any,
-) -> tuple[Array, Array, Array]:
-    """y, mean and variance."""
+        again = _calls.recalled(key)
+        if again is not None:
+            return _calls.normalize_again(again, x, weight, bias, out, keep)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1596,7 +1580,7 @@ def instance_norm_with_running(
         if count.min() < 2:
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
     key = _calls.unchanged(key, (x,), (given,))
-    y, mean, var = _grouped(x, channels, weight, bias, eps, axis, out, True, activation, None, where, key)
+    y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where, key)
     if x.size:
         _update_running_of_samples(running_mean, running_var, mean, var, count, momentum)
     return y, mean, _calls.rstd(var, eps)

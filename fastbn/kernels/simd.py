@@ -25,7 +25,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
-_LINE = 64  # bytes of a cache line; no vector register is wider
+LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
@@ -346,7 +346,7 @@ def stream(typing, memory, index, first, second):
             both = [builder.shuffle_vector(*both, lanes)]
             pointer = builder.bitcast(pointer, both[0].type.as_pointer())
         for k, value in enumerate(both):
-            instruction = builder.store(value, builder.gep(pointer, [_INT64(k)]), align=_LINE)
+            instruction = builder.store(value, builder.gep(pointer, [_INT64(k)]), align=LINE)
             instruction.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
         return context.get_dummy_value()
 
@@ -377,7 +377,7 @@ def gap(typing, memory, index):
 
     def codegen(context, builder, sig, args):
         place = builder.ptrtoint(builder.gep(args[0], [args[1]]), _INT64)
-        behind = builder.and_(builder.neg(place), _INT64(_LINE - 1))
+        behind = builder.and_(builder.neg(place), _INT64(LINE - 1))
         return builder.udiv(behind, _INT64(_size(sig.args[0])))
 
     return types.intp(memory, types.intp), codegen
@@ -395,7 +395,7 @@ def fetch(typing, memory, index):
             one, begins = one[0], cgutils.unpack_tuple(builder, args[0], 2)
         for begin in begins:
             place = builder.bitcast(builder.gep(begin, [args[1]]), ir.IntType(8).as_pointer())
-            for k in range(0, 2 * LANES * _size(one), _LINE):
+            for k in range(0, 2 * LANES * _size(one), LINE):
                 hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(3), _INT32(1)]  # to read, all caches, data
                 function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
                 builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
