@@ -413,14 +413,18 @@ def apply_again(
     call: _Remembered, x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None
 ) -> Array:
     """What `apply` gives, for a call that is remembered."""
-    view, eps, _, _, _, pieces, _, _ = call
+    view, eps, _, _, _, _, compute, _ = call
     y = _place(x, out)
-    if pieces and x.nbytes < _runtime.SERIAL_BYTES:
+    if x.nbytes >= _runtime.SERIAL_BYTES:
+        _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
+    elif view.columns:
+        statistics = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
+        rest = eps, 0, *statistics, np.empty(0, compute), None
+        columns.scale.serial(1, _flat(x), _flat(y), view.geometry, 1, w, b, None, None, *rest)
+    else:
         count, groups, _, length, _ = view.geometry
         units = runs.pieces(count * groups, length)
         runs.scale.serial(units, _flat(x), _flat(y), view.geometry, w, b, eps, 0, mean, var, None)
-    else:
-        _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
     return y
 
 

@@ -26,6 +26,8 @@ _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cac
 _SHORT_PART = 256  # bytes of a channel in a sample: the sums of shorter ones are kept for some samples at a time,
 _MANY_SUMS = 4096  # but for as many as this at least
 
+_LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what each column is scaled by
+
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64
 
@@ -191,11 +193,19 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
         statistics = mean, var, like, more, counts
         columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, *statistics)
         return
-    sums, coefficients = _lined_up(view.blocks * pieces * 2 * width), _lined_up(view.blocks * 3 * width, like.dtype)
+    sums = _lined_up(view.blocks * pieces * 2 * width)
     columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
     columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, var)
-    columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
-    columns.apply.parallel(view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
+    _scale_columns(view, call._replace(mean=mean, var=var), threads)
+
+
+def _scale_columns(view: View, call: Forward, threads: int) -> None:
+    x, y, w, b, eps, mean, var, _, more, *_ = call
+    rows, _, fold, *_ = shape = view.geometry
+    affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
+    parts = 1 if threads == 1 else max(1, min(_ceil(4 * threads, view.blocks), _ceil(rows, fold) // _LEAST_ROWS))
+    statistics = eps, _past_cache(y, shape[6]), mean, var, _LIKE[computed_in(y)], more
+    columns.scale[threads > 1](view.blocks * parts, x, y, shape, parts, *affine, *statistics)
 
 
 def apply(view: View, call: Forward) -> None:
@@ -205,18 +215,13 @@ def apply(view: View, call: Forward) -> None:
 
 def _apply(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
-    shape, parallel = view.geometry, threads > 1
+    shape = view.geometry
     if view.columns:
-        pieces, _, width = extent(view)
-        coefficients = _lined_up(view.blocks * 3 * width, computed_in(y))
-        mean, var = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
-        channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
-        columns.coefficients.serial(view.blocks, shape, *channel, eps, mean, var, coefficients)
-        past_cache = _past_cache(y, shape[6])
-        columns.apply[parallel](view.blocks * pieces, x, y, shape, *row, past_cache, coefficients, more)
+        mean, var = (v.astype(np.float64, copy=False) for v in (mean, var))
+        _scale_columns(view, call._replace(mean=mean, var=var), threads)
         return
     units = runs.pieces(shape[0] * shape[1], shape[3])
-    runs.scale[parallel](units, x, y, shape, w, b, eps, _past_cache(y, shape[3]), mean, var, more)
+    runs.scale[threads > 1](units, x, y, shape, w, b, eps, _past_cache(y, shape[3]), mean, var, more)
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:

@@ -11,7 +11,7 @@ columns and all rows; column c has weight number c // repeat, or every row has i
 
 Narrow rows are taken `fold` at a time, as one row of fold*width columns (the last one may be shorter); a group then
 gathers the columns that stand for the same channel.  `view` is (rows, width, fold, span, repeat, weights, panel,
-piece): `forward` and `backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `apply`,
+piece): `forward` and `backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `scale`,
 one after the other, work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order
 either way, so which one is taken makes no difference to any bit.
 """
@@ -26,6 +26,7 @@ from fastbn.kernels.runs import (
     lined_up,
     normalized,
     pick,
+    rooted,
     slopes,
     some_element,
     statistics,
@@ -34,15 +35,29 @@ from fastbn.kernels.runs import (
 from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row, splat64, total
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
+FAR = 1 << 19  # elements
+AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
+
+
+@tile
+def _part(view, p, parts):
+    """The folded rows r0 to r1 of one of so many parts of about the same size; see `_piece`."""
+    rows, _, fold, _, _, _, _, _ = view
+    folded = (rows + fold - 1) // fold
+    return _rows(view, folded * p // parts, folded * (p + 1) // parts)
 
 
 @tile
 def _piece(view, p):
     """The folded rows r0 to r1 of piece p; those before `whole` are full, one after them has `rest` columns."""
-    rows, width, fold, _, _, _, _, piece = view
-    r0 = p * piece
-    r1 = min(r0 + piece, (rows + fold - 1) // fold)
+    rows, _, fold, _, _, _, _, piece = view
+    return _rows(view, p * piece, min((p + 1) * piece, (rows + fold - 1) // fold))
+
+
+@tile
+def _rows(view, r0, r1):
+    rows, width, fold, _, _, _, _, _ = view
     whole = min(r1, rows // fold)
     return r0, r1, whole, (rows - whole * fold) * width
 
@@ -59,6 +74,12 @@ def _panel(view, k):
     """The columns c0 to c1 of panel k."""
     _, width, fold, _, _, _, panel, _ = view
     return k * panel, min((k + 1) * panel, width * fold)
+
+
+@tile
+def _far(view):
+    """Whether a block is more than a core's own cache holds."""
+    return view[0] * view[1] >= FAR
 
 
 @tile
@@ -100,9 +121,9 @@ def _sums(x, where, view, block, p, c0, n, shift, s, q):
     _clear(s, n)
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
-    add_moments(x, where, i, stride, whole - r0, n, shift, s, q)
+    add_moments(x, where, i, stride, whole - r0, n, shift, s, q, _far(view))
     if whole < r1 and rest > c0:
-        add_moments(x, where, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q)
+        add_moments(x, where, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q, False)
 
 
 @tile
@@ -152,36 +173,38 @@ def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
 def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
     """What `normalize` takes for n columns from c0 on; eps None: `var` is rstd; mean None: zeros."""
     _, width, _, span, repeat, _, _, _ = view
-    groups = width // span
-    g, i = c0 // span, c0 // repeat
-    for j in range(0, n, span):
-        m, r = pick(mean, block * groups + g, 0.0), var[block * groups + g]
-        if eps is not None:
-            r = 1.0 / np.sqrt(r + eps)
-        for first in range(j, j + span, repeat):
-            scale = r * pick(w, i, 1.0)
-            hi[first] = m
-            rest = pick(b, i, 0.0) - (m - np.float64(hi[first])) * scale
-            for c in range(first, first + repeat):
-                hi[c] = m
-                a[c] = scale
-                t[c] = rest
-            i += 1
-        g += 1
-        if g == groups:
-            g, i = 0, 0
+    own = min(n, width)
+    g, i = block * (width // span) + c0 // span, c0 // repeat
+    if span == 1:  # one loop at a time: LLVM makes vectors of these
+        for c in range(own):
+            a[c] = rooted(var[g + c], eps) * pick(w, i + c, 1.0)
+        for c in range(own):
+            hi[c] = pick(mean, g + c, 0.0)
+        for c in range(own):
+            t[c] = pick(b, i + c, 0.0) - (pick(mean, g + c, 0.0) - np.float64(hi[c])) * np.float64(a[c])
+    else:
+        for j in range(0, own, span):
+            m, r = pick(mean, g, 0.0), rooted(var[g], eps)
+            for first in range(j, j + span, repeat):
+                hi[first], a[first] = m, r * pick(w, i, 1.0)
+                rest = pick(b, i, 0.0) - (m - np.float64(hi[first])) * np.float64(a[first])
+                for c in range(first, first + repeat):
+                    hi[c], a[c], t[c] = hi[first], a[first], rest
+                i += 1
+            g += 1
+    for c in range(own, n):  # of a folded row
+        hi[c], a[c], t[c] = hi[c - width], a[c - width], t[c - width]
 
 
 @tile
-def _apply(x, y, view, block, p, c0, n, hi, a, t, rw, rb, more, past_cache):
-    """Normalize n columns from c0 on of one piece; rw, rb: a weight and bias a row, or None."""
+def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
+    """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
-    r0, r1, whole, rest = _piece(view, p)
+    r0, r1, whole, rest = span
     for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
-        if m > 0:
-            normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache)
+        normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache)
 
 
 @driver
@@ -211,7 +234,7 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi, a, t)
         for p in range(pieces - 1, -1, -1):
-            _apply(px, py, view, block, p, c0, n, hi, a, t, prw, prb, also, past_cache)
+            _apply(px, py, view, block, _piece(view, p), c0, n, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
         hold(columns)
 
@@ -262,26 +285,24 @@ def finish(units, x, where, view, centered, sums, counts, mean, var):
 
 
 @driver
-def coefficients(units, view, w, b, eps, mean, var, columns):
-    """What `apply` takes, (blocks * 3 * columns,) in the type computed in, from mean and variance; a block a unit."""
-    n = view[1] * view[2]
-    for block in prange(units):
-        hi = advance(address(columns), block * 3 * n)
+def scale(units, x, y, view, parts, w, b, rw, rb, eps, past_cache, mean, var, like, more):
+    """y from given mean and variance, one a group; eps None: `var` is rstd.
+
+    A unit is one of the `parts` of a block, the last first: what was read last is still in the cache.
+    """
+    for u in prange(units):
+        block, part = (units - 1 - u) // parts, (units - 1 - u) % parts
+        n = view[1] * view[2]
+        columns = np.empty(3 * n + LANES, like.dtype)
+        hi = lined_up(columns)
         a, t = advance(hi, n), advance(hi, 2 * n)
         _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), hi, a, t)
-
-
-@driver
-def apply(units, x, y, view, rw, rb, past_cache, columns, more):
-    """y from the coefficients, a piece a unit, the last first."""
-    pieces, _ = _counts(view)
-    n = view[1] * view[2]
-    for u in prange(units):
-        block, p = (units - 1 - u) // pieces, (units - 1 - u) % pieces
-        hi = advance(address(columns), block * 3 * n)
-        a, t = advance(hi, n), advance(hi, 2 * n)
-        row = address(rw), address(rb)
-        _apply(address(x), address(y), view, block, p, 0, n, hi, a, t, *row, beginnings(more), past_cache)
+        rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
+        at_once = n if n < 2 * AT_ONCE else AT_ONCE
+        for c in range(0, n, at_once):
+            m, own = min(at_once, n - c), (advance(hi, c), advance(a, c), advance(t, c))
+            _apply(address(x), address(y), view, block, rows, c, m, *own, *row, also, past_cache)
+        hold(columns)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -312,11 +333,11 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
-    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, r0, s, q)
+    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, r0, s, q, _far(view))
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
         m = min(rest - c0, n)
-        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, whole, s, q)
+        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, whole, s, q, False)
 
 
 @tile
@@ -370,8 +391,7 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
         if row_grads is not None:
             s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
-        if m > 0:
-            gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache)
+        gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache)
 
 
 @tile
@@ -382,7 +402,8 @@ def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain):
     """
     _, rb, residual, activation, where, given = chain
     also = beginnings((residual, activation, where, given))
-    _apply(x, dy, view, block, p, c0, n, hi, advance(hi, n), advance(hi, 2 * n), rw, address(rb), also, 0)
+    rest = advance(hi, n), advance(hi, 2 * n), rw, address(rb)
+    _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
 
 
 @driver

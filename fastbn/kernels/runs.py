@@ -87,6 +87,12 @@ def pick(values, index, default):
 
 
 @tile
+def rooted(var, eps):
+    """1 / sqrt(var + eps); eps None: `var` is that already."""
+    return var if eps is None else 1.0 / np.sqrt(var + eps)
+
+
+@tile
 def beginnings(more):
     """What `normalize` takes beside weights and biases, from arrays (or None, where nothing is wanted)."""
     residual, activation, where, dy = either(more, (None, None, None, None))
@@ -282,9 +288,7 @@ def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var
         g = u // per_group
         p = u - g * per_group
         c = _around(g, mean.size)
-        m, r = pick(mean, c, 0.0), pick(var, c, 1.0)
-        if eps is not None:
-            r = 1.0 / np.sqrt(r + eps)
+        m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
         _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, beginnings(more), past_cache, 0)
 
@@ -301,9 +305,7 @@ def scale(units, x, y, view, w, b, eps, past_cache, mean, var, more):
         j0, j1, e0, e1 = _span(u, count * groups, length)
         c = j0 % groups
         for j in range(j0, j1):
-            m, r = pick(mean, c, 0.0), pick(var, c, 1.0)
-            if eps is not None:
-                r = 1.0 / np.sqrt(r + eps)
+            m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
             hi = rounded(px, m)
             a = r * pick(pw, c, 1.0)
             vs = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a)

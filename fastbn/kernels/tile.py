@@ -140,7 +140,39 @@ def _add(sums, j, vec, m):
 
 
 @inlined
-def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
+def _over_rows(step, i, stride, rows, n, row, args):
+    """Take n columns of rows that are `stride` apart 16 by 16, ROWS_AT_ONCE rows at a time.
+
+    step(i, stride, rows, m, row, j, args) is for m columns (None: 16) from j on of some rows, the first of which begins
+    at i; `row` is the number of the first one.
+    """
+    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
+    r = 0
+    while r < rows:
+        k = i + r * stride
+        if r + many <= rows:  # to LLVM a constant, for which it unrolls the loop over rows
+            for j in range(0, whole, LANES):
+                step(k, stride, many, None, row + r, j, args)
+        else:
+            for j in range(0, whole, LANES):
+                step(k, stride, rows - r, None, row + r, j, args)
+        if whole < n:
+            step(k, stride, min(rows - r, many), n - whole, row + r, whole, args)
+        r += many
+
+
+@inlined
+def _expect_next(memory, i, stride, rows, j):
+    """Fetch a part of as many rows after these, in the order of memory, as j goes along a row."""
+    for k in range(0, rows * LANES, 2 * LANES):
+        fetch(memory, i + rows * (stride + j) + k)
+
+
+@inlined
+def _add_moments(i, stride, rows, m, row, j, args):
+    x, where, shift, s, q, far = args
+    if far:
+        _expect_next(x, i, stride, rows, j)
     c = load_part(shift, j, m)
     d = chosen(like(load_part(x, i + j, m), c) - c, where, i + j, m)
     sj, qj = d, d * d
@@ -154,28 +186,20 @@ def _add_moments(x, where, i, stride, rows, m, shift, s, q, j):
 
 
 @tile
-def add_moments(x, where, i, stride, rows, n, shift, s, q):
+def add_moments(x, where, i, stride, rows, n, shift, s, q, far):
     """s, q plus the sums down each of n columns of d and d^2, d = x - shift in the type of the shifts; s, q: float64.
 
-    The rows are `stride` apart.
+    The rows are `stride` apart.  far: whether x is not in a core's own cache, so that it is fetched in time.
     """
-    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
-    r = 0
-    while r < rows:
-        k = i + r * stride
-        if r + many <= rows:  # to LLVM a constant, for which it unrolls the loop over rows
-            for j in range(0, whole, LANES):
-                _add_moments(x, where, k, stride, many, None, shift, s, q, j)
-        else:
-            for j in range(0, whole, LANES):
-                _add_moments(x, where, k, stride, rows - r, None, shift, s, q, j)
-        if whole < n:
-            _add_moments(x, where, k, stride, min(rows - r, many), n - whole, shift, s, q, whole)
-        r += many
+    _over_rows(_add_moments, i, stride, rows, n, 0, (x, where, shift, s, q, far and n == stride))
 
 
 @inlined
-def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row, p, q, j):
+def _add_products(i, stride, rows, m, row, j, args):
+    dy, x, where, f, hi, a, t, p, q, far = args
+    if far:
+        _expect_next(dy, i, stride, rows, j)
+        _expect_next(x, i, stride, rows, j)
     hj, aj, tj = load_part(hi, j, m), load_part(a, j, m), load_part(t, j, m)
     pj, qj = _terms(dy, x, where, i + j, m, of_row(f, row), hj, aj, tj)
     for r in range(1, rows):
@@ -187,24 +211,12 @@ def _add_products(dy, x, where, i, stride, rows, m, f, hi, a, t, row, p, q, j):
 
 
 @tile
-def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row, p, q):
+def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row, p, q, far):
     """p, q plus the sums down each of n columns of g = dy f and of g h, h = (x - hi) a + t; p, q: float64.
 
-    hi, a, t: memory, one a column; f: memory, one a row from `row` on, or None.
+    hi, a, t: memory, one a column; f: memory, one a row from `row` on, or None.  far: as in `add_moments`.
     """
-    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
-    r = 0
-    while r < rows:
-        k = i + r * stride
-        if r + many <= rows:
-            for j in range(0, whole, LANES):
-                _add_products(dy, x, where, k, stride, many, None, f, hi, a, t, row + r, p, q, j)
-        else:
-            for j in range(0, whole, LANES):
-                _add_products(dy, x, where, k, stride, rows - r, None, f, hi, a, t, row + r, p, q, j)
-        if whole < n:
-            _add_products(dy, x, where, k, stride, min(rows - r, many), n - whole, f, hi, a, t, row + r, p, q, whole)
-        r += many
+    _over_rows(_add_products, i, stride, rows, n, row, (dy, x, where, f, hi, a, t, p, q, far and n == stride))
 
 
 @tile
