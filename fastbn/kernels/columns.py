@@ -36,7 +36,7 @@ from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row,
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
 FAR = 1 << 19  # elements
-AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
+AT_ONCE = 2048  # columns, if there are many: what these are scaled by stays in the cache
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
@@ -298,7 +298,7 @@ def scale(units, x, y, view, parts, w, b, rw, rb, eps, past_cache, mean, var, li
         a, t = advance(hi, n), advance(hi, 2 * n)
         _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), hi, a, t)
         rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
-        at_once = n if n < 2 * AT_ONCE else AT_ONCE
+        at_once = n if past_cache else AT_ONCE
         for c in range(0, n, at_once):
             m, own = min(at_once, n - c), (advance(hi, c), advance(a, c), advance(t, c))
             _apply(address(x), address(y), view, block, rows, c, m, *own, *row, also, past_cache)
