@@ -347,7 +347,8 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
         if call.differentiate:
             before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
             _apply(view, before, threads)
-        sums, coefficients = _lined_up(view.blocks * pieces * 2 * width), _lined_up(view.blocks * 6 * width, like.dtype)
+        sums = _lined_up(view.blocks * pieces * 2 * width)
+        coefficients = _lined_up(units * 6 * (shape[6] + 2 * LANES), like.dtype)
         columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
         columns.finish_back.serial(units, x, shape, channel, *statistics)

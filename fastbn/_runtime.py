@@ -219,7 +219,7 @@ class _Pace:
     def choose(self) -> bool:
         """Whether to run parallel: the faster way, or the other one if it has not been tried for a while."""
         for way in (False, True):
-            if self.runs[way] < 2:  # a first run may compile, and counts for nothing
+            if self.runs[way] < 3:  # a first run may compile, and counts for nothing
                 return way
         better = self.cost[True] < self.cost[False]
         now = perf_counter()

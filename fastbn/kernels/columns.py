@@ -77,6 +77,19 @@ def _panel(view, k):
 
 
 @tile
+def _array(columns, n, k):
+    """The k-th of the arrays behind each other that have a number for each of n columns and the first 32 once more."""
+    return advance(columns, k * (n + 2 * LANES))
+
+
+@tile
+def _repeat(columns, own, n):
+    """Let the columns repeat after the first `own` of n, and 32 more."""
+    for c in range(own, n + 2 * LANES):
+        columns[c] = columns[c - own]
+
+
+@tile
 def _far(view):
     """Whether a block is more than a core's own cache holds."""
     return view[0] * view[1] >= FAR
@@ -170,9 +183,10 @@ def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
 
 
 @tile
-def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
-    """What `normalize` takes for n columns from c0 on; eps None: `var` is rstd; mean None: zeros."""
+def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
+    """What `normalize` takes for n columns from c0 on, three arrays; eps None: `var` is rstd; mean None: zeros."""
     _, width, _, span, repeat, _, _, _ = view
+    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     own = min(n, width)
     g, i = block * (width // span) + c0 // span, c0 // repeat
     if span == 1:  # one loop at a time: LLVM makes vectors of these
@@ -192,8 +206,8 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, hi, a, t):
                     hi[c], a[c], t[c] = hi[first], a[first], rest
                 i += 1
             g += 1
-    for c in range(own, n):  # of a folded row
-        hi[c], a[c], t[c] = hi[c - width], a[c - width], t[c - width]
+    for k in range(3):
+        _repeat(_array(columns, n, k), own, n)
 
 
 @tile
@@ -201,6 +215,11 @@ def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
     """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = span
+    if past_cache and rw is None and rb is None and n == width * fold and r1 > r0:
+        i = block * rows * width + r0 * n
+        m = (whole - r0) * n + (rest if whole < r1 else 0)
+        normalize(x, y, i, m, hi, a, t, None, None, 0, more, past_cache, n)
+        return
     for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
@@ -222,17 +241,17 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(5 * n + LANES), np.empty(3 * n + LANES, like.dtype)
+        scratch, columns = np.empty(5 * n + LANES), np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
         shift, hi = lined_up(scratch), lined_up(columns)
         s, q, ps, pq = advance(shift, n), advance(shift, 2 * n), advance(shift, 3 * n), advance(shift, 4 * n)
-        a, t = advance(hi, n), advance(hi, 2 * n)
+        a, t = _array(hi, n, 1), _array(hi, n, 2)
         _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
             _reduce(px, also[2], view, block, p, c0, n, centered, False, shift, hi, ps, pq)
             _add(s, ps, 2 * n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
-        _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi, a, t)
+        _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
         for p in range(pieces - 1, -1, -1):
             _apply(px, py, view, block, _piece(view, p), c0, n, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
@@ -293,16 +312,16 @@ def scale(units, x, y, view, parts, w, b, rw, rb, eps, past_cache, mean, var, li
     for u in prange(units):
         block, part = (units - 1 - u) // parts, (units - 1 - u) % parts
         n = view[1] * view[2]
-        columns = np.empty(3 * n + LANES, like.dtype)
-        hi = lined_up(columns)
-        a, t = advance(hi, n), advance(hi, 2 * n)
-        _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), hi, a, t)
+        scratch = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
+        columns = lined_up(scratch)
+        _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), columns)
         rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
+        hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
         at_once = n if past_cache else AT_ONCE
         for c in range(0, n, at_once):
             m, own = min(at_once, n - c), (advance(hi, c), advance(a, c), advance(t, c))
             _apply(address(x), address(y), view, block, rows, c, m, *own, *row, also, past_cache)
-        hold(columns)
+        hold(scratch)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------
@@ -312,7 +331,7 @@ def scale(units, x, y, view, parts, w, b, rw, rb, eps, past_cache, mean, var, li
 def _normalized(x, view, block, c0, n, mean, rstd, columns):
     """What `add_products` takes for n columns from c0 on, behind each other: hi, a and t."""
     _, width, _, span, _, _, _, _ = view
-    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
+    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     groups = width // span
     g = c0 // span
     for j in range(0, n, span):
@@ -332,7 +351,7 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
     _clear(s, n)
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
-    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
+    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, r0, s, q, _far(view))
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
@@ -344,10 +363,10 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
 def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grads, columns):
     """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
 
-    grads: float64, a channel each, or None.  columns: six numbers a column, of which `_normalized` has set three.
+    grads: float64, a channel each, or None.  columns: six arrays, of which `_normalized` has set three.
     """
     rows, width, _, span, repeat, weights, _, _ = view
-    hi, v, u, wc = columns, advance(columns, 3 * n), advance(columns, 4 * n), advance(columns, 5 * n)
+    hi, v, u, wc = columns, _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
     parts = span // repeat
     for g in range(c0 // span, min(c0 + n, width) // span):
         k = block * (width // span) + g
@@ -373,6 +392,8 @@ def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grad
                     u[c] = gu
                     v[c] = rest
                     wc[c] = weight
+    for k in range(6):
+        _repeat(_array(columns, n, k), n, n)
 
 
 @tile
@@ -382,9 +403,14 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
     row_grads: float64, a row each, or None.
     """
     rows, width, fold, _, _, _, _, _ = view
-    hi, a, t = columns, advance(columns, n), advance(columns, 2 * n)
-    v, u, w = advance(columns, 3 * n), advance(columns, 4 * n), advance(columns, 5 * n)
+    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
+    v, u, w = _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
     r0, r1, whole, rest = _piece(view, p)
+    if past_cache and rw is None and row_grads is None and n == width * fold:
+        i = block * rows * width + r0 * n
+        m = (whole - r0) * n + (rest if whole < r1 else 0)
+        gradient(dy, x, dx, i, m, hi, u, v, a, w, 0, more, past_cache, n)
+        return
     for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
@@ -402,7 +428,7 @@ def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain):
     """
     _, rb, residual, activation, where, given = chain
     also = beginnings((residual, activation, where, given))
-    rest = advance(hi, n), advance(hi, 2 * n), rw, address(rb)
+    rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
     _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
 
 
@@ -423,14 +449,13 @@ def backward(
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(4 * n + LANES), np.empty(9 * n + LANES, like.dtype)
+        scratch, columns = np.empty(4 * n + LANES), np.empty(9 * (n + 2 * LANES) + LANES, like.dtype)
         s, hi = lined_up(scratch), lined_up(columns)
-        ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), advance(hi, 6 * n)
+        ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), _array(hi, n, 6)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
         also = weighed(more)
         if chain is not None:
-            rest = advance(behind, n), advance(behind, 2 * n)
-            _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind, *rest)
+            _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind)
         _normalized(px, view, block, c0, n, pm, pr, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
@@ -451,7 +476,7 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for k in prange(units):
-        columns = np.empty(3 * n + LANES, like.dtype)
+        columns = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
         px, block, hi = address(x), k // pieces, lined_up(columns)
         s = advance(address(sums), k * 2 * n)
         _normalized(px, view, block, 0, n, address(mean), address(rstd), hi)
@@ -462,7 +487,7 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
 
 @driver
 def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
-    """grads, and what `apply_back` takes: panel after panel 6 numbers a column, in the type computed in."""
+    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
     for unit in prange(units):
@@ -475,7 +500,7 @@ def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, co
             piece = advance(address(sums), p * 2 * width + c0)
             _add(s, piece, n)
             _add(q, advance(piece, width), n)
-        own, panel = advance(address(grads), block * 2 * view[5]), advance(address(columns), 6 * (block * width + c0))
+        own, panel = advance(address(grads), block * 2 * view[5]), _array(address(columns), view[6], 6 * unit)
         _normalized(address(x), view, block, c0, n, address(mean), address(rstd), panel)
         given = address(w), address(counts), centered, address(mean), address(rstd)
         _finish_back(view, block, c0, n, s, q, *given, own, panel)
@@ -492,6 +517,6 @@ def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more)
         block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
-            own = advance(address(columns), 6 * (block * width + c0))
+            own = _array(address(columns), view[6], 6 * (block * panels + panel))
             row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
             _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, row, weighed(more), past_cache)

@@ -307,7 +307,7 @@ def _normal(x, i, m, hi, a, t, w, b, j, more):
 
 
 @inlined
-def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache):
+def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None):
     """y = activation(z), z = ((x - hi) a + t) w + b + residual, over a run.
 
     hi, a, t: Vec or memory; w, b: Vec, memory or None.  hi is the mean rounded to the type computed in; what the
@@ -315,27 +315,33 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache):
     more: residual, memory or None; activation; where; dy, memory or None: given the gradient of activation(z), y is
     that of z.
     past_cache: 0, or y is written past the cache, and x fetched so many elements ahead.
+    period: None, or the columns repeat after so many, of which the first 32 are there a second time.
     """
-    end, behind = i + n, j - i
+    end = i + n
     residual, _, _, dy = more
     if past_cache:
         line = min(i + gap(y, i), end)
         while i < line:
             m = min(line - i, LANES)
-            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, i + behind, more), m)
+            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, j, more), m)
             i += m
+            j += m
         while i + 2 * LANES <= end:
             fetch(x, i + past_cache)
             fetch(residual, i + past_cache)
             fetch(dy, i + past_cache)
-            first = _normal(x, i, None, hi, a, t, w, b, i + behind, more)
-            stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, i + LANES + behind, more))
+            first = _normal(x, i, None, hi, a, t, w, b, j, more)
+            stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, j + LANES, more))
             i += 2 * LANES
+            j += 2 * LANES
+            if period is not None:
+                j = j if j < period else j - period
     while i + LANES <= end:
-        store(y, i, _normal(x, i, None, hi, a, t, w, b, i + behind, more))
+        store(y, i, _normal(x, i, None, hi, a, t, w, b, j, more))
         i += LANES
+        j += LANES
     if i < end:
-        store_part(y, i, _normal(x, i, end - i, hi, a, t, w, b, i + behind, more), end - i)
+        store_part(y, i, _normal(x, i, end - i, hi, a, t, w, b, j, more), end - i)
 
 
 @tile
@@ -347,26 +353,31 @@ def _slope(dy, x, i, m, hi, u, v, r, w, j, more):
 
 
 @inlined
-def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache):
+def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None):
     """dx = (dy w - v - (x - hi) u) r + dsum over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
 
-    more: dsum, memory or None; where.  past_cache: as in `normalize`.
+    more: dsum, memory or None; where.  past_cache, period: as in `normalize`.
     """
-    end, behind = i + n, j - i
+    end = i + n
     if past_cache:
         line = min(i + gap(dx, i), end)
         while i < line:
             m = min(line - i, LANES)
-            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, i + behind, more), m)
+            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, j, more), m)
             i += m
+            j += m
         while i + 2 * LANES <= end:
             fetch(dy, i + past_cache)
             fetch(x, i + past_cache)
-            first = _slope(dy, x, i, None, hi, u, v, r, w, i + behind, more)
-            stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, i + LANES + behind, more))
+            first = _slope(dy, x, i, None, hi, u, v, r, w, j, more)
+            stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, j + LANES, more))
             i += 2 * LANES
+            j += 2 * LANES
+            if period is not None:
+                j = j if j < period else j - period
     while i + LANES <= end:
-        store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, i + behind, more))
+        store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, j, more))
         i += LANES
+        j += LANES
     if i < end:
-        store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, i + behind, more), end - i)
+        store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, j, more), end - i)
