@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from fastbn.kernels import activations, columns, runs
 
 Array = NDArray[Any]
 ViewOf = Callable[..., _views.View | None]
+
+ONLY_Y, VARIANCE, RSTD = 0, 1, 2  # what is kept of a forward, beside the mean
 
 _EMPTY = np.empty(0)
 
@@ -28,12 +30,19 @@ class _Alias:
         self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
 
 
+def bits_of(dtype: np.dtype[Any]) -> Any:
+    """As what the kernels take elements of half precision; None for others."""
+    if dtype.itemsize != 2:
+        return None
+    return np.uint16 if dtype == np.float16 else np.int16
+
+
 def flattened(a: Array, order: Any = None) -> Array:
     """A contiguous array as the kernels take it: one axis, in memory order, half precision by its bits."""
     a = np.asarray(a)  # a matrix would stay two-dimensional
     flat = (a if order is None else a.transpose(order)).reshape(-1)
     if flat.itemsize == 2:
-        flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
+        flat = flat.view(bits_of(flat.dtype))
     return flat if flat.flags.writeable else np.asarray(_Alias(flat))
 
 
@@ -122,12 +131,9 @@ def flat_statistics(values: Array, view: _views.View) -> Array:
 
 def rstd(var: Array, eps: float) -> Array:
     """1/sqrt(var + eps)."""
-    if not eps:
-        with np.errstate(divide="ignore"):  # a constant group
-            return np.asarray(1.0 / np.sqrt(var + eps))
-    values = np.asarray(var + eps)
-    np.sqrt(values, values)
-    return np.divide(1.0, values, values)
+    values = np.array(var, np.float64)
+    _launch.take_roots(values, eps)
+    return values
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -141,14 +147,15 @@ def normalize(
     b: Array | None,
     eps: float,
     out: Array | None,
-    keep: bool,
+    keep: int,
     centered: bool = True,
     key: Any = None,
     also: _checks.Also = _checks.NOTHING,
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
 
-    keep: whether the statistics are wanted; they are empty if not.  key: what to remember the call by, see `key`.
+    keep: ONLY_Y: the statistics are empty; RSTD: instead of the variance.  key: what to remember the call by, see
+    `key`.
     """
     x, order, view = seen(x, view_of, *args)
     mean = np.empty(view.groups) if keep and centered else _EMPTY
@@ -157,11 +164,11 @@ def normalize(
     if x.size:
         affine, more = (flat_weights(w, view), flat_weights(b, view)), _more(also, x, order)
         counts = None if also.counts is None else flat_statistics(also.counts, view)
-        call = _launch.Forward(
-            flattened(x, order), flattened(y, order), *affine, eps, mean, var, centered, more, counts
-        )
+        flat = flattened(x, order), flattened(y, order)
+        call = _launch.Forward(*flat, *affine, eps, mean, var, centered, more, counts, rooted=keep == RSTD)
         _launch.forward(view, call)
-        _remember(key, x, order, view, eps, centered)
+        if key is not None and order is None:
+            _remember(key, _forward_again(x, w, view, eps, keep, centered))
     elif keep:
         mean[...], var[...] = np.nan, np.nan  # of nothing
     y = _deliver(y, out)
@@ -232,7 +239,8 @@ def apply(
         _launch.apply(
             view, _launch.Forward(flattened(x, order), flattened(y, order), *affine, eps, *statistics, more=more)
         )
-        _remember(key, x, order, view, eps, True)
+        if key is not None and order is None:
+            _remember(key, _scale_again(x, view, eps, mean.dtype == var.dtype == np.float64))
     return _deliver(y, out)
 
 
@@ -278,8 +286,8 @@ def differentiate(
         call = _launch.Backward(flattened(dz, order), flattened(x, order), gx, w, m, r, counts, added, b, more)
         if through_statistics:
             _launch.backward(view, call, dweight, dbias)
-            if weight is None or weight.dtype == compute:
-                _remember(key, x, order, view, 0.0, mean is not None, shape)
+            if key is not None and order is None and (weight is None or weight.dtype == compute):
+                _remember(key, _backward_again(x, view, shape))
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
             scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
@@ -294,61 +302,58 @@ def differentiate(
 
 # Calls like an earlier one --------------------------------------------------------------------------------------------
 
-# On a small array the checks cost more than the arithmetic.  What a call that passed them all came to is remembered by
-# everything that decided it; the next one like it, of ordinary arrays, goes straight to the kernel.
+# On a small array the checks cost more than the arithmetic.  A call that passed them all is remembered by everything
+# that decided it, as a function that takes the arrays of the next one like it straight to the kernel.
 
+Again = Callable[..., Any]
 
-class _Remembered(NamedTuple):
-    view: _views.View
-    eps: float
-    centered: bool
-    by_channel: bool
-    units: int  # of a forward
-    pieces: int  # of a group, by runs
-    compute: np.dtype[Any]
-    weights: tuple[int, ...]  # their shape, for their gradients
-
-
-_remembered: dict[Any, _Remembered] = {}
+_remembered: dict[Any, Again] = {}
 _MOST_REMEMBERED = 1024
-_ORDINARY = 0x1 | 0x100 | 0x400  # flags of an array that is C-contiguous, aligned and writeable
-_OWN = 0x4  # of one with memory of its own, which no other such array overlaps
 
 recalled = _remembered.get
 
 
-def key(what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, updated: tuple[Any, ...] = ()) -> Any:
-    """All that decides a call; None where its arrays are not ordinary or one that is written may overlap another.
+def key(what: Any, *arrays: Any) -> Any:
+    """All that decides a call that writes to none of its arrays; None where one of them is not ordinary.
 
-    what: the operation and its numbers; arrays: the first is like `out`, which may be one of the first `like` (1 or 2);
-    updated: those that are written, too.
+    what: the operation and its numbers.
     """
-    flags, decisive = _ORDINARY | _OWN, [what]
     for a in arrays:
         if type(a) is np.ndarray:
-            flags &= a.flags.num
-            decisive += a.shape, a.dtype
+            if not a.flags.carray:  # C-contiguous, aligned and writeable
+                return None
+            what = what, a.shape, a.dtype
         elif a is None:
-            decisive.append(None)
+            what = what, None
         else:
             return None
+    return what
+
+
+def writing(key: Any, arrays: tuple[Any, ...], out: Any, like: int = 1, updated: tuple[Any, ...] = ()) -> Any:
+    """The key of a call that writes to `out`, if there is one; None where what is written may overlap other arrays.
+
+    out: like the first array, which it may be, as it may be the second if `like` is 2; updated: those of the arrays
+    that are written, too.
+    """
+    if key is None or arrays[0] is None:
+        return None
     if out is not None:
         updated = (out, *updated)
         if out is not arrays[0] and (like == 1 or out is not arrays[1]):
-            if type(out) is not np.ndarray or out.shape != decisive[1] or out.dtype != decisive[2]:
+            ordinary = type(out) is np.ndarray and out.flags.carray
+            if not ordinary or out.shape != arrays[0].shape or out.dtype != arrays[0].dtype:
                 return None
-            flags &= out.flags.num
             arrays = (out, *arrays)
-    if flags & _ORDINARY != _ORDINARY or (updated and not _apart(arrays, updated, flags & _OWN)):
-        return None
-    return tuple(decisive)
-
-
-def _apart(arrays: tuple[Any, ...], written: tuple[Any, ...], own: int) -> bool:
-    """Whether what is written surely overlaps nothing else; own: not 0 if all arrays have memory of their own."""
-    near: Any = operator.is_ if own else np.may_share_memory
-    present = [a for a in arrays if a is not None]
-    return all(sum([near(a, b) for b in present]) == 1 for a in written if a is not None)  # itself
+    near: Any = operator.is_
+    for a in arrays:
+        if a is not None and not a.flags.owndata:  # no two arrays that own their memory overlap
+            near = np.may_share_memory
+            break
+    for a in updated:
+        if a is not None and sum([b is not None and near(a, b) for b in arrays]) != 1:  # it is near itself
+            return None
+    return key
 
 
 def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any:
@@ -356,86 +361,84 @@ def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any
     return key if all(a is b for a, b in zip(checked, given, strict=True)) else None
 
 
-def _remember(
-    key: Any, x: Array, order: Any, view: _views.View, eps: float, centered: bool, weights: tuple[int, ...] = ()
-) -> None:
-    if key is None or order is not None:
-        return
+def _remember(key: Any, again: Again) -> None:
     if len(_remembered) >= _MOST_REMEMBERED:
         _remembered.clear()
-    if view.columns:
-        units, pieces = view.blocks * _launch.extent(view)[1], 0
-    else:
-        count, units, parts, length, _ = view.geometry
-        pieces = runs.pieces(count, parts * length)
-    by_channel, compute = view.affine == "channel", _checks.COMPUTED_IN[x.dtype]
-    _remembered[key] = _Remembered(view, eps, centered, by_channel, units, pieces, compute, weights)
+    _remembered[key] = again
 
 
-def _flat(a: Array) -> Array:
-    """As `flattened` gives an ordinary array."""
-    return flattened(a) if a.itemsize == 2 else a.ravel()
+def _forward_again(x: Array, w: Array | None, view: _views.View, eps: float, keep: int, centered: bool) -> Again:
+    """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd."""
+    shape, dtype, small = x.shape, x.dtype, x.nbytes < _runtime.SERIAL_BYTES
+    bits, by_axes = bits_of(dtype), w is not None and w.ndim > 1
+    plan = _launch.forward_plan(view, centered, keep == RSTD)
+    by_channel, groups, stats_shape = view.affine == "channel", view.groups, view.stats_shape
+    with_mean, with_var = (view.columns or (keep and centered)), view.columns or keep
+    reshaped = keep and len(stats_shape) != 1
+    kernel = (columns if view.columns else runs).forward.serial
+    rest: tuple[Any, ...] = (_launch.LIKE[_checks.COMPUTED_IN[dtype]], None) if view.columns else (None,)
+    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
+
+    def again(x: Array, w: Array | None, b: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
+        y = empty(shape, dtype) if out is None else out
+        mean = np.empty(groups) if with_mean else _EMPTY
+        var = np.empty(groups) if with_var else _EMPTY
+        fx, fy = x.ravel(), y.ravel()
+        if bits is not None:
+            fx, fy = fx.view(bits), fy.view(bits)
+        if by_axes:
+            w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
+        if not small:
+            _launch.forward(view, _launch.Forward(fx, fy, w, b, eps, mean, var, centered, rooted=keep == RSTD))
+        elif by_channel:
+            kernel(plan, fx, fy, w, b, None, None, eps, mean, var, *rest)
+        else:
+            kernel(plan, fx, fy, None, None, w, b, eps, mean, var, *rest)
+        if reshaped:
+            mean, var = mean.reshape(stats_shape) if centered else mean, var.reshape(stats_shape)
+        return y, mean, var
+
+    return again
 
 
-def _place(x: Array, out: Array | None) -> Array:
-    if out is not None:
-        return out
-    return np.empty(x.shape, x.dtype) if x.nbytes < _memory.LEAST else _memory.empty(x.shape, x.dtype)
+def _scale_again(x: Array, view: _views.View, eps: float, in_float64: bool) -> Again:
+    """Of `apply`: (x, w, b, mean, var, out) -> y."""
+    shape, dtype, small = x.shape, x.dtype, x.nbytes < _runtime.SERIAL_BYTES
+    bits, like, plan = bits_of(dtype), _launch.LIKE[_checks.COMPUTED_IN[dtype]], _launch.scale_plan(view)
+    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
+
+    def again(x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None) -> Array:
+        y = empty(shape, dtype) if out is None else out
+        fx, fy = x.ravel(), y.ravel()
+        if bits is not None:
+            fx, fy = fx.view(bits), fy.view(bits)
+        if not small:
+            _launch.apply(view, _launch.Forward(fx, fy, w, b, eps, mean, var))
+        elif view.columns:
+            if not in_float64:
+                mean, var = mean.astype(np.float64), var.astype(np.float64)
+            columns.scale.serial(plan, fx, fy, w, b, None, None, eps, mean, var, like, None)
+        else:
+            runs.scale.serial(plan, fx, fy, w, b, eps, mean, var, None)
+        return y
+
+    return again
 
 
-def normalize_again(
-    call: _Remembered, x: Array, w: Array | None, b: Array | None, out: Array | None, keep: bool
-) -> tuple[Array, Array, Array]:
-    """What `normalize` gives, for a call that is remembered."""
-    view, eps, centered, by_channel, units, pieces, compute, _ = call
-    mean = np.empty(view.groups) if keep and centered else _EMPTY
-    var = np.empty(view.groups) if keep else _EMPTY
-    y = _place(x, out)
-    w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
-    affine = (w, b, None, None) if by_channel else (None, None, w, b)
-    if x.nbytes >= _runtime.SERIAL_BYTES:
-        _launch.forward(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var, centered))
-    elif view.columns:
-        mean, var = (mean, var) if keep else (np.empty(view.groups), np.empty(view.groups))
-        rest = eps, centered, 0, mean, var, np.empty(0, compute), None, None
-        columns.forward.serial(units, _flat(x), _flat(y), view.geometry, *affine, *rest)
-    else:
-        memory = 0, 0, mean, var
-        runs.forward.serial(
-            units, _flat(x), _flat(y), view.geometry, pieces, *affine, eps, centered, *memory, None, None, None
-        )
-    if keep and len(view.stats_shape) != 1:
-        mean, var = mean.reshape(view.stats_shape) if centered else mean, var.reshape(view.stats_shape)
-    return y, mean, var
+def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Again:
+    """Of `differentiate`: (dy, x, mean, rstd, w, out) -> dx, dweight, dbias."""
+    shape, dtype, compute = x.shape, x.dtype, _checks.COMPUTED_IN[x.dtype]
+    bits = bits_of(dtype)
+    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
 
+    def again(dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None) -> Any:
+        dx = empty(shape, dtype) if out is None else out
+        dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
+        flat = dy.ravel(), x.ravel(), dx.ravel()
+        if bits is not None:
+            flat = tuple([a.view(bits) for a in flat])
+        w, mean = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
+        _launch.backward(view, _launch.Backward(*flat, w, mean, rstd.ravel()), dweight, dbias)
+        return (dx, dweight, dbias) if len(weights) == 1 else (dx, dweight.reshape(weights), dbias.reshape(weights))
 
-def apply_again(
-    call: _Remembered, x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None
-) -> Array:
-    """What `apply` gives, for a call that is remembered."""
-    view, eps, _, _, _, _, compute, _ = call
-    y = _place(x, out)
-    if x.nbytes >= _runtime.SERIAL_BYTES:
-        _launch.apply(view, _launch.Forward(_flat(x), _flat(y), w, b, eps, mean, var))
-    elif view.columns:
-        statistics = mean.astype(np.float64, copy=False), var.astype(np.float64, copy=False)
-        rest = eps, 0, *statistics, np.empty(0, compute), None
-        columns.scale.serial(1, _flat(x), _flat(y), view.geometry, 1, w, b, None, None, *rest)
-    else:
-        count, groups, _, length, _ = view.geometry
-        units = runs.pieces(count * groups, length)
-        runs.scale.serial(units, _flat(x), _flat(y), view.geometry, w, b, eps, 0, mean, var, None)
-    return y
-
-
-def differentiate_again(
-    call: _Remembered, dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None
-) -> tuple[Array, Array, Array]:
-    """What `differentiate` gives, for a call that is remembered."""
-    view, shape = call.view, call.weights
-    dx = _place(x, out)
-    dweight, dbias = np.zeros(view.weights, call.compute), np.zeros(view.weights, call.compute)
-    w, mean = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
-    backward = _launch.Backward(_flat(dy), _flat(x), _flat(dx), w, mean, rstd.ravel())
-    _launch.backward(view, backward, dweight, dbias)
-    return (dx, dweight, dbias) if len(shape) == 1 else (dx, dweight.reshape(shape), dbias.reshape(shape))
+    return again

@@ -31,7 +31,7 @@ _LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what eac
 _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 _MOST_BLOCKS = 64
 
-_LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
+LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
 More = tuple[Any, ...] | None  # residual, packed activation, where, dy
@@ -55,6 +55,7 @@ class Forward(NamedTuple):
     more: More = None
     counts: Maybe = None  # float64 (groups,): of elements that count
     summed: Maybe = None  # where the sum of the two goes
+    rooted: bool = False  # whether `var` takes rstd
 
     @property
     def where(self) -> Maybe:
@@ -156,56 +157,93 @@ def forward(view: View, call: Forward) -> None:
 
 
 def _runs_forward(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, centered, more, counts, summed = call
-    shape, parallel = view.geometry, threads > 1
+    x, y, w, b, eps, mean, var, centered, more, counts, summed, rooted = call
+    shape = view.geometry
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
-    affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
+    affine = by_channel_or_not(view, w, b)
     past_cache = _past_cache(y, length)
     if per_group == 1 or _busy(groups, threads):
         past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
         # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
         ahead = past_cache if y.itemsize == 2 else 0
-        memory = past_cache, ahead, mean, var
-        runs.forward[parallel](groups, x, y, shape, per_group, *affine, eps, centered, *memory, more, counts, summed)
+        plan = forward_plan(view, centered, rooted, past_cache, ahead)
+        rest = None if more is None and counts is None and summed is None else (more, counts, summed)
+        runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, rest)
         return
-    mean, var = (v if v.size else np.empty(groups) for v in (mean, var))
+    mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
     runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
-    runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, var)
+    runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, of_groups)
     if summed is not None:
         alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
         runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
-    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, var, more)
+    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more)
+    if rooted:
+        take_roots(var, eps)
+
+
+def by_channel_or_not(view: View, w: Maybe, b: Maybe) -> tuple[Maybe, ...]:
+    """A weight and bias a channel, and for each element (or row), as the kernels of forward take them."""
+    return (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
+
+
+def forward_plan(view: View, centered: bool, rooted: bool, past_cache: int = 0, ahead: int = 0) -> Array:
+    """What `runs.forward` or `columns.forward` is told in numbers."""
+    if view.columns:
+        return _plan(*view.geometry, view.blocks * extent(view)[1], centered, rooted, past_cache)
+    count, _, parts, length, _ = view.geometry
+    return _plan(*view.geometry, runs.pieces(count, parts * length), centered, rooted, past_cache, ahead)
+
+
+def _plan(*numbers: int) -> Array:
+    return np.array(numbers, np.int64)
+
+
+def take_roots(var: Array, eps: float) -> None:
+    """Put 1/sqrt(var + eps) in the place of var (float64)."""
+    with np.errstate(divide="ignore"):  # a constant group, without an eps
+        var += eps
+        np.sqrt(var, var)
+        np.divide(1.0, var, var)
 
 
 def _columns_forward(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, centered, more, counts, _ = call
-    shape, parallel = view.geometry, threads > 1
+    x, y, w, b, eps, mean, var, centered, more, counts, _, rooted = call
+    shape = view.geometry
     pieces, panels, width = extent(view)
-    channel, row = ((w, b), (None, None)) if view.affine == "channel" else ((None, None), (w, b))
-    past_cache = _past_cache(y, shape[6])
-    mean, var = (v if v.size else np.empty(view.groups) for v in (mean, var))
-    like = _LIKE[computed_in(y)]
+    mean, of_groups = mean if mean.size else np.empty(view.groups), var if var.size else np.empty(view.groups)
+    like = LIKE[computed_in(y)]
     units = view.blocks * panels
     if pieces == 1 or _busy(units, threads):
-        statistics = mean, var, like, more, counts
-        columns.forward[parallel](units, x, y, shape, *channel, *row, eps, centered, past_cache, *statistics)
+        plan = forward_plan(view, centered, rooted, _past_cache(y, shape[6]))
+        rest = None if more is None and counts is None else (more, counts)
+        columns.forward[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, of_groups, like, rest)
         return
     sums = _lined_up(view.blocks * pieces * 2 * width)
     columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
-    columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, var)
-    _scale_columns(view, call._replace(mean=mean, var=var), threads)
+    columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, of_groups)
+    _scale_columns(view, call._replace(mean=mean, var=of_groups), threads)
+    if rooted:
+        take_roots(var, eps)
 
 
 def _scale_columns(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
-    rows, _, fold, *_ = shape = view.geometry
-    affine = (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
-    parts = 1 if threads == 1 else max(1, min(_ceil(4 * threads, view.blocks), _ceil(rows, fold) // _LEAST_ROWS))
-    statistics = eps, _past_cache(y, shape[6]), mean, var, _LIKE[computed_in(y)], more
-    columns.scale[threads > 1](view.blocks * parts, x, y, shape, parts, *affine, *statistics)
+    rows, _, fold, *_ = view.geometry
+    most = _ceil(rows, fold) // _LEAST_ROWS
+    parts = 1 if threads == 1 else max(1, min(_ceil(4 * threads, view.blocks), most))
+    plan = scale_plan(view, parts, _past_cache(y, view.geometry[6]))
+    columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, LIKE[computed_in(y)], more)
+
+
+def scale_plan(view: View, parts: int = 1, past_cache: int = 0) -> Array:
+    """What `runs.scale` or `columns.scale` is told in numbers; parts: of a block, by columns."""
+    if view.columns:
+        return _plan(*view.geometry, view.blocks * parts, parts, past_cache)
+    count, groups, _, length, _ = view.geometry
+    return _plan(*view.geometry, runs.pieces(count * groups, length), past_cache)
 
 
 def apply(view: View, call: Forward) -> None:
@@ -215,13 +253,12 @@ def apply(view: View, call: Forward) -> None:
 
 def _apply(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
-    shape = view.geometry
     if view.columns:
         mean, var = (v.astype(np.float64, copy=False) for v in (mean, var))
         _scale_columns(view, call._replace(mean=mean, var=var), threads)
         return
-    units = runs.pieces(shape[0] * shape[1], shape[3])
-    runs.scale[threads > 1](units, x, y, shape, w, b, eps, _past_cache(y, shape[3]), mean, var, more)
+    plan = scale_plan(view, past_cache=_past_cache(y, view.geometry[3]))
+    runs.scale[threads > 1](plan, x, y, w, b, eps, mean, var, more)
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
@@ -235,7 +272,7 @@ def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) 
         pieces, _, _ = extent(view)
         _, width, fold, span, *_ = shape
         of_pieces = np.empty((view.blocks, pieces, 2, fold, width // span, span))
-        wide = _LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
+        wide = LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
         columns.reduce[parallel](view.blocks * pieces, x, None, shape, True, True, of_pieces.reshape(-1), wide)
         totals = of_pieces.sum(axis=(1, 3, 5))
         s[:], q[:] = totals[:, 0].ravel(), totals[:, 1].ravel()
@@ -309,7 +346,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
     blocks = _ceil(rows, block)
     grads = np.zeros((blocks, 2, weights))
-    like = _LIKE[computed_in(x)]
+    like = LIKE[computed_in(x)]
     past_cache = _past_cache(x, length, share=2)
     if per_row == 1 or _busy(blocks, threads):
         statistics: tuple[Any, ...] = mean, rstd, block, grads, like, call.chain(None, call.b), call.beside, counts
@@ -336,7 +373,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     mean = mean if centered else np.zeros(view.groups)
     grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
     row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
-    like = _LIKE[computed_in(x)]
+    like = LIKE[computed_in(x)]
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6], share=2)
     if dx is not None and (pieces == 1 or _busy(units, threads)):

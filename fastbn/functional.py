@@ -193,10 +193,12 @@ def batch_norm(
         return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)[0]
     key, plain = None, activation is None and residual is None and where is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        key = _calls.key(("batch", axis, eps, momentum), (x, running_mean, running_var, weight, bias), out)
+        key = _calls.key(("batch", axis, eps, momentum), x, running_mean, running_var, weight, bias)
+        if out is not None:
+            key = _calls.writing(key, (x, running_mean, running_var, weight, bias), out)
     again: Any = _calls.recalled(key)
     if again is not None:
-        return _calls.apply_again(again, x, weight, bias, running_mean, running_var, out)  # type: ignore[arg-type]
+        return again(x, weight, bias, running_mean, running_var, out)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -274,17 +276,21 @@ def _batch(
     where: Any,
 ) -> tuple[Array, Array, Array]:
     key, plain = None, activation is None and residual is None and where is None
+    alone = running_mean is None and running_var is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        running, what = (running_mean, running_var), ("batch forward", axis, eps, momentum)
-        key = _calls.key(what, (x, weight, bias, *running), out, updated=running)
+        running, arrays = (running_mean, running_var), (x, weight, bias, running_mean, running_var)
+        key = _calls.key(("batch forward", axis, eps, momentum), *arrays)
+        if out is not None or not alone:
+            key = _calls.writing(key, arrays, out, updated=running)
     again = _calls.recalled(key)
     if again is not None:
-        y, mean, var = _calls.normalize_again(again, x, weight, bias, out, True)
-        if running_mean is not None or running_var is not None:
-            n = x.size // mean.size
-            update_running(running_mean, mean, momentum)
-            update_running(running_var, var * (n / (n - 1)), momentum)
-        return y, mean, _calls.rstd(var, eps)
+        y, mean, spread = again(x, weight, bias, out)
+        if alone:
+            return y, mean, spread
+        n = x.size // mean.size
+        update_running(running_mean, mean, momentum)
+        update_running(running_var, spread * (n / (n - 1)), momentum)
+        return y, mean, _calls.rstd(spread, eps)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -305,11 +311,14 @@ def _batch(
                 f"where leaves {int(count[few])} of the values of channel {few}; expected more than 1 when training"
             )
     key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
-    y, mean, var = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep=True, key=key, also=also)
+    keep = _calls.RSTD if alone else _calls.VARIANCE
+    y, mean, spread = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep, key=key, also=also)
+    if alone:
+        return y, mean, spread
     if x.size:
         update_running(running_mean, mean, momentum)
-        update_running(running_var, var * (count / (count - 1)), momentum)
-    return y, mean, _calls.rstd(var, eps)
+        update_running(running_var, spread * (count / (count - 1)), momentum)
+    return y, mean, _calls.rstd(spread, eps)
 
 
 def batch_norm_backward(
@@ -388,10 +397,12 @@ def batch_norm_backward(
     """
     key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
     if plain and training is True and type(axis) is int:
-        key = _calls.key(("batch backward", axis), (dy, x, mean, rstd, weight), out, like=2)
-    again = _calls.recalled(key)
+        key = _calls.key(("batch backward", axis), dy, x, mean, rstd, weight)
+        if out is not None:
+            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
+    again: Any = _calls.recalled(key)
     if again is not None:
-        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)  # type: ignore[arg-type]
+        return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -502,7 +513,7 @@ def layer_norm(
     >>> bool(np.all(fastbn.layer_norm(x + 1e9, 4) == fastbn.layer_norm(x, 4)))
     True
     """
-    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where, keep=False)[0]
+    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where, keep=_calls.ONLY_Y)[0]
 
 
 def layer_norm_forward(
@@ -656,7 +667,7 @@ def rms_norm(
     >>> fastbn.rms_norm([[1.0, -1.0, 7.0, 7.0]], 4)
     array([[ 0.2, -0.2,  1.4,  1.4]])
     """
-    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where, keep=False)[0]
+    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where, keep=_calls.ONLY_Y)[0]
 
 
 def rms_norm_forward(
@@ -765,8 +776,7 @@ def _trailing_forward(
     where: Any,
 ) -> tuple[Array, Array, Array]:
     arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
-    y, mean, var = _trailing(*arguments, keep=True)
-    return y, mean, _calls.rstd(var, eps if centered else _rms_eps(eps, y))
+    return _trailing(*arguments, keep=_calls.RSTD)
 
 
 def _trailing(
@@ -779,14 +789,16 @@ def _trailing(
     centered: bool,
     activation: Any,
     where: Any,
-    keep: bool,
+    keep: int,
 ) -> tuple[Array, Array, Array]:
     key = None
     if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
-        key = _calls.key((centered, normalized_shape, eps), (x, weight, bias), out)
-    again = _calls.recalled(key)
+        key = _calls.key((centered, normalized_shape, eps, keep), x, weight, bias)
+        if out is not None:
+            key = _calls.writing(key, (x, weight, bias), out)
+    again: Any = _calls.recalled(key)
     if again is not None:
-        return _calls.normalize_again(again, x, weight, bias, out, keep)
+        return again(x, weight, bias, out)
     arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
     given = x, weight, bias
     x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
@@ -830,10 +842,12 @@ def _trailing_backward(
 ) -> tuple[Array, ...]:
     key, plain = None, bias is None and activation is None and where is None and y is None and dsum is None
     if plain:
-        key = _calls.key("trailing backward", (dy, x, mean, rstd, weight), out, like=2)
-    again = _calls.recalled(key)
-    if again is not None and again.centered == centered:
-        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)
+        key = _calls.key(("trailing backward", centered), dy, x, mean, rstd, weight)
+        if out is not None:
+            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
+    again: Any = _calls.recalled(key)
+    if again is not None:
+        return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
@@ -1188,7 +1202,7 @@ def group_norm(
     >>> fastbn.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    return _group(x, num_groups, weight, bias, eps, axis, out, False, activation, residual, where)[0]
+    return _group(x, num_groups, weight, bias, eps, axis, out, _calls.ONLY_Y, activation, residual, where)[0]
 
 
 def group_norm_forward(
@@ -1229,8 +1243,7 @@ def group_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    y, mean, var = _group(x, num_groups, weight, bias, eps, axis, out, True, activation, residual, where)
-    return y, mean, _calls.rstd(var, eps)
+    return _group(x, num_groups, weight, bias, eps, axis, out, _calls.RSTD, activation, residual, where)
 
 
 def group_norm_backward(
@@ -1472,19 +1485,21 @@ def _group(
     eps: Any,
     axis: Any,
     out: Any,
-    keep: bool,
+    keep: int,
     activation: Any,
     residual: Any,
     where: Any,
     key: Any = None,
 ) -> tuple[Array, Array, Array]:
-    """y, mean and variance; key: what to remember the call by, where the caller has looked already."""
+    """y, mean and variance or rstd; key: what to remember the call by, where the caller has looked already."""
     plain = key is None and activation is None and residual is None and where is None
     if plain and type(num_groups) is int and type(axis) is int and type(eps) is float:
-        key = _calls.key(("group", num_groups, axis, eps), (x, weight, bias), out)
-        again = _calls.recalled(key)
+        key = _calls.key(("group", num_groups, axis, eps, keep), x, weight, bias)
+        if out is not None:
+            key = _calls.writing(key, (x, weight, bias), out)
+        again: Any = _calls.recalled(key)
         if again is not None:
-            return _calls.normalize_again(again, x, weight, bias, out, keep)
+            return again(x, weight, bias, out)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1516,10 +1531,12 @@ def _group_backward(
     """by_channel: a group a channel; else rstd tells their number."""
     key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
     if plain and type(axis) is int:
-        key = _calls.key(("group backward", axis, by_channel), (dy, x, mean, rstd, weight), out, like=2)
-    again = _calls.recalled(key)
+        key = _calls.key(("group backward", axis, by_channel), dy, x, mean, rstd, weight)
+        if out is not None:
+            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
+    again: Any = _calls.recalled(key)
     if again is not None:
-        return _calls.differentiate_again(again, dy, x, mean, rstd, weight, out)
+        return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1555,15 +1572,19 @@ def instance_norm_with_running(
     where: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization with the instances' statistics, whose averages go into the running ones."""
-    key = None
+    key, alone = None, running_mean is None and running_var is None
     if activation is None and where is None and type(axis) is int and type(eps) is type(momentum) is float:
-        running, what = (running_mean, running_var), ("instance", axis, eps, momentum)
-        key = _calls.key(what, (x, weight, bias, *running), out, updated=running)
-    again = _calls.recalled(key)
+        running, arrays = (running_mean, running_var), (x, weight, bias, running_mean, running_var)
+        key = _calls.key(("instance", axis, eps, momentum), *arrays)
+        if out is not None or not alone:
+            key = _calls.writing(key, arrays, out, updated=running)
+    again: Any = _calls.recalled(key)
     if again is not None:
-        y, mean, var = _calls.normalize_again(again, x, weight, bias, out, True)
-        _update_running_of_samples(running_mean, running_var, mean, var, x.size // mean.size, momentum)
-        return y, mean, _calls.rstd(var, eps)
+        y, mean, spread = again(x, weight, bias, out)
+        if alone:
+            return y, mean, spread
+        _update_running_of_samples(running_mean, running_var, mean, spread, x.size // mean.size, momentum)
+        return y, mean, _calls.rstd(spread, eps)
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1574,16 +1595,19 @@ def instance_norm_with_running(
     count: Any = x.size // (x.shape[0] * channels) if x.size else 0
     if count == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
-    if count and where is not None and not (running_mean is None and running_var is None):
+    if count and where is not None and not alone:
         mask: Any = _checks.where(where, x)
         count = _checks.counts(mask, x.shape, (0, channel), channels)
         if count.min() < 2:
             raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
     key = _calls.unchanged(key, (x,), (given,))
-    y, mean, var = _group(x, channels, weight, bias, eps, axis, out, True, activation, None, where, key)
+    keep = _calls.RSTD if alone else _calls.VARIANCE
+    y, mean, spread = _group(x, channels, weight, bias, eps, axis, out, keep, activation, None, where, key)
+    if alone:
+        return y, mean, spread
     if x.size:
-        _update_running_of_samples(running_mean, running_var, mean, var, count, momentum)
-    return y, mean, _calls.rstd(var, eps)
+        _update_running_of_samples(running_mean, running_var, mean, spread, count, momentum)
+    return y, mean, _calls.rstd(spread, eps)
 
 
 def _update_running_of_samples(

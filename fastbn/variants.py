@@ -361,7 +361,8 @@ def batch_renorm_forward(
         mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
         counted = _checks.Also(where=also.where, counts=also.counts)
-        _, mean, var = _calls.normalize(x, _views.batch_view, (channel,), None, None, eps, None, True, also=counted)
+        args = (channel,), None, None, eps, None, _calls.VARIANCE
+        _, mean, var = _calls.normalize(x, _views.batch_view, *args, also=counted)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not x.size:  # nothing is corrected, and no gradient spoilt
@@ -1292,17 +1293,17 @@ def filter_response_norm_forward(
     _checks.out(out, (x, given), weight, bias, tau, where)
     compute, channels = _checks.COMPUTED_IN[x.dtype], x.shape[channel]
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
-    y, squares = _target(x, out), np.full((len(x), channels), np.nan)
+    y, rstd = _target(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else _slabs(x):
         counts = None if also.counts is None else also.counts[part]
         own = also._replace(where=_samples(also.where, part), counts=counts)
-        squares[part] = _calls.normalize(
-            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], True, False, also=own
+        rstd[part] = _calls.normalize(
+            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], _calls.RSTD, False, also=own
         )[2]
         if t is not None:
             kept = True if own.where is None else own.where
             np.maximum(y[part], _along(t, x, channel).astype(x.dtype), out=y[part], where=kept)
-    return y, _calls.rstd(squares, eps)
+    return y, rstd
 
 
 def filter_response_norm_backward(

@@ -183,6 +183,15 @@ def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
 
 
 @tile
+def _take_roots(view, block, c0, n, eps, var):
+    """Put rstd in the place of the variance."""
+    _, width, _, span, _, _, _, _ = view
+    first = block * (width // span)
+    for g in range(first + c0 // span, first + min(c0 + n, width) // span):
+        var[g] = rooted(var[g], eps)
+
+
+@tile
 def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
     """What `normalize` takes for n columns from c0 on, three arrays; eps None: `var` is rstd; mean None: zeros."""
     _, width, _, span, repeat, _, _, _ = view
@@ -226,15 +235,25 @@ def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
         normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache)
 
 
+@tile
+def _geometry(plan):
+    """The eight of `view`, with which a plan begins."""
+    return plan[0], plan[1], plan[2], plan[3], plan[4], plan[5], plan[6], plan[7]
+
+
 @driver
-def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, var, like, more, counts):
+def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
     """y, mean and variance of x (flat arrays), a panel a unit.
 
+    plan: int64, the eight of `view`, the number of units, whether groups are centered, whether `var` takes rstd,
+    `past_cache`.
     w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, var: float64 (blocks * groups,).  like: any array
-    of the type computed in.  more, counts: as in `runs.forward`.
+    of the type computed in.  rest: None, or the first two of `runs.forward`.
     """
-    pieces, panels = _counts(view)
-    for unit in prange(units):
+    for unit in prange(plan[8]):
+        view, centered, past_cache = _geometry(plan), plan[9], plan[11]
+        pieces, panels = _counts(view)
+        more, counts = either(rest, (None, None))
         also = beginnings(more)
         px, py, pw, pb, prw, prb = address(x), address(y), address(w), address(b), address(rw), address(rb)
         pm, pv = address(mean), address(var)
@@ -252,6 +271,8 @@ def forward(units, x, y, view, w, b, rw, rb, eps, centered, past_cache, mean, va
             _add(s, ps, 2 * n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
+        if plan[10]:
+            _take_roots(view, block, c0, n, eps, pv)
         for p in range(pieces - 1, -1, -1):
             _apply(px, py, view, block, _piece(view, p), c0, n, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
@@ -304,13 +325,15 @@ def finish(units, x, where, view, centered, sums, counts, mean, var):
 
 
 @driver
-def scale(units, x, y, view, parts, w, b, rw, rb, eps, past_cache, mean, var, like, more):
+def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
     """y from given mean and variance, one a group; eps None: `var` is rstd.
 
-    A unit is one of the `parts` of a block, the last first: what was read last is still in the cache.
+    plan: int64, the eight of `view`, the number of units, the parts of a block, `past_cache`.  A unit is a part, the
+    last first: what was read last is still in the cache.
     """
-    for u in prange(units):
-        block, part = (units - 1 - u) // parts, (units - 1 - u) % parts
+    for u in prange(plan[8]):
+        view, parts, past_cache = _geometry(plan), plan[9], plan[10]
+        block, part = (plan[8] - 1 - u) // parts, (plan[8] - 1 - u) % parts
         n = view[1] * view[2]
         scratch = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
         columns = lined_up(scratch)
@@ -511,7 +534,6 @@ def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, co
 def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more):
     """dx and row_grads from the coefficients, a piece a unit, the last first."""
     pieces, panels = _counts(view)
-    width = view[1] * view[2]
     for k in prange(units):
         pdy, px, pdx, prw = address(dy), address(x), address(dx), address(rw)
         block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces

@@ -220,6 +220,13 @@ def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, more, past_cache, ahead):
             normalize(x, y, start, last - first, vs[0], vs[1], vs[2], we, be, f + first, more, past)
 
 
+@inlined
+def _add_up(x, summed, view, g, p, past_cache):
+    """Write piece p of the sum of the two arrays that x is, if it is wanted."""
+    if summed is not None:
+        _apply(x, summed, view, g, p, 0.0, 1.0, None, None, None, None, beginnings(None), past_cache, 0)
+
+
 @tile
 def _terms(counts, view, g):
     """How many elements group g has; counts: None, or the numbers of those that count."""
@@ -227,18 +234,21 @@ def _terms(counts, view, g):
 
 
 @driver
-def forward(
-    units, x, y, view, per_group, w, b, we, be, eps, centered, past_cache, ahead, mean, var, more, counts, summed
-):
-    """y, mean and variance of x (flat arrays), a group a unit, in `per_group` pieces.
+def forward(plan, x, y, w, b, we, be, eps, mean, var, rest):
+    """y, mean and variance of x (flat arrays), a group a unit.
 
+    plan: int64, the five of `view`; in how many pieces a group is done; whether it is centered; whether `var` takes
+    rstd; `past_cache` and `ahead`: 0, or the next group is fetched, so many elements ahead, while this one is written
+    or, for the latter, summed, too.
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
-    wanted.  ahead: 0, or the next group is fetched, so many elements ahead, while this one is summed, too.
-    more: None, or what `normalize` takes: residual, packed activation, where, dy; counts: float64 (groups,), how many
-    elements count, or None.
-    x: one array, or two that are added up; summed: where their sum goes, or None.
+    wanted.
+    rest: None, or `more`: None, or what `normalize` takes: residual, packed activation, where, dy; counts: float64
+    (groups,), how many elements count, or None; summed: where the sum of the two arrays goes that x is then, or None.
     """
-    for g in prange(units):
+    for g in prange(plan[1]):
+        view = plan[0], plan[1], plan[2], plan[3], plan[4]
+        per_group, centered, past_cache, ahead = plan[5], plan[6], plan[8], plan[9]
+        more, counts, summed = either(rest, (None, None, None))
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
         also = beginnings(more)
         shift, s, q = 0.0, 0.0, 0.0
@@ -247,17 +257,14 @@ def forward(
             s += ds
             q += dq
         m, v = statistics(shift, s, q, _terms(address(counts), view, g), centered)
-        r = 1.0 / np.sqrt(v + eps)
+        r = rooted(v, eps)
         for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-            if summed is not None:  # before y, which may be where x is
-                _apply(
-                    px, address(summed), view, g, p, 0.0, 1.0, None, None, None, None, beginnings(None), past_cache, 0
-                )
+            _add_up(px, address(summed), view, g, p, past_cache)  # before y, which may be where x is
             _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, also, past_cache, ahead)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
-            var[g] = v
+            var[g] = r if plan[7] else v
 
 
 @driver
@@ -294,13 +301,14 @@ def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var
 
 
 @driver
-def scale(units, x, y, view, w, b, eps, past_cache, mean, var, more):
+def scale(plan, x, y, w, b, eps, mean, var, more):
     """y from given mean and variance, one a channel, in the order of memory; eps None: `var` is rstd.
 
-    A unit is a piece of the count * groups rows of x; channel c has the rows c, c + groups, ...
+    plan: int64, the five of `view`, the number of units, `past_cache`.  A unit is a piece of the count * groups rows of
+    x; channel c has the rows c, c + groups, ...
     """
-    count, groups, _, length, _ = view
-    for u in prange(units):
+    for u in prange(plan[5]):
+        count, groups, length, past_cache = plan[0], plan[1], plan[3], plan[6]
         px, py, pw, pb, also = address(x), address(y), address(w), address(b), beginnings(more)
         j0, j1, e0, e1 = _span(u, count * groups, length)
         c = j0 % groups
