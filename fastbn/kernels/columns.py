@@ -24,7 +24,6 @@ from fastbn.kernels.runs import (
     beginnings,
     hold,
     lined_up,
-    normalized,
     pick,
     rooted,
     slopes,
@@ -32,7 +31,20 @@ from fastbn.kernels.runs import (
     statistics,
     weighed,
 )
-from fastbn.kernels.simd import LANES, address, advance, either, narrow, of_row, splat64, total
+from fastbn.kernels.simd import (
+    LANES,
+    address,
+    advance,
+    either,
+    less,
+    load_part,
+    narrow,
+    of_row,
+    splat64,
+    store_part,
+    total,
+    wide,
+)
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
 FAR = 1 << 19  # elements
@@ -111,19 +123,37 @@ def _clear(sums, n):
 
 
 @tile
+def _medians(x, i, j, k, n, shift):
+    """For each of n columns the median of three elements, those of column 0 being i, j and k."""
+    for c in range(0, n, LANES):
+        m = min(n - c, LANES)
+        a, b, d = load_part(x, i + c, m), load_part(x, j + c, m), load_part(x, k + c, m)
+        low, high = less(a, b, a, b), less(a, b, b, a)
+        high = less(high, d, high, d)
+        store_part(shift, c, wide(less(low, high, high, low)), m)
+
+
+@tile
 def _shifts(x, where, view, block, c0, n, centered, shift, narrow_shift):
     """For n columns from c0 on an element of the column's group, or zero, in float64 and as computed with."""
     rows, width, _, span, _, _, _, _ = view
-    first = c0
-    for j in range(0, n, span):
-        value, found = 0.0, not centered
-        for c in range(first, first + span):
-            if not found:
-                value, found = some_element(x, where, block * rows * width + c, rows, width)
-        for c in range(j, j + span):
-            shift[c] = value
-            narrow_shift[c] = value
-        first = first + span if first + span < width else 0
+    own, i = min(n, width), block * rows * width + c0
+    if not centered:
+        _clear(shift, own)
+    elif span == 1 and where is None:
+        _medians(x, i, i + rows // 2 * width, i + (rows - 1) * width, own, shift)
+    else:
+        for j in range(0, own, span):
+            value, found = 0.0, False
+            for c in range(j, j + span):
+                if not found:
+                    value, found = some_element(x, where, i + c, rows, width)
+            for c in range(j, j + span):
+                shift[c] = value
+    for c in range(own, n):
+        shift[c] = shift[c - own]
+    for c in range(n):
+        narrow_shift[c] = shift[c]
 
 
 @tile
@@ -168,26 +198,46 @@ def _reduce(x, where, view, block, p, c0, n, centered, in_float64, shift, narrow
 
 
 @tile
+def _fold(sums, own, n):
+    """Add up the columns that stand for the same: n of them repeat after `own`."""
+    for first in range(own, n, own):
+        for c in range(own):
+            sums[c] += sums[first + c]
+
+
+@tile
+def _gather(sums, n, length):
+    """Add up n columns, `length` at a time, so that the totals come to stand first."""
+    if length > 1:
+        for k in range(n // length):
+            whole = 0.0
+            for c in range(k * length, (k + 1) * length):
+                whole += sums[c]
+            sums[k] = whole
+
+
+@tile
 def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
-    """Mean and variance of the groups in n columns from c0 on."""
+    """Mean and variance of the groups in n columns from c0 on; the sums are used up."""
     rows, width, _, span, _, _, _, _ = view
-    for g in range(c0 // span, min(c0 + n, width) // span):
-        gs, gq = 0.0, 0.0
-        for first in range(g * span - c0, n, width):
-            for c in range(first, first + span):
-                gs += s[c]
-                gq += q[c]
-        k = block * (width // span) + g
-        terms = pick(counts, k, np.float64(rows * span))
-        mean[k], var[k] = statistics(shift[g * span - c0], gs, gq, terms, centered)
+    own, first = min(n, width), (block * width + c0) // span
+    for sums in (s, q):
+        _fold(sums, own, n)
+        _gather(sums, own, span)
+    if span > 1:
+        for g in range(own // span):
+            shift[g] = shift[g * span]
+    for g in range(own // span):
+        terms = pick(counts, first + g, np.float64(rows * span))
+        mean[first + g], var[first + g] = statistics(shift[g], s[g], q[g], terms, centered)
 
 
 @tile
 def _take_roots(view, block, c0, n, eps, var):
     """Put rstd in the place of the variance."""
     _, width, _, span, _, _, _, _ = view
-    first = block * (width // span)
-    for g in range(first + c0 // span, first + min(c0 + n, width) // span):
+    first = (block * width + c0) // span
+    for g in range(first, first + min(n, width) // span):
         var[g] = rooted(var[g], eps)
 
 
@@ -197,7 +247,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
     _, width, _, span, repeat, _, _, _ = view
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     own = min(n, width)
-    g, i = block * (width // span) + c0 // span, c0 // repeat
+    g, i = (block * width + c0) // span, c0 // repeat
     if span == 1:  # one loop at a time: LLVM makes vectors of these
         for c in range(own):
             a[c] = rooted(var[g + c], eps) * pick(w, i + c, 1.0)
@@ -351,18 +401,26 @@ def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
 
 
 @tile
-def _normalized(x, view, block, c0, n, mean, rstd, columns):
-    """What `add_products` takes for n columns from c0 on, behind each other: hi, a and t."""
+def _normalized(view, block, c0, n, mean, rstd, columns):
+    """What `add_products` takes for n columns from c0 on, three arrays: hi, a and t."""
     _, width, _, span, _, _, _, _ = view
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-    groups = width // span
-    g = c0 // span
-    for j in range(0, n, span):
-        k = block * groups + g
-        values = normalized(x, mean[k], rstd[k])
-        for c in range(j, j + span):
-            hi[c], a[c], t[c] = values
-        g = g + 1 if g + 1 < groups else 0
+    own, first = min(n, width), (block * width + c0) // span
+    if span == 1:
+        for c in range(own):
+            a[c] = rstd[first + c]
+        for c in range(own):
+            hi[c] = mean[first + c]
+        for c in range(own):
+            t[c] = (np.float64(hi[c]) - mean[first + c]) * rstd[first + c]
+    else:
+        for g in range(own // span):
+            m, r = mean[first + g], rstd[first + g]
+            for c in range(g * span, (g + 1) * span):
+                hi[c], a[c] = m, r
+                t[c] = (np.float64(hi[c]) - m) * r
+    for k in range(3):
+        _repeat(_array(columns, n, k), own, n)
 
 
 @tile
@@ -386,37 +444,44 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
 def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grads, columns):
     """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
 
-    grads: float64, a channel each, or None.  columns: six arrays, of which `_normalized` has set three.
+    The sums are used up.  grads: float64, a channel each, or None.  columns: six arrays, of which `_normalized` has set
+    three.
     """
     rows, width, _, span, repeat, weights, _, _ = view
     hi, v, u, wc = columns, _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
-    parts = span // repeat
-    for g in range(c0 // span, min(c0 + n, width) // span):
-        k = block * (width // span) + g
-        gs, gq = 0.0, 0.0
-        for first in range(g * span - c0, n, width):
-            for part in range(parts):
-                ps, pq = 0.0, 0.0
-                for c in range(first + part * repeat, first + (part + 1) * repeat):
-                    ps += s[c]
-                    pq += q[c]
-                weight = pick(w, g * parts + part, 1.0)
-                gs += weight * ps
-                gq += weight * pq
-                if grads is not None:
-                    grads[g * parts + part] += ps
-                    grads[weights + g * parts + part] += pq
-        gv, gu = slopes(gs, gq, pick(counts, k, np.float64(rows * span)), rstd[k], centered)
-        for first in range(g * span - c0, n, width):
-            rest = gv - (mean[k] - np.float64(hi[first])) * gu
-            for part in range(parts):
-                weight = pick(w, g * parts + part, 1.0)
-                for c in range(first + part * repeat, first + (part + 1) * repeat):
-                    u[c] = gu
-                    v[c] = rest
-                    wc[c] = weight
-    for k in range(6):
-        _repeat(_array(columns, n, k), n, n)
+    own, first, i = min(n, width), (block * width + c0) // span, c0 // repeat
+    channels, groups = own // repeat, own // span
+    for sums in (s, q):
+        _fold(sums, own, n)
+        _gather(sums, own, repeat)
+    if grads is not None:
+        _add(advance(grads, i), s, channels)
+        _add(advance(grads, weights + i), q, channels)
+    for sums in (s, q):
+        for c in range(channels):
+            sums[c] *= pick(w, i + c, 1.0)
+        _gather(sums, channels, span // repeat)
+    for g in range(groups):
+        terms = pick(counts, first + g, np.float64(rows * span))
+        s[g], q[g] = slopes(s[g], q[g], terms, rstd[first + g], centered)
+    if span == 1:
+        for c in range(own):
+            u[c] = q[c]
+        for c in range(own):
+            v[c] = s[c] - (mean[first + c] - np.float64(hi[c])) * q[c]
+        for c in range(own):
+            wc[c] = pick(w, i + c, 1.0)
+    else:
+        for g in range(groups):
+            rest = s[g] - (mean[first + g] - np.float64(hi[g * span])) * q[g]
+            for c in range(g * span, (g + 1) * span):
+                u[c], v[c] = q[g], rest
+        for k in range(channels):
+            weight = pick(w, i + k, 1.0)
+            for c in range(k * repeat, (k + 1) * repeat):
+                wc[c] = weight
+    for k in range(3, 6):
+        _repeat(_array(columns, n, k), own, n)
 
 
 @tile
@@ -479,7 +544,7 @@ def backward(
         also = weighed(more)
         if chain is not None:
             _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind)
-        _normalized(px, view, block, c0, n, pm, pr, hi)
+        _normalized(view, block, c0, n, pm, pr, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
             if chain is not None:
@@ -502,7 +567,7 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
         columns = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
         px, block, hi = address(x), k // pieces, lined_up(columns)
         s = advance(address(sums), k * 2 * n)
-        _normalized(px, view, block, 0, n, address(mean), address(rstd), hi)
+        _normalized(view, block, 0, n, address(mean), address(rstd), hi)
         place = block, k % pieces, 0, n
         _reduce_back(address(dy), px, address(where), view, *place, hi, address(rw), s, advance(s, n))
         hold(columns)
@@ -524,7 +589,7 @@ def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, co
             _add(s, piece, n)
             _add(q, advance(piece, width), n)
         own, panel = advance(address(grads), block * 2 * view[5]), _array(address(columns), view[6], 6 * unit)
-        _normalized(address(x), view, block, c0, n, address(mean), address(rstd), panel)
+        _normalized(view, block, c0, n, address(mean), address(rstd), panel)
         given = address(w), address(counts), centered, address(mean), address(rstd)
         _finish_back(view, block, c0, n, s, q, *given, own, panel)
         hold(scratch)
