@@ -428,17 +428,21 @@ def _scale_again(x: Array, view: _views.View, eps: float, in_float64: bool) -> A
 def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Again:
     """Of `differentiate`: (dy, x, mean, rstd, w, out) -> dx, dweight, dbias."""
     shape, dtype, compute = x.shape, x.dtype, _checks.COMPUTED_IN[x.dtype]
-    bits = bits_of(dtype)
+    bits, reshaped = bits_of(dtype), len(weights) != 1
+    small = _launch.small_backward(view, x) if x.nbytes < _runtime.SERIAL_BYTES else None
     empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
 
     def again(dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None) -> Any:
         dx = empty(shape, dtype) if out is None else out
-        dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
-        flat = dy.ravel(), x.ravel(), dx.ravel()
+        dweight, dbias = np.empty(view.weights, compute), np.empty(view.weights, compute)
+        fdy, fx, fdx, r = dy.ravel(), x.ravel(), dx.ravel(), rstd.ravel()
         if bits is not None:
-            flat = tuple([a.view(bits) for a in flat])
-        w, mean = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
-        _launch.backward(view, _launch.Backward(*flat, w, mean, rstd.ravel()), dweight, dbias)
-        return (dx, dweight, dbias) if len(weights) == 1 else (dx, dweight.reshape(weights), dbias.reshape(weights))
+            fdy, fx, fdx = fdy.view(bits), fx.view(bits), fdx.view(bits)
+        w, m = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
+        if small is None:
+            _launch.backward(view, _launch.Backward(fdy, fx, fdx, w, m, r), dweight, dbias)
+        else:
+            small(fdy, fx, fdx, w, m, r, dweight, dbias)
+        return (dx, dweight.reshape(weights), dbias.reshape(weights)) if reshaped else (dx, dweight, dbias)
 
     return again

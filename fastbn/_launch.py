@@ -23,13 +23,12 @@ _PAST_CACHE_RUN = 1024  # bytes: unless its runs have too many ends that share a
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
 
-_SHORT_PART = 256  # bytes of a channel in a sample: the sums of shorter ones are kept for some samples at a time,
-_MANY_SUMS = 4096  # but for as many as this at least
+_PER_BLOCK = 256  # bytes of a channel at least, for which there are two sums,
+_MOST_BLOCKS = 64  # unless there would be more blocks of samples or rows, whose gradients of the weights are added up
 
 _LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what each column is scaled by
 
-_ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
-_MOST_BLOCKS = 64
+_ROW_BLOCK = 32  # rows of a block at least
 
 LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
@@ -88,6 +87,11 @@ class Backward(NamedTuple):
     def chain(self, *biases: Maybe) -> tuple[Any, ...] | None:
         """What kernels compute dy from, where it is yet to be computed, with the biases in each of their places."""
         return (*biases, *self.more) if self.more is not None and self.differentiate else None
+
+    def rest(self, *biases: Maybe) -> tuple[Any, ...] | None:
+        """What the kernels of whole groups take beside the arrays."""
+        rest = self.chain(*biases), self.beside, self.counts
+        return None if all(v is None for v in rest) else rest
 
     @property
     def beside(self) -> tuple[Maybe, Maybe] | None:
@@ -296,45 +300,70 @@ def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
 
 
 def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    dy, x, dx, w, mean, rstd, *_ = call
     count, groups, parts, length, channels = view.geometry
-    samples = groups * parts // channels  # one for batch norm, whose groups lie in all of them
-    at_once = samples
-    if length * call.x.itemsize < _SHORT_PART:
-        at_once = max(_ceil(samples, 8), _MANY_SUMS // channels)
+    samples, per_block = _blocks_of_samples(view, x.itemsize)
+    blocks = _ceil(samples, per_block)
+    alone = parts * runs.pieces(count, length) == 1  # a group is one piece
+    if dx is not None and (alone or _busy(groups // samples * blocks, threads)):
+        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
+        grads = np.zeros((blocks, 2, channels))
+        plan = backward_plan(view, x.itemsize, past_cache)
+        runs.backward[threads > 1](plan, dy, x, dx, w, mean, rstd, grads, call.rest(call.b, None))
+        _collect(grads, dweight, dbias, threads > 1)
+        return
     totals = np.zeros(channels), np.zeros(channels)
-    for first in range(0, samples, at_once):
-        n = min(at_once, samples - first)
+    for first in range(0, samples, per_block):
+        n = min(per_block, samples - first)
         shape = (count, groups // samples * n, parts, length, channels)
-        own, elements = (
-            slice(size // samples * first, size // samples * (first + n)) for size in (groups, call.x.size)
-        )
+        own, elements = (slice(size // samples * first, size // samples * (first + n)) for size in (groups, x.size))
         _runs_backward_of(shape, call if n == samples else call.part(elements, own), *totals, threads)
     dweight[:], dbias[:] = totals
 
 
+def _blocks_of_samples(view: View, itemsize: int) -> tuple[int, int]:
+    """How many samples there are, and in a block of them: those of batch norm are one, whose groups lie in all."""
+    _, groups, parts, length, channels = view.geometry
+    samples = groups * parts // channels
+    return samples, max(_ceil(_PER_BLOCK, length * itemsize), _ceil(samples, _MOST_BLOCKS))
+
+
+def _blocks_of_rows(view: View) -> tuple[int, int]:
+    """How many blocks of rows there are, and the rows of one."""
+    rows = view.geometry[1]
+    block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
+    return _ceil(rows, block), block
+
+
+def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool = True) -> Array:
+    """What the kernel of whole groups is told in numbers."""
+    if view.columns:
+        return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
+    count, groups, _, length, _ = view.geometry
+    if view.affine == "element":
+        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache)
+    samples, per_block = _blocks_of_samples(view, itemsize)
+    units = groups // samples * _ceil(samples, per_block)
+    return _plan(*view.geometry, units, samples, per_block, runs.pieces(count, length), past_cache)
+
+
 def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    """dx of some samples, and what they add to dweight and dbias (float64)."""
+    """dx of some samples, piece by piece, and what they add to dweight and dbias (float64)."""
     parallel = threads > 1
     dy, x, dx, w, mean, rstd, counts, *_ = call
     count, groups, parts, length, channels = shape
     per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
     pieces = groups * parts * per_part
-    sums = np.empty((pieces, 2))
-    if dx is not None and (pieces == groups or _busy(groups, threads)):
-        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
-        statistics: tuple[Any, ...] = mean, rstd, sums, call.chain(call.b, None), call.beside, counts
-        runs.backward[parallel](groups, dy, x, dx, shape, per_part, w, past_cache, *statistics)
-    else:
-        if call.differentiate:
-            given = w, call.b, None, None, None, 0, mean, rstd, call.more
-            runs.apply[parallel](groups * per_group, x, dy, shape, per_group, *given)
-        slopes = np.empty((groups, 2))
-        runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
-        runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
-        if dx is not None:
-            past_cache = _past_cache(dx, length, share=2)
-            statistics = mean, rstd, slopes, call.beside
-            runs.apply_back.parallel(pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
+    if call.differentiate:
+        given = w, call.b, None, None, None, 0, mean, rstd, call.more
+        runs.apply[parallel](groups * per_group, x, dy, shape, per_group, *given)
+    sums, slopes = np.empty((pieces, 2)), np.empty((groups, 2))
+    runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
+    runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
+    if dx is not None:
+        past_cache = _past_cache(dx, length, share=2)
+        statistics = mean, rstd, slopes, call.beside
+        runs.apply_back[parallel](pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
@@ -342,15 +371,13 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
-    per_row = runs.pieces(1, length)
-    block = max(_ROW_BLOCK, _ceil(rows, _MOST_BLOCKS))
-    blocks = _ceil(rows, block)
+    per_row, (blocks, block) = runs.pieces(1, length), _blocks_of_rows(view)
     grads = np.zeros((blocks, 2, weights))
     like = LIKE[computed_in(x)]
     past_cache = _past_cache(x, length, share=2)
     if per_row == 1 or _busy(blocks, threads):
-        statistics: tuple[Any, ...] = mean, rstd, block, grads, like, call.chain(None, call.b), call.beside, counts
-        runs.rows_backward[parallel](blocks, dy, x, dx, shape, per_row, w, past_cache, *statistics)
+        plan = backward_plan(view, x.itemsize, past_cache)
+        runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, call.rest(None, call.b))
     else:
         if call.differentiate:
             given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
@@ -368,7 +395,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = extent(view)
     by_row = view.affine == "row"
-    channel, row = (None, w) if by_row else (w, None)
+    channel, row = _channel_or_row(by_row, w)
     centered = mean is not None
     mean = mean if centered else np.zeros(view.groups)
     grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
@@ -377,9 +404,9 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     units = view.blocks * panels
     past_cache = _past_cache(x, shape[6], share=2)
     if dx is not None and (pieces == 1 or _busy(units, threads)):
-        chain = call.chain(None, call.b) if by_row else call.chain(call.b, None)
-        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, chain, call.beside, counts
-        columns.backward[parallel](units, dy, x, dx, shape, channel, row, centered, past_cache, *statistics)
+        plan, rest = backward_plan(view, x.itemsize, past_cache, centered), _channel_or_row(by_row, call.b)
+        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, call.rest(*rest)
+        columns.backward[parallel](plan, dy, x, dx, channel, row, *statistics)
     else:
         if call.differentiate:
             before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
@@ -393,6 +420,37 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
             given = past_cache, row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
+
+
+def small_backward(view: View, x: Array) -> Callable[..., None] | None:
+    """As `backward`, for arrays like x that the calling thread does alone; None where `backward` has to do it."""
+    if view.affine == "row":
+        return None
+    plan, like, units = backward_plan(view, x.itemsize), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
+    if view.columns:
+        blocks = view.blocks
+    elif view.affine == "element":
+        blocks, _ = _blocks_of_rows(view)
+    else:
+        samples, per_block = _blocks_of_samples(view, x.itemsize)
+        blocks = _ceil(samples, per_block)
+    size = blocks, 2, view.weights
+
+    def run(dy: Array, x: Array, dx: Array, w: Maybe, mean: Array, rstd: Array, dweight: Array, dbias: Array) -> None:
+        grads = np.zeros(size)
+        if view.columns:
+            columns.backward.serial(plan, dy, x, dx, w, None, mean, rstd, grads, None, like, None)
+        elif view.affine == "element":
+            runs.rows_backward.serial(plan, dy, x, dx, w, mean, rstd, grads, like, None)
+        else:
+            runs.backward.serial(plan, dy, x, dx, w, mean, rstd, grads, None)
+        runs.collect_rows.serial(units, grads, dweight, dbias)
+
+    return run
+
+
+def _channel_or_row(by_row: bool, values: Maybe) -> tuple[Maybe, Maybe]:
+    return (None, values) if by_row else (values, None)
 
 
 def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:

@@ -509,29 +509,37 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
 
 
 @tile
+def _prepare(view, block, c0, n, w, mean, rstd, chain, columns):
+    """What `_differentiate` takes, three arrays, if it is to do anything."""
+    if chain is not None:
+        _coefficients(view, block, c0, n, w, address(chain[0]), None, mean, rstd, columns)
+
+
+@tile
 def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain):
     """Compute dy of n columns of a piece, the gradient of what is normalized, from that of the activation's result.
 
-    hi: the beginning of what `_coefficients` sets.
+    chain: None, where dy is there already, or a bias a channel and a row, or None, and what `more` is in `forward`.
     """
-    _, rb, residual, activation, where, given = chain
-    also = beginnings((residual, activation, where, given))
-    rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
-    _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
+    if chain is not None:
+        _, rb, residual, activation, where, given = chain
+        also = beginnings((residual, activation, where, given))
+        rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
+        _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
 
 
 @driver
-def backward(
-    units, dy, x, dx, view, w, rw, centered, past_cache, mean, rstd, grads, row_grads, like, chain, more, counts
-):
+def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
     """dx, and what the blocks add to dbias and dweight: a channel in `grads`, or a row in `row_grads` (else None).
 
-    A unit is a panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).
-    chain: None, or dy is to be computed first, by `_differentiate`: a bias a channel and a row, or None, and what
-    `more` is in `forward`.  more: None, or what `gradient` takes: dsum and where; counts: as in `forward`.
+    plan: int64, the eight of `view`, the number of units, whether groups are centered, `past_cache`.  A unit is a
+    panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).  rest: as in
+    `runs.backward`.
     """
-    pieces, panels = _counts(view)
-    for unit in prange(units):
+    for unit in prange(plan[8]):
+        view, centered, past_cache = _geometry(plan), plan[9], plan[10]
+        pieces, panels = _counts(view)
+        chain, more, counts = either(rest, (None, None, None))
         pdy, px, pdx, pw, prw = address(dy), address(x), address(dx), address(w), address(rw)
         pm, pr = address(mean), address(rstd)
         block = unit // panels
@@ -542,13 +550,11 @@ def backward(
         ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), _array(hi, n, 6)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
         also = weighed(more)
-        if chain is not None:
-            _coefficients(view, block, c0, n, pw, address(chain[0]), None, pm, pr, behind)
+        _prepare(view, block, c0, n, pw, pm, pr, chain, behind)
         _normalized(view, block, c0, n, pm, pr, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
-            if chain is not None:
-                _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain)
+            _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain)
             _reduce_back(pdy, px, also[1], view, block, p, c0, n, hi, prw, ps, pq)
             _add(s, ps, 2 * n)
         _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, hi)

@@ -383,10 +383,15 @@ def weighed(more):
 
 @tile
 def _differentiate(dy, x, view, g, p, mean, rstd, w, we, chain):
-    """Compute piece p of dy of group g, the gradient of what is normalized, from that of the activation's result."""
-    b, be, residual, activation, where, given = chain
-    also = beginnings((residual, activation, where, given))
-    _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
+    """Compute piece p of dy of group g, the gradient of what is normalized, from that of the activation's result.
+
+    chain: None, where dy is there already, or a bias a channel and an element, or None, and what `more` is in
+    `forward`.
+    """
+    if chain is not None:
+        b, be, residual, activation, where, given = chain
+        also = beginnings((residual, activation, where, given))
+        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
 
 
 @driver
@@ -403,7 +408,7 @@ def reduce_back(units, dy, x, where, view, per_part, we, mean, rstd, sums):
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
 
 
-@inlined
+@tile
 def _finish_group(sums, view, g, per_part, w, rstd, counts):
     """Add up the pieces of each part of group g (into its first piece's place), then the parts: the group's slopes."""
     _, _, parts, _, affine = view
@@ -426,28 +431,46 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
 
 
 @driver
-def backward(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, sums, chain, more, counts):
-    """dx, and in `sums` as after `finish_back`, a group a unit; every channel has one weight, or w is None.
+def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
+    """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
-    chain: None, or dy is to be computed first, by `_differentiate`: a bias a channel and an element, or None, and what
-    `more` is in `forward`.  more: None, or what `gradient` takes: dsum and where; counts: as in `forward`.
+    plan: int64, the five of `view`, the number of units, the samples, those of a block, the pieces of a part,
+    `past_cache`.  A unit is a group of the samples of a block; x of batch norm is one sample.
+    grads: float64 zeros (blocks, 2, channels).
+    rest: None, or chain: what `_differentiate` takes; more: None, or what `gradient` takes, dsum and where; counts: as
+    in `forward`.
     """
-    count, groups, parts, length, affine = view
-    split = count, groups * parts, 1, length, affine  # as if every part were a group
-    for g in prange(units):
-        m, r = mean[g], rstd[g]
-        pdy, px, pdx, pw, own = address(dy), address(x), address(dx), address(w), address(sums)
-        also = weighed(more)
-        for i in range(g * parts, (g + 1) * parts):
-            for p in range(per_part):
-                if chain is not None:
-                    _differentiate(pdy, px, split, i, p, m, r, pw, None, chain)
-                k = 2 * (i * per_part + p)
-                own[k], own[k + 1] = _reduce_back(pdy, px, also[1], view, i, p, m, r, None, 0)
-        v, u = _finish_group(own, view, g, per_part, pw, r, address(counts))
-        for i in range((g + 1) * parts - 1, g * parts - 1, -1):
-            for p in range(per_part - 1, -1, -1):
-                _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, also, past_cache)
+    for unit in prange(plan[5]):
+        view = plan[0], plan[1], plan[2], plan[3], plan[4]
+        count, groups, parts, length, channels = view
+        samples, per_block, per_part, past_cache = plan[6], plan[7], plan[8], plan[9]
+        split = count, groups * parts, 1, length, channels  # as if every part were a group
+        chain, more, counts = either(rest, (None, None, None))
+        pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed(more)
+        of_sample = groups // samples
+        block, h = unit // of_sample, unit % of_sample
+        own = advance(address(grads), block * 2 * channels)
+        for sample in range(block * per_block, min((block + 1) * per_block, samples)):
+            g = sample * of_sample + h
+            m, r = mean[g], rstd[g]
+            s, q = 0.0, 0.0
+            for k in range(parts):
+                ps, pq = 0.0, 0.0
+                for p in range(per_part):
+                    _differentiate(pdy, px, split, g * parts + k, p, m, r, pw, None, chain)
+                    ds, dq = _reduce_back(pdy, px, also[1], view, g * parts + k, p, m, r, None, 0)
+                    ps += ds
+                    pq += dq
+                c = h * parts + k
+                weight = pick(pw, c, 1.0)
+                s += weight * ps
+                q += weight * pq
+                own[c] += ps
+                own[channels + c] += pq
+            v, u = slopes(s, q, _terms(address(counts), view, g), r, True)
+            for i in range((g + 1) * parts - 1, g * parts - 1, -1):
+                for p in range(per_part - 1, -1, -1):
+                    _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, also, past_cache)
 
 
 @driver
@@ -471,13 +494,14 @@ def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, grou
 
 @driver
 def collect(units, sums, per_part, dweight, dbias):
-    """dweight and dbias (float64) plus the sums of the parts, a channel a unit."""
+    """dweight and dbias (float64) plus the sums of the parts of a block of samples, a channel a unit."""
     for c in prange(units):
-        s, q = dbias[c], dweight[c]
+        s, q = 0.0, 0.0
         for i in range(c, sums.shape[0] // per_part, units):
             s += sums[i * per_part, 0]
             q += sums[i * per_part, 1]
-        dweight[c], dbias[c] = q, s
+        dweight[c] += q
+        dbias[c] += s
 
 
 # Backward, a weight an element ----------------------------------------------------------------------------------------
@@ -506,14 +530,18 @@ def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along):
 
 
 @driver
-def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, block, grads, like, chain, more, counts):
-    """dx, and what `block` rows, a unit, add to dbias and dweight; every element of a row has its own weight.
+def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
+    """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
 
+    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`.
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
-    chain, more, counts: as in `backward`.
+    rest: as in `backward`.
     """
-    _, rows, _, length, affine = view
-    for unit in prange(units):
+    for unit in prange(plan[5]):
+        view = plan[0], plan[1], plan[2], plan[3], plan[4]
+        _, rows, _, length, affine = view
+        block, per_row, past_cache = plan[6], plan[7], plan[8]
+        chain, more, counts = either(rest, (None, None, None))
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         own, also = advance(address(grads), unit * 2 * affine), weighed(more)
         coefficients, scratch = np.empty(3 * ROWS_AT_ONCE, like.dtype), np.empty((2 * ROWS_AT_ONCE + 1) * (LANES + 1))
@@ -527,9 +555,8 @@ def rows_backward(units, dy, x, dx, view, per_row, w, past_cache, mean, rstd, bl
             for k in range(2 * (above - row)):
                 sums[k] = 0.0
             for p in range(per_row):
-                if chain is not None:
-                    for r in range(row, above):
-                        _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
+                for r in range(row, above):
+                    _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
                 for k in range(2 * (above - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
@@ -590,4 +617,6 @@ def collect_rows(units, grads, dweight, dbias):
                 for k in range(first, last):
                     grads[0, i, k] += grads[g, i, k]
         for k in range(first, last):
-            dbias[k], dweight[k] = grads[0, 0, k], grads[0, 1, k]
+            dbias[k] = grads[0, 0, k]
+        for k in range(first, last):
+            dweight[k] = grads[0, 1, k]
