@@ -343,8 +343,9 @@ def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool
     if view.affine == "element":
         return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache)
     samples, per_block = _blocks_of_samples(view, itemsize)
-    units = groups // samples * _ceil(samples, per_block)
-    return _plan(*view.geometry, units, samples, per_block, runs.pieces(count, length), past_cache)
+    of_sample = groups // samples
+    units = of_sample * _ceil(samples, per_block)
+    return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), past_cache)
 
 
 def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:

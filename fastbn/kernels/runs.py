@@ -430,11 +430,36 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
     _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, more, past_cache)
 
 
+@tile
+def _backward_of_group(dy, x, dx, view, g, first, per_part, w, past_cache, mean, rstd, own, chain, more, terms):
+    """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight."""
+    count, groups, parts, length, channels = view
+    split = count, groups * parts, 1, length, channels  # as if every part were a group
+    s, q = 0.0, 0.0
+    for k in range(parts):
+        ps, pq = 0.0, 0.0
+        for p in range(per_part):
+            _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain)
+            ds, dq = _reduce_back(dy, x, more[1], view, g * parts + k, p, mean, rstd, None, 0)
+            ps += ds
+            pq += dq
+        weight = pick(w, first + k, 1.0)
+        s += weight * ps
+        q += weight * pq
+        own[first + k] += ps
+        own[channels + first + k] += pq
+    v, u = slopes(s, q, terms, rstd, True)
+    for k in range(parts - 1, -1, -1):
+        weight = splat(x, pick(w, first + k, 1.0))
+        for p in range(per_part - 1, -1, -1):
+            _apply_back(dy, x, dx, view, g * parts + k, p, mean, rstd, v, u, weight, 0, more, past_cache)
+
+
 @driver
 def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
-    plan: int64, the five of `view`, the number of units, the samples, those of a block, the pieces of a part,
+    plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of a part,
     `past_cache`.  A unit is a group of the samples of a block; x of batch norm is one sample.
     grads: float64 zeros (blocks, 2, channels).
     rest: None, or chain: what `_differentiate` takes; more: None, or what `gradient` takes, dsum and where; counts: as
@@ -442,35 +467,17 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """
     for unit in prange(plan[5]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
-        count, groups, parts, length, channels = view
-        samples, per_block, per_part, past_cache = plan[6], plan[7], plan[8], plan[9]
-        split = count, groups * parts, 1, length, channels  # as if every part were a group
+        of_sample, per_block, per_part, past_cache = plan[6], plan[7], plan[8], plan[9]
         chain, more, counts = either(rest, (None, None, None))
         pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed(more)
-        of_sample = groups // samples
-        block, h = unit // of_sample, unit % of_sample
-        own = advance(address(grads), block * 2 * channels)
-        for sample in range(block * per_block, min((block + 1) * per_block, samples)):
-            g = sample * of_sample + h
-            m, r = mean[g], rstd[g]
-            s, q = 0.0, 0.0
-            for k in range(parts):
-                ps, pq = 0.0, 0.0
-                for p in range(per_part):
-                    _differentiate(pdy, px, split, g * parts + k, p, m, r, pw, None, chain)
-                    ds, dq = _reduce_back(pdy, px, also[1], view, g * parts + k, p, m, r, None, 0)
-                    ps += ds
-                    pq += dq
-                c = h * parts + k
-                weight = pick(pw, c, 1.0)
-                s += weight * ps
-                q += weight * pq
-                own[c] += ps
-                own[channels + c] += pq
-            v, u = slopes(s, q, _terms(address(counts), view, g), r, True)
-            for i in range((g + 1) * parts - 1, g * parts - 1, -1):
-                for p in range(per_part - 1, -1, -1):
-                    _apply_part(pdy, px, pdx, view, i, p, m, r, v, u, pw, also, past_cache)
+        block = unit // of_sample
+        h = unit - block * of_sample
+        own = advance(address(grads), block * 2 * view[4])
+        g = block * per_block * of_sample + h
+        while g < min((block + 1) * per_block * of_sample, view[1]):
+            given, terms = (mean[g], rstd[g], own, chain), _terms(address(counts), view, g)
+            _backward_of_group(pdy, px, pdx, view, g, h * view[2], per_part, pw, past_cache, *given, also, terms)
+            g += of_sample
 
 
 @driver
