@@ -21,6 +21,8 @@ Maybe = Array | None
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half of it on,
 _PAST_CACHE_RUN = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours
 
+_FAR_BYTES = 6 << 20  # of x: from here on the next group is fetched where it lies behind this one
+
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
 
 _PER_BLOCK = 256  # bytes of a channel at least, for which there are two sums,
@@ -130,6 +132,11 @@ def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
     return chunk if count * chunk * nbytes <= _SLAB_BYTES else AHEAD
 
 
+def _ahead(x: Array, count: int, past_cache: int) -> int:
+    """How many elements ahead to fetch while groups are summed that lie behind each other, unless it is done later."""
+    return AHEAD if count == 1 and not past_cache and x.nbytes >= _FAR_BYTES else 0
+
+
 def _busy(units: int, threads: int) -> bool:
     """Whether so many units keep all threads about equally busy."""
     return threads == 1 or units >= 4 * threads or units % threads == 0
@@ -170,7 +177,7 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
     if per_group == 1 or _busy(groups, threads):
         past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
         # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
-        ahead = past_cache if y.itemsize == 2 else 0
+        ahead = past_cache if y.itemsize == 2 else _ahead(y, count, past_cache)
         plan = forward_plan(view, centered, rooted, past_cache, ahead)
         rest = None if more is None and counts is None and summed is None else (more, counts, summed)
         runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, rest)
@@ -308,7 +315,7 @@ def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     if dx is not None and (alone or _busy(groups // samples * blocks, threads)):
         past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
         grads = np.zeros((blocks, 2, channels))
-        plan = backward_plan(view, x.itemsize, past_cache)
+        plan = backward_plan(view, x.itemsize, past_cache, ahead=_ahead(x, count, past_cache))
         runs.backward[threads > 1](plan, dy, x, dx, w, mean, rstd, grads, call.rest(call.b, None))
         _collect(grads, dweight, dbias, threads > 1)
         return
@@ -335,7 +342,7 @@ def _blocks_of_rows(view: View) -> tuple[int, int]:
     return _ceil(rows, block), block
 
 
-def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool = True) -> Array:
+def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool = True, ahead: int = 0) -> Array:
     """What the kernel of whole groups is told in numbers."""
     if view.columns:
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
@@ -345,7 +352,7 @@ def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool
     samples, per_block = _blocks_of_samples(view, itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)
-    return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), past_cache)
+    return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), ahead, past_cache)
 
 
 def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:

@@ -26,6 +26,7 @@ from fastbn.kernels.simd import (
     advance,
     either,
     element,
+    fetch,
     gap,
     load,
     narrow,
@@ -46,8 +47,10 @@ from fastbn.kernels.tile import (
     trusted,
 )
 
-LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read
+LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read,
+SHORT = 1024  # and the whole one where it is no longer than that
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
+
 
 COLLECTED = 1024  # weights: work for one thread
 
@@ -70,6 +73,12 @@ def _span(p, count, length):
         return 0, 1, 0, length
     j0 = p * (PIECE // length)
     return j0, min(j0 + PIECE // length, count), 0, length
+
+
+@tile
+def _worth_expecting(length):
+    """Whether the next run is fetched; the processor does as well by itself with others."""
+    return length <= SHORT or length >= LONG
 
 
 @tile
@@ -178,8 +187,8 @@ def _sums(x, where, view, g, span, shift, ahead):
     stride = groups * parts * length
     for j in range(j0, j1):
         start = j * stride + g * parts * length + e0
-        if count > 1 and e1 - e0 >= LONG:
-            expect(x, start + stride)
+        if count > 1 and _worth_expecting(e1 - e0):
+            expect(x, start + stride, e1 - e0)
         s, q = moments(x, where, start, e1 - e0, shift, s, q, 0 if _written_first(j) else ahead)
     return total(s), total(q)
 
@@ -340,9 +349,9 @@ def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     s, q = splat64(0.0), splat64(0.0)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
-        if count > 1 and e1 - e0 >= LONG:
-            expect(dy, start + groups * parts * length)
-            expect(x, start + groups * parts * length)
+        if count > 1 and _worth_expecting(e1 - e0):
+            expect(dy, start + groups * parts * length, e1 - e0)
+            expect(x, start + groups * parts * length, e1 - e0)
         vs = splat(x, hi), splat(x, a), splat(x, t)
         s, q = products(dy, x, where, start, e1 - e0, we, vs[0], vs[1], vs[2], f + e0, s, q)
     return total(s), total(q)
@@ -431,13 +440,18 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
 
 
 @tile
-def _backward_of_group(dy, x, dx, view, g, first, per_part, w, past_cache, mean, rstd, own, chain, more, terms):
+def _backward_of_group(dy, x, dx, view, g, first, per_part, w, ahead, past_cache, mean, rstd, own, chain, more, terms):
     """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight."""
     count, groups, parts, length, channels = view
     split = count, groups * parts, 1, length, channels  # as if every part were a group
     s, q = 0.0, 0.0
     for k in range(parts):
         ps, pq = 0.0, 0.0
+        if ahead:
+            i = (g * parts + k) * length + ahead
+            for e in range(0, length, 2 * LANES):
+                fetch(dy, i + e)
+                fetch(x, i + e)
         for p in range(per_part):
             _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain)
             ds, dq = _reduce_back(dy, x, more[1], view, g * parts + k, p, mean, rstd, None, 0)
@@ -460,14 +474,14 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
     plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of a part,
-    `past_cache`.  A unit is a group of the samples of a block; x of batch norm is one sample.
+    `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`.  A unit is a group of the samples of a block; x of batch norm is one sample.
     grads: float64 zeros (blocks, 2, channels).
     rest: None, or chain: what `_differentiate` takes; more: None, or what `gradient` takes, dsum and where; counts: as
     in `forward`.
     """
     for unit in prange(plan[5]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
-        of_sample, per_block, per_part, past_cache = plan[6], plan[7], plan[8], plan[9]
+        of_sample, per_block, per_part, ahead, past_cache = plan[6], plan[7], plan[8], plan[9], plan[10]
         chain, more, counts = either(rest, (None, None, None))
         pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed(more)
         block = unit // of_sample
@@ -476,7 +490,7 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
         g = block * per_block * of_sample + h
         while g < min((block + 1) * per_block * of_sample, view[1]):
             given, terms = (mean[g], rstd[g], own, chain), _terms(address(counts), view, g)
-            _backward_of_group(pdy, px, pdx, view, g, h * view[2], per_part, pw, past_cache, *given, also, terms)
+            _backward_of_group(pdy, px, pdx, view, g, h * view[2], per_part, pw, ahead, past_cache, *given, also, terms)
             g += of_sample
 
 

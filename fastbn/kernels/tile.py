@@ -43,9 +43,9 @@ _MOST_CANCELLED = 8.0
 
 
 @tile
-def expect(memory, i):
-    """Fetch the beginning of a run that comes next."""
-    for k in range(0, AHEAD, 2 * LANES):
+def expect(memory, i, n):
+    """Fetch the beginning of a run of n elements that comes next."""
+    for k in range(0, min(n, AHEAD), 2 * LANES):
         fetch(memory, i + k)
 
 
