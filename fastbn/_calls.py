@@ -369,15 +369,17 @@ def _remember(key: Any, again: Again) -> None:
 
 def _forward_again(x: Array, w: Array | None, view: _views.View, eps: float, keep: int, centered: bool) -> Again:
     """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd."""
-    shape, dtype, small = x.shape, x.dtype, x.nbytes < _runtime.SERIAL_BYTES
+    shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
     bits, by_axes = bits_of(dtype), w is not None and w.ndim > 1
-    plan = _launch.forward_plan(view, centered, keep == RSTD)
+    direct = small or _launch.undivided(view)
+    plan = _launch.forward_plan(view, x, centered, keep == RSTD)
     by_channel, groups, stats_shape = view.affine == "channel", view.groups, view.stats_shape
     with_mean, with_var = (view.columns or (keep and centered)), view.columns or keep
     reshaped = keep and len(stats_shape) != 1
-    kernel = (columns if view.columns else runs).forward.serial
+    kernel = (columns if view.columns else runs).forward
+    serial, kind = kernel.serial, object()
     rest: tuple[Any, ...] = (_launch.LIKE[_checks.COMPUTED_IN[dtype]], None) if view.columns else (None,)
-    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
+    empty = np.empty if nbytes < _memory.LEAST else _memory.empty
 
     def again(x: Array, w: Array | None, b: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
         y = empty(shape, dtype) if out is None else out
@@ -388,12 +390,17 @@ def _forward_again(x: Array, w: Array | None, view: _views.View, eps: float, kee
             fx, fy = fx.view(bits), fy.view(bits)
         if by_axes:
             w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
-        if not small:
-            _launch.forward(view, _launch.Forward(fx, fy, w, b, eps, mean, var, centered, rooted=keep == RSTD))
-        elif by_channel:
-            kernel(plan, fx, fy, w, b, None, None, eps, mean, var, *rest)
+        args: Any
+        if by_channel:
+            args = plan, fx, fy, w, b, None, None, eps, mean, var, *rest
         else:
-            kernel(plan, fx, fy, None, None, w, b, eps, mean, var, *rest)
+            args = plan, fx, fy, None, None, w, b, eps, mean, var, *rest
+        if small:
+            serial(*args)
+        elif direct:
+            _runtime.with_team(kind, nbytes, lambda threads: kernel[threads > 1](*args))
+        else:
+            _launch.forward(view, _launch.Forward(fx, fy, w, b, eps, mean, var, centered, rooted=keep == RSTD))
         if reshaped:
             mean, var = mean.reshape(stats_shape) if centered else mean, var.reshape(stats_shape)
         return y, mean, var
@@ -403,23 +410,27 @@ def _forward_again(x: Array, w: Array | None, view: _views.View, eps: float, kee
 
 def _scale_again(x: Array, view: _views.View, eps: float, in_float64: bool) -> Again:
     """Of `apply`: (x, w, b, mean, var, out) -> y."""
-    shape, dtype, small = x.shape, x.dtype, x.nbytes < _runtime.SERIAL_BYTES
-    bits, like, plan = bits_of(dtype), _launch.LIKE[_checks.COMPUTED_IN[dtype]], _launch.scale_plan(view)
-    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
+    shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
+    bits, like, plan = bits_of(dtype), _launch.LIKE[_checks.COMPUTED_IN[dtype]], _launch.scale_plan(view, x)
+    empty, kind = np.empty if nbytes < _memory.LEAST else _memory.empty, object()
 
     def again(x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None) -> Array:
         y = empty(shape, dtype) if out is None else out
         fx, fy = x.ravel(), y.ravel()
         if bits is not None:
             fx, fy = fx.view(bits), fy.view(bits)
-        if not small:
-            _launch.apply(view, _launch.Forward(fx, fy, w, b, eps, mean, var))
-        elif view.columns:
+        if not view.columns:
+            if small:
+                runs.scale.serial(plan, fx, fy, w, b, eps, mean, var, None)
+            else:
+                args = plan, fx, fy, w, b, eps, mean, var, None
+                _runtime.with_team(kind, nbytes, lambda threads: runs.scale[threads > 1](*args))
+        elif small:
             if not in_float64:
                 mean, var = mean.astype(np.float64), var.astype(np.float64)
             columns.scale.serial(plan, fx, fy, w, b, None, None, eps, mean, var, like, None)
         else:
-            runs.scale.serial(plan, fx, fy, w, b, eps, mean, var, None)
+            _launch.apply(view, _launch.Forward(fx, fy, w, b, eps, mean, var))
         return y
 
     return again
@@ -428,9 +439,9 @@ def _scale_again(x: Array, view: _views.View, eps: float, in_float64: bool) -> A
 def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Again:
     """Of `differentiate`: (dy, x, mean, rstd, w, out) -> dx, dweight, dbias."""
     shape, dtype, compute = x.shape, x.dtype, _checks.COMPUTED_IN[x.dtype]
-    bits, reshaped = bits_of(dtype), len(weights) != 1
-    small = _launch.small_backward(view, x) if x.nbytes < _runtime.SERIAL_BYTES else None
-    empty = np.empty if x.nbytes < _memory.LEAST else _memory.empty
+    nbytes, small = x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
+    bits, reshaped, direct = bits_of(dtype), len(weights) != 1, _launch.direct_backward(view, x, small)
+    empty, kind = np.empty if nbytes < _memory.LEAST else _memory.empty, object()
 
     def again(dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None) -> Any:
         dx = empty(shape, dtype) if out is None else out
@@ -439,10 +450,13 @@ def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Ag
         if bits is not None:
             fdy, fx, fdx = fdy.view(bits), fx.view(bits), fdx.view(bits)
         w, m = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
-        if small is None:
-            _launch.backward(view, _launch.Backward(fdy, fx, fdx, w, m, r), dweight, dbias)
+        args = fdy, fx, fdx, w, m, r, dweight, dbias
+        if direct is None:
+            _launch.backward(view, _launch.Backward(*args[:6]), dweight, dbias)
+        elif small:
+            direct(1, *args)
         else:
-            small(fdy, fx, fdx, w, m, r, dweight, dbias)
+            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
         return (dx, dweight.reshape(weights), dbias.reshape(weights)) if reshaped else (dx, dweight, dbias)
 
     return again

@@ -157,9 +157,8 @@ def with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> 
     """Call `run` with as many threads as are good for it."""
     if x.nbytes < _runtime.SERIAL_BYTES:
         run(view, *args, 1)
-        return
-    with _runtime.team((run.__name__, view, x.dtype), x.nbytes) as threads:
-        run(view, *args, threads)
+    else:
+        _runtime.with_team((run.__name__, view, x.dtype), x.nbytes, lambda threads: run(view, *args, threads))
 
 
 def forward(view: View, call: Forward) -> None:
@@ -171,18 +170,14 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, centered, more, counts, summed, rooted = call
     shape = view.geometry
     count, groups, parts, length, _ = shape
-    per_group = runs.pieces(count, parts * length)
     affine = by_channel_or_not(view, w, b)
-    past_cache = _past_cache(y, length)
-    if per_group == 1 or _busy(groups, threads):
-        past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
-        # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
-        ahead = past_cache if y.itemsize == 2 else _ahead(y, count, past_cache)
-        plan = forward_plan(view, centered, rooted, past_cache, ahead)
+    if undivided(view) or _busy(groups, threads):
+        plan = forward_plan(view, y, centered, rooted)
         rest = None if more is None and counts is None and summed is None else (more, counts, summed)
         runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, rest)
         return
     mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
+    per_group, past_cache = runs.pieces(count, parts * length), _past_cache(y, length)
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
     runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
@@ -200,11 +195,23 @@ def by_channel_or_not(view: View, w: Maybe, b: Maybe) -> tuple[Maybe, ...]:
     return (w, b, None, None) if view.affine == "channel" else (None, None, w, b)
 
 
-def forward_plan(view: View, centered: bool, rooted: bool, past_cache: int = 0, ahead: int = 0) -> Array:
+def undivided(view: View) -> bool:
+    """Whether a group is one piece, so that forward does it whole, however many threads there are."""
+    if view.columns:
+        return extent(view)[0] == 1
+    count, _, parts, length, _ = view.geometry
+    return runs.pieces(count, parts * length) == 1
+
+
+def forward_plan(view: View, y: Array, centered: bool, rooted: bool) -> Array:
     """What `runs.forward` or `columns.forward` is told in numbers."""
     if view.columns:
+        past_cache = _past_cache(y, view.geometry[6])
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, rooted, past_cache)
     count, _, parts, length, _ = view.geometry
+    past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
+    # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
+    ahead = past_cache if y.itemsize == 2 else _ahead(y, count, past_cache)
     return _plan(*view.geometry, runs.pieces(count, parts * length), centered, rooted, past_cache, ahead)
 
 
@@ -227,8 +234,8 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
     mean, of_groups = mean if mean.size else np.empty(view.groups), var if var.size else np.empty(view.groups)
     like = LIKE[computed_in(y)]
     units = view.blocks * panels
-    if pieces == 1 or _busy(units, threads):
-        plan = forward_plan(view, centered, rooted, _past_cache(y, shape[6]))
+    if undivided(view) or _busy(units, threads):
+        plan = forward_plan(view, y, centered, rooted)
         rest = None if more is None and counts is None else (more, counts)
         columns.forward[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, of_groups, like, rest)
         return
@@ -245,16 +252,16 @@ def _scale_columns(view: View, call: Forward, threads: int) -> None:
     rows, _, fold, *_ = view.geometry
     most = _ceil(rows, fold) // _LEAST_ROWS
     parts = 1 if threads == 1 else max(1, min(_ceil(4 * threads, view.blocks), most))
-    plan = scale_plan(view, parts, _past_cache(y, view.geometry[6]))
+    plan = scale_plan(view, y, parts)
     columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, LIKE[computed_in(y)], more)
 
 
-def scale_plan(view: View, parts: int = 1, past_cache: int = 0) -> Array:
+def scale_plan(view: View, y: Array, parts: int = 1) -> Array:
     """What `runs.scale` or `columns.scale` is told in numbers; parts: of a block, by columns."""
     if view.columns:
-        return _plan(*view.geometry, view.blocks * parts, parts, past_cache)
+        return _plan(*view.geometry, view.blocks * parts, parts, _past_cache(y, view.geometry[6]))
     count, groups, _, length, _ = view.geometry
-    return _plan(*view.geometry, runs.pieces(count * groups, length), past_cache)
+    return _plan(*view.geometry, runs.pieces(count * groups, length), _past_cache(y, length))
 
 
 def apply(view: View, call: Forward) -> None:
@@ -268,8 +275,7 @@ def _apply(view: View, call: Forward, threads: int) -> None:
         mean, var = (v.astype(np.float64, copy=False) for v in (mean, var))
         _scale_columns(view, call._replace(mean=mean, var=var), threads)
         return
-    plan = scale_plan(view, past_cache=_past_cache(y, view.geometry[3]))
-    runs.scale[threads > 1](plan, x, y, w, b, eps, mean, var, more)
+    runs.scale[threads > 1](scale_plan(view, y), x, y, w, b, eps, mean, var, more)
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
@@ -311,12 +317,9 @@ def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     count, groups, parts, length, channels = view.geometry
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     blocks = _ceil(samples, per_block)
-    alone = parts * runs.pieces(count, length) == 1  # a group is one piece
-    if dx is not None and (alone or _busy(groups // samples * blocks, threads)):
-        past_cache = _past_cache(dx, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
+    if dx is not None and (undivided_back(view) or _busy(groups // samples * blocks, threads)):
         grads = np.zeros((blocks, 2, channels))
-        plan = backward_plan(view, x.itemsize, past_cache, ahead=_ahead(x, count, past_cache))
-        runs.backward[threads > 1](plan, dy, x, dx, w, mean, rstd, grads, call.rest(call.b, None))
+        runs.backward[threads > 1](backward_plan(view, x), dy, x, dx, w, mean, rstd, grads, call.rest(call.b, None))
         _collect(grads, dweight, dbias, threads > 1)
         return
     totals = np.zeros(channels), np.zeros(channels)
@@ -342,16 +345,26 @@ def _blocks_of_rows(view: View) -> tuple[int, int]:
     return _ceil(rows, block), block
 
 
-def backward_plan(view: View, itemsize: int, past_cache: int = 0, centered: bool = True, ahead: int = 0) -> Array:
+def undivided_back(view: View) -> bool:
+    """As `undivided`, of backward, where every part of a group is a piece at least."""
+    if view.columns or view.affine == "element":
+        return undivided(view)
+    return undivided(view) and view.geometry[2] == 1
+
+
+def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
     """What the kernel of whole groups is told in numbers."""
     if view.columns:
+        past_cache = _past_cache(x, view.geometry[6], share=2)
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
-    count, groups, _, length, _ = view.geometry
+    count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
-        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache)
-    samples, per_block = _blocks_of_samples(view, itemsize)
+        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), _past_cache(x, length, share=2))
+    samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)
+    past_cache = _past_cache(x, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
+    ahead = _ahead(x, count, past_cache)
     return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), ahead, past_cache)
 
 
@@ -382,9 +395,8 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
     per_row, (blocks, block) = runs.pieces(1, length), _blocks_of_rows(view)
     grads = np.zeros((blocks, 2, weights))
     like = LIKE[computed_in(x)]
-    past_cache = _past_cache(x, length, share=2)
-    if per_row == 1 or _busy(blocks, threads):
-        plan = backward_plan(view, x.itemsize, past_cache)
+    if undivided_back(view) or _busy(blocks, threads):
+        plan = backward_plan(view, x)
         runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, call.rest(None, call.b))
     else:
         if call.differentiate:
@@ -393,8 +405,8 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
         sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
         runs.reduce_back.parallel(rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
         runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
-        statistics = mean, rstd, block, grads, slopes, like, call.beside
-        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, past_cache, *statistics)
+        statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
+        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, _past_cache(x, length, share=2), *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
@@ -410,9 +422,8 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
     like = LIKE[computed_in(x)]
     units = view.blocks * panels
-    past_cache = _past_cache(x, shape[6], share=2)
-    if dx is not None and (pieces == 1 or _busy(units, threads)):
-        plan, rest = backward_plan(view, x.itemsize, past_cache, centered), _channel_or_row(by_row, call.b)
+    if dx is not None and (undivided_back(view) or _busy(units, threads)):
+        plan, rest = backward_plan(view, x, centered), _channel_or_row(by_row, call.b)
         statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, call.rest(*rest)
         columns.backward[parallel](plan, dy, x, dx, channel, row, *statistics)
     else:
@@ -425,16 +436,19 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
         columns.finish_back.serial(units, x, shape, channel, *statistics)
         if dx is not None:
-            given = past_cache, row_grads, coefficients, call.beside
+            given = _past_cache(x, shape[6], share=2), row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
 
-def small_backward(view: View, x: Array) -> Callable[..., None] | None:
-    """As `backward`, for arrays like x that the calling thread does alone; None where `backward` has to do it."""
-    if view.affine == "row":
+def direct_backward(view: View, x: Array, alone: bool) -> Callable[..., None] | None:
+    """As `backward` of arrays like x, with all decided beforehand but the threads; None where these decide more.
+
+    alone: whether the calling thread does them by itself, which does every group whole.
+    """
+    if view.affine == "row" or not (alone or undivided_back(view)):
         return None
-    plan, like, units = backward_plan(view, x.itemsize), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
+    plan, like, units = backward_plan(view, x), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
     if view.columns:
         blocks = view.blocks
     elif view.affine == "element":
@@ -444,15 +458,17 @@ def small_backward(view: View, x: Array) -> Callable[..., None] | None:
         blocks = _ceil(samples, per_block)
     size = blocks, 2, view.weights
 
-    def run(dy: Array, x: Array, dx: Array, w: Maybe, mean: Array, rstd: Array, dweight: Array, dbias: Array) -> None:
-        grads = np.zeros(size)
+    def run(
+        threads: int, dy: Array, x: Array, dx: Array, w: Maybe, mean: Array, rstd: Array, dweight: Array, dbias: Array
+    ) -> None:
+        parallel, grads = threads > 1, np.zeros(size)
         if view.columns:
-            columns.backward.serial(plan, dy, x, dx, w, None, mean, rstd, grads, None, like, None)
+            columns.backward[parallel](plan, dy, x, dx, w, None, mean, rstd, grads, None, like, None)
         elif view.affine == "element":
-            runs.rows_backward.serial(plan, dy, x, dx, w, mean, rstd, grads, like, None)
+            runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, None)
         else:
-            runs.backward.serial(plan, dy, x, dx, w, mean, rstd, grads, None)
-        runs.collect_rows.serial(units, grads, dweight, dbias)
+            runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, None)
+        runs.collect_rows[parallel and units > 1](units, grads, dweight, dbias)
 
     return run
 
@@ -462,7 +478,8 @@ def _channel_or_row(by_row: bool, values: Maybe) -> tuple[Maybe, Maybe]:
 
 
 def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:
-    runs.collect_rows[parallel](_ceil(dweight.size, runs.COLLECTED), grads, dweight, dbias)
+    units = _ceil(dweight.size, runs.COLLECTED)
+    runs.collect_rows[parallel and units > 1](units, grads, dweight, dbias)
 
 
 def extent(view: View) -> tuple[int, int, int]:

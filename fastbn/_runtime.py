@@ -8,7 +8,7 @@ would be noticed, always use all threads.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -242,35 +242,37 @@ def clear_paces() -> None:
     _paces.clear()
 
 
-@contextmanager
-def team(kind: Any, nbytes: int) -> Iterator[int]:
-    """The number of threads for one call of this kind, over an x of so many bytes."""
+def with_team(kind: Any, nbytes: int, run: Callable[[int], None]) -> None:
+    """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it."""
     most = available_threads() if nbytes >= SERIAL_BYTES else 1
     if most == 1:
-        yield 1
-    elif nbytes >= TEAM_BYTES:
-        with _numba_threads(most):
-            yield most
-    else:
+        run(1)
+        return
+    if nbytes >= TEAM_BYTES:
+        _with_threads(most, run)
+        return
+    pace = _paces.get((kind, most))
+    if pace is None:
         if len(_paces) > 4096:
             _paces.clear()
         pace = _paces.setdefault((kind, most), _Pace())
-        way = pace.choose()
-        start = perf_counter()
-        with _numba_threads(most if way else 1):
-            yield most if way else 1
-        pace.record(way, perf_counter() - start)
+    way = pace.choose()
+    start = perf_counter()
+    if way:
+        _with_threads(most, run)
+    else:
+        run(1)
+    pace.record(way, perf_counter() - start)
 
 
-@contextmanager
-def _numba_threads(n: int) -> Iterator[None]:
-    """Numba's setting for this thread, for the time of a call."""
+def _with_threads(n: int, run: Callable[[int], None]) -> None:
+    """Call `run` with Numba's setting for this thread changed for that time."""
     before = numba.get_num_threads()
-    if n == 1 or n == before:
-        yield
+    if n == before:
+        run(n)
         return
     numba.set_num_threads(n)
     try:
-        yield
+        run(n)
     finally:
         numba.set_num_threads(before)

@@ -1531,13 +1531,15 @@ def _by_blocks(work: Callable[[Block], None], x: Array, channel: int) -> None:
         with _unwarned():  # which holds for a thread
             work(block)
 
-    with _runtime.team((work.__qualname__, x.shape, x.strides, x.dtype), x.nbytes) as threads:
+    def run(threads: int) -> None:
         if threads == 1:
             for block in _blocks(x, channel):
                 unwarned(block)
             return
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(unwarned, _blocks(x, channel)))
+
+    _runtime.with_team((work.__qualname__, x.shape, x.strides, x.dtype), x.nbytes, run)
 
 
 def _blocks(x: Array, channel: int) -> Iterator[Block]:

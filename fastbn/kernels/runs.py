@@ -473,8 +473,9 @@ def _backward_of_group(dy, x, dx, view, g, first, per_part, w, ahead, past_cache
 def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
-    plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of a part,
-    `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`.  A unit is a group of the samples of a block; x of batch norm is one sample.
+    plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of
+    a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`.  A unit is a
+    group of the samples of a block; x of batch norm is one sample.
     grads: float64 zeros (blocks, 2, channels).
     rest: None, or chain: what `_differentiate` takes; more: None, or what `gradient` takes, dsum and where; counts: as
     in `forward`.
