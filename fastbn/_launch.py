@@ -62,6 +62,12 @@ class Forward(NamedTuple):
     def where(self) -> Maybe:
         return _where(self.more)
 
+    @property
+    def rest(self) -> tuple[Any, ...] | None:
+        """What the kernels of whole groups take beside the arrays."""
+        rest = *(self.more or (None, None, None, None)), self.counts, self.summed
+        return None if all(v is None for v in rest) else rest
+
 
 class Backward(NamedTuple):
     """Flat arrays of one call; those that default to None may be left out."""
@@ -86,13 +92,12 @@ class Backward(NamedTuple):
         """Whether dy is yet to be computed."""
         return self.more is not None and self.more[3] is not None
 
-    def chain(self, *biases: Maybe) -> tuple[Any, ...] | None:
-        """What kernels compute dy from, where it is yet to be computed, with the biases in each of their places."""
-        return (*biases, *self.more) if self.more is not None and self.differentiate else None
-
     def rest(self, *biases: Maybe) -> tuple[Any, ...] | None:
-        """What the kernels of whole groups take beside the arrays."""
-        rest = self.chain(*biases), self.beside, self.counts
+        """What the kernels of whole groups take beside the arrays, with the biases in each of their places."""
+        chain: tuple[Any, ...] = None, None, None, None, self.where, None
+        if self.more is not None and self.differentiate:
+            chain = *biases, *self.more
+        rest = *chain, self.dsum, self.counts
         return None if all(v is None for v in rest) else rest
 
     @property
@@ -173,8 +178,7 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
     affine = by_channel_or_not(view, w, b)
     if undivided(view) or _busy(groups, threads):
         plan = forward_plan(view, y, centered, rooted)
-        rest = None if more is None and counts is None and summed is None else (more, counts, summed)
-        runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, rest)
+        runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, call.rest)
         return
     mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
     per_group, past_cache = runs.pieces(count, parts * length), _past_cache(y, length)
@@ -228,7 +232,7 @@ def take_roots(var: Array, eps: float) -> None:
 
 
 def _columns_forward(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, centered, more, counts, _, rooted = call
+    x, y, w, b, eps, mean, var, centered, _, counts, _, rooted = call
     shape = view.geometry
     pieces, panels, width = extent(view)
     mean, of_groups = mean if mean.size else np.empty(view.groups), var if var.size else np.empty(view.groups)
@@ -236,8 +240,8 @@ def _columns_forward(view: View, call: Forward, threads: int) -> None:
     units = view.blocks * panels
     if undivided(view) or _busy(units, threads):
         plan = forward_plan(view, y, centered, rooted)
-        rest = None if more is None and counts is None else (more, counts)
-        columns.forward[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, of_groups, like, rest)
+        affine = by_channel_or_not(view, w, b)
+        columns.forward[threads > 1](plan, x, y, *affine, eps, mean, of_groups, like, call.rest)
         return
     sums = _lined_up(view.blocks * pieces * 2 * width)
     columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)

@@ -21,6 +21,7 @@ from numba import prange
 
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import (
+    NOTHING,
     beginnings,
     hold,
     lined_up,
@@ -298,13 +299,13 @@ def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
     plan: int64, the eight of `view`, the number of units, whether groups are centered, whether `var` takes rstd,
     `past_cache`.
     w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, var: float64 (blocks * groups,).  like: any array
-    of the type computed in.  rest: None, or the first two of `runs.forward`.
+    of the type computed in.  rest: None, or as in `runs.forward`.
     """
     for unit in prange(plan[8]):
         view, centered, past_cache = _geometry(plan), plan[9], plan[11]
         pieces, panels = _counts(view)
-        more, counts = either(rest, (None, None))
-        also = beginnings(more)
+        residual, activation, where, dy, counts, _ = either(rest, (None, None, None, None, None, None))
+        also = beginnings((residual, activation, where, dy))
         px, py, pw, pb, prw, prb = address(x), address(y), address(w), address(b), address(rw), address(rb)
         pm, pv = address(mean), address(var)
         block = unit // panels
@@ -509,20 +510,21 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
 
 
 @tile
-def _prepare(view, block, c0, n, w, mean, rstd, chain, columns):
+def _prepare(view, block, c0, n, w, b, mean, rstd, given, columns):
     """What `_differentiate` takes, three arrays, if it is to do anything."""
-    if chain is not None:
-        _coefficients(view, block, c0, n, w, address(chain[0]), None, mean, rstd, columns)
+    if given is not None:
+        _coefficients(view, block, c0, n, w, address(b), None, mean, rstd, columns)
 
 
 @tile
-def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain):
+def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain, given):
     """Compute dy of n columns of a piece, the gradient of what is normalized, from that of the activation's result.
 
-    chain: None, where dy is there already, or a bias a channel and a row, or None, and what `more` is in `forward`.
+    given: that gradient, or None where dy is there already; chain: a bias a channel and a row, residual, packed
+    activation and where, or None each.
     """
-    if chain is not None:
-        _, rb, residual, activation, where, given = chain
+    if given is not None:
+        _, rb, residual, activation, where = chain
         also = beginnings((residual, activation, where, given))
         rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
         _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
@@ -539,7 +541,8 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
     for unit in prange(plan[8]):
         view, centered, past_cache = _geometry(plan), plan[9], plan[10]
         pieces, panels = _counts(view)
-        chain, more, counts = either(rest, (None, None, None))
+        b, rb, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
+        chain = b, rb, residual, activation, where
         pdy, px, pdx, pw, prw = address(dy), address(x), address(dx), address(w), address(rw)
         pm, pr = address(mean), address(rstd)
         block = unit // panels
@@ -549,12 +552,12 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
         s, hi = lined_up(scratch), lined_up(columns)
         ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), _array(hi, n, 6)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
-        also = weighed(more)
-        _prepare(view, block, c0, n, pw, pm, pr, chain, behind)
+        also = weighed((dsum, where))
+        _prepare(view, block, c0, n, pw, b, pm, pr, given, behind)
         _normalized(view, block, c0, n, pm, pr, hi)
         _clear(s, 2 * n)
         for p in range(pieces):
-            _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain)
+            _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain, given)
             _reduce_back(pdy, px, also[1], view, block, p, c0, n, hi, prw, ps, pq)
             _add(s, ps, 2 * n)
         _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, hi)

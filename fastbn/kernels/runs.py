@@ -52,6 +52,8 @@ SHORT = 1024  # and the whole one where it is no longer than that
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
 
+NOTHING = None, None, None, None, None, None, None, None  # of what may go along
+
 COLLECTED = 1024  # weights: work for one thread
 
 
@@ -251,15 +253,15 @@ def forward(plan, x, y, w, b, we, be, eps, mean, var, rest):
     or, for the latter, summed, too.
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
     wanted.
-    rest: None, or `more`: None, or what `normalize` takes: residual, packed activation, where, dy; counts: float64
-    (groups,), how many elements count, or None; summed: where the sum of the two arrays goes that x is then, or None.
+    rest: None, or what may be None each: what `normalize` takes, residual, packed activation, where and dy; counts:
+    float64 (groups,), how many elements count; summed: where the sum of the two arrays goes that x is then.
     """
     for g in prange(plan[1]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
         per_group, centered, past_cache, ahead = plan[5], plan[6], plan[8], plan[9]
-        more, counts, summed = either(rest, (None, None, None))
+        residual, activation, where, dy, counts, summed = either(rest, (None, None, None, None, None, None))
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
-        also = beginnings(more)
+        also = beginnings((residual, activation, where, dy))
         shift, s, q = 0.0, 0.0, 0.0
         for p in range(per_group):
             shift, ds, dq = _reduce(px, also[2], view, g, p, centered, False, ahead)
@@ -391,14 +393,14 @@ def weighed(more):
 
 
 @tile
-def _differentiate(dy, x, view, g, p, mean, rstd, w, we, chain):
+def _differentiate(dy, x, view, g, p, mean, rstd, w, we, chain, given):
     """Compute piece p of dy of group g, the gradient of what is normalized, from that of the activation's result.
 
-    chain: None, where dy is there already, or a bias a channel and an element, or None, and what `more` is in
-    `forward`.
+    given: that gradient, or None where dy is there already; chain: a bias a channel and an element, residual, packed
+    activation and where, or None each.
     """
-    if chain is not None:
-        b, be, residual, activation, where, given = chain
+    if given is not None:
+        b, be, residual, activation, where = chain
         also = beginnings((residual, activation, where, given))
         _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
 
@@ -440,7 +442,9 @@ def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
 
 
 @tile
-def _backward_of_group(dy, x, dx, view, g, first, per_part, w, ahead, past_cache, mean, rstd, own, chain, more, terms):
+def _backward_of_group(
+    dy, x, dx, view, g, first, per_part, w, ahead, past_cache, mean, rstd, own, chain, given, more, terms
+):
     """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight."""
     count, groups, parts, length, channels = view
     split = count, groups * parts, 1, length, channels  # as if every part were a group
@@ -453,7 +457,7 @@ def _backward_of_group(dy, x, dx, view, g, first, per_part, w, ahead, past_cache
                 fetch(dy, i + e)
                 fetch(x, i + e)
         for p in range(per_part):
-            _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain)
+            _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain, given)
             ds, dq = _reduce_back(dy, x, more[1], view, g * parts + k, p, mean, rstd, None, 0)
             ps += ds
             pq += dq
@@ -477,21 +481,24 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`.  A unit is a
     group of the samples of a block; x of batch norm is one sample.
     grads: float64 zeros (blocks, 2, channels).
-    rest: None, or chain: what `_differentiate` takes; more: None, or what `gradient` takes, dsum and where; counts: as
-    in `forward`.
+    rest: None, or what may be None each: what `_differentiate` takes, chain and given; dsum, which `gradient` takes;
+    counts: as in `forward`.
     """
     for unit in prange(plan[5]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
         of_sample, per_block, per_part, ahead, past_cache = plan[6], plan[7], plan[8], plan[9], plan[10]
-        chain, more, counts = either(rest, (None, None, None))
-        pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed(more)
+        b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
+        chain = b, be, residual, activation, where
+        pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
         block = unit // of_sample
         h = unit - block * of_sample
         own = advance(address(grads), block * 2 * view[4])
         g = block * per_block * of_sample + h
         while g < min((block + 1) * per_block * of_sample, view[1]):
-            given, terms = (mean[g], rstd[g], own, chain), _terms(address(counts), view, g)
-            _backward_of_group(pdy, px, pdx, view, g, h * view[2], per_part, pw, ahead, past_cache, *given, also, terms)
+            of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(address(counts), view, g)
+            _backward_of_group(
+                pdy, px, pdx, view, g, h * view[2], per_part, pw, ahead, past_cache, *of_group, also, terms
+            )
             g += of_sample
 
 
@@ -563,9 +570,10 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
         _, rows, _, length, affine = view
         block, per_row, past_cache = plan[6], plan[7], plan[8]
-        chain, more, counts = either(rest, (None, None, None))
+        b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
+        chain = b, be, residual, activation, where
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
-        own, also = advance(address(grads), unit * 2 * affine), weighed(more)
+        own, also = advance(address(grads), unit * 2 * affine), weighed((dsum, where))
         coefficients, scratch = np.empty(3 * ROWS_AT_ONCE, like.dtype), np.empty((2 * ROWS_AT_ONCE + 1) * (LANES + 1))
         hi, along = address(coefficients), lined_up(scratch)
         sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
@@ -578,7 +586,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                 sums[k] = 0.0
             for p in range(per_row):
                 for r in range(row, above):
-                    _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain)
+                    _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain, given)
                 for k in range(2 * (above - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
