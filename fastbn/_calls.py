@@ -440,7 +440,7 @@ def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Ag
     """Of `differentiate`: (dy, x, mean, rstd, w, out) -> dx, dweight, dbias."""
     shape, dtype, compute = x.shape, x.dtype, _checks.COMPUTED_IN[x.dtype]
     nbytes, small = x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
-    bits, reshaped, direct = bits_of(dtype), len(weights) != 1, _launch.direct_backward(view, x, small)
+    bits, reshaped, direct = bits_of(dtype), len(weights) != 1, _launch.direct_backward(view, x)
     empty, kind = np.empty if nbytes < _memory.LEAST else _memory.empty, object()
 
     def again(dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None) -> Any:
@@ -451,9 +451,7 @@ def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Ag
             fdy, fx, fdx = fdy.view(bits), fx.view(bits), fdx.view(bits)
         w, m = w if w is None else w.ravel(), mean if mean is None else mean.ravel()
         args = fdy, fx, fdx, w, m, r, dweight, dbias
-        if direct is None:
-            _launch.backward(view, _launch.Backward(*args[:6]), dweight, dbias)
-        elif small:
+        if small:
             direct(1, *args)
         else:
             _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))

@@ -311,9 +311,13 @@ def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) 
 
 def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
     """The gradients of `forward`."""
-    by_runs = _rows_backward if view.affine == "element" else _runs_backward
-    run = _columns_backward if view.columns else by_runs
-    with_threads(run, view, call.x, call, dweight, dbias)
+    with_threads(_stepwise(view), view, call.x, call, dweight, dbias)
+
+
+def _stepwise(view: View) -> Callable[..., None]:
+    if view.columns:
+        return _columns_backward
+    return _rows_backward if view.affine == "element" else _runs_backward
 
 
 def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
@@ -445,34 +449,36 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
 
-def direct_backward(view: View, x: Array, alone: bool) -> Callable[..., None] | None:
-    """As `backward` of arrays like x, with all decided beforehand but the threads; None where these decide more.
-
-    alone: whether the calling thread does them by itself, which does every group whole.
-    """
-    if view.affine == "row" or not (alone or undivided_back(view)):
-        return None
-    plan, like, units = backward_plan(view, x), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
+def direct_backward(view: View, x: Array) -> Callable[..., None]:
+    """As `backward` of arrays like x, with all decided beforehand but the threads: a function of these and the arrays."""
+    plan, like, collected = backward_plan(view, x), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
+    whole = undivided_back(view)
     if view.columns:
-        blocks = view.blocks
+        blocks, units = view.blocks, view.blocks * extent(view)[1]
     elif view.affine == "element":
         blocks, _ = _blocks_of_rows(view)
+        units = blocks
     else:
         samples, per_block = _blocks_of_samples(view, x.itemsize)
         blocks = _ceil(samples, per_block)
+        units = view.groups // samples * blocks
     size = blocks, 2, view.weights
 
     def run(
-        threads: int, dy: Array, x: Array, dx: Array, w: Maybe, mean: Array, rstd: Array, dweight: Array, dbias: Array
+        threads: int, dy: Array, x: Array, dx: Array, w: Maybe, mean: Maybe, rstd: Array, dweight: Array, dbias: Array
     ) -> None:
-        parallel, grads = threads > 1, np.zeros(size)
+        parallel = threads > 1
+        if view.affine == "row" or not (whole or _busy(units, threads)):
+            _stepwise(view)(view, Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
+            return
+        grads = np.zeros(size)
         if view.columns:
             columns.backward[parallel](plan, dy, x, dx, w, None, mean, rstd, grads, None, like, None)
         elif view.affine == "element":
             runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, None)
         else:
             runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, None)
-        runs.collect_rows[parallel and units > 1](units, grads, dweight, dbias)
+        runs.collect_rows[parallel and collected > 1](collected, grads, dweight, dbias)
 
     return run
 
