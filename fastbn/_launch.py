@@ -19,7 +19,8 @@ Array = NDArray[Any]
 Maybe = Array | None
 
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half of it on,
-_PAST_CACHE_RUN = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours
+_PAST_CACHE_ROW = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours,
+_PAST_CACHE_PLANE = 512  # which hurts less where those are another channel's
 
 _FAR_BYTES = 6 << 20  # of x: from here on the next group is fetched where it lies behind this one
 
@@ -127,14 +128,16 @@ class Backward(NamedTuple):
         )
 
 
-def _past_cache(y: Array, run: int, ahead: int = AHEAD, share: int = 1) -> int:
+def _past_cache(view: View, y: Array, ahead: int = AHEAD, share: int = 1) -> int:
     """How many elements ahead to fetch while y is written past the cache; 0: it is not."""
-    return ahead if share * y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= _PAST_CACHE_RUN else 0
+    run = view.geometry[6 if view.columns else 3]
+    least = _PAST_CACHE_PLANE if view.affine == "channel" and not view.columns else _PAST_CACHE_ROW
+    return ahead if share * y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= least else 0
 
 
 def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
-    """How many elements ahead the next group's lie; less if they would not stay in the cache with this group's."""
-    return chunk if count * chunk * nbytes <= _SLAB_BYTES else AHEAD
+    """How many elements ahead the next group's lie; others, if that is very near or they would not stay in the cache."""
+    return chunk if count * chunk * nbytes <= _SLAB_BYTES and (count > 1 or chunk >= AHEAD) else AHEAD
 
 
 def _ahead(x: Array, count: int, past_cache: int) -> int:
@@ -181,7 +184,7 @@ def _runs_forward(view: View, call: Forward, threads: int) -> None:
         runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, call.rest)
         return
     mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
-    per_group, past_cache = runs.pieces(count, parts * length), _past_cache(y, length)
+    per_group, past_cache = runs.pieces(count, parts * length), _past_cache(view, y)
     pieces = groups * per_group
     sums = np.empty((pieces, 3))
     runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
@@ -210,10 +213,10 @@ def undivided(view: View) -> bool:
 def forward_plan(view: View, y: Array, centered: bool, rooted: bool) -> Array:
     """What `runs.forward` or `columns.forward` is told in numbers."""
     if view.columns:
-        past_cache = _past_cache(y, view.geometry[6])
+        past_cache = _past_cache(view, y)
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, rooted, past_cache)
     count, _, parts, length, _ = view.geometry
-    past_cache = _past_cache(y, length, _to_next_group(count, parts * length, y.itemsize))
+    past_cache = _past_cache(view, y, _to_next_group(count, parts * length, y.itemsize))
     # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
     ahead = past_cache if y.itemsize == 2 else _ahead(y, count, past_cache)
     return _plan(*view.geometry, runs.pieces(count, parts * length), centered, rooted, past_cache, ahead)
@@ -263,9 +266,9 @@ def _scale_columns(view: View, call: Forward, threads: int) -> None:
 def scale_plan(view: View, y: Array, parts: int = 1) -> Array:
     """What `runs.scale` or `columns.scale` is told in numbers; parts: of a block, by columns."""
     if view.columns:
-        return _plan(*view.geometry, view.blocks * parts, parts, _past_cache(y, view.geometry[6]))
+        return _plan(*view.geometry, view.blocks * parts, parts, _past_cache(view, y))
     count, groups, _, length, _ = view.geometry
-    return _plan(*view.geometry, runs.pieces(count * groups, length), _past_cache(y, length))
+    return _plan(*view.geometry, runs.pieces(count * groups, length), _past_cache(view, y))
 
 
 def apply(view: View, call: Forward) -> None:
@@ -335,7 +338,8 @@ def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
         n = min(per_block, samples - first)
         shape = (count, groups // samples * n, parts, length, channels)
         own, elements = (slice(size // samples * first, size // samples * (first + n)) for size in (groups, x.size))
-        _runs_backward_of(shape, call if n == samples else call.part(elements, own), *totals, threads)
+        part = call if n == samples else call.part(elements, own)
+        _runs_backward_of(shape, part, *totals, _past_cache(view, x, share=2), threads)
     dweight[:], dbias[:] = totals
 
 
@@ -363,20 +367,22 @@ def undivided_back(view: View) -> bool:
 def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
     """What the kernel of whole groups is told in numbers."""
     if view.columns:
-        past_cache = _past_cache(x, view.geometry[6], share=2)
+        past_cache = _past_cache(view, x, share=2)
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
     count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
-        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), _past_cache(x, length, share=2))
+        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), _past_cache(view, x, share=2))
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)
-    past_cache = _past_cache(x, length, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
+    past_cache = _past_cache(view, x, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
     ahead = _ahead(x, count, past_cache)
     return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), ahead, past_cache)
 
 
-def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+def _runs_backward_of(
+    shape: tuple[int, ...], call: Backward, dweight: Array, dbias: Array, past_cache: int, threads: int
+) -> None:
     """dx of some samples, piece by piece, and what they add to dweight and dbias (float64)."""
     parallel = threads > 1
     dy, x, dx, w, mean, rstd, counts, *_ = call
@@ -390,7 +396,6 @@ def _runs_backward_of(shape: tuple[int, ...], call: Backward, dweight: Array, db
     runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
     runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
     if dx is not None:
-        past_cache = _past_cache(dx, length, share=2)
         statistics = mean, rstd, slopes, call.beside
         runs.apply_back[parallel](pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
@@ -414,7 +419,7 @@ def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, thr
         runs.reduce_back.parallel(rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
         runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
         statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
-        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, _past_cache(x, length, share=2), *statistics)
+        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, _past_cache(view, x, share=2), *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
@@ -444,13 +449,13 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
         columns.finish_back.serial(units, x, shape, channel, *statistics)
         if dx is not None:
-            given = _past_cache(x, shape[6], share=2), row_grads, coefficients, call.beside
+            given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
 
 def direct_backward(view: View, x: Array) -> Callable[..., None]:
-    """As `backward` of arrays like x, with all decided beforehand but the threads: a function of these and the arrays."""
+    """As `backward` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
     plan, like, collected = backward_plan(view, x), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
     whole = undivided_back(view)
     if view.columns:
