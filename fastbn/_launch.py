@@ -136,7 +136,7 @@ def _past_cache(view: View, y: Array, ahead: int = AHEAD, share: int = 1) -> int
 
 
 def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
-    """How many elements ahead the next group's lie; others, if that is very near or they would not stay in the cache."""
+    """How many elements ahead the next group lies; others, if that is near or both would not stay in the cache."""
     return chunk if count * chunk * nbytes <= _SLAB_BYTES and (count > 1 or chunk >= AHEAD) else AHEAD
 
 
