@@ -103,6 +103,12 @@ def _repeat(columns, own, n):
 
 
 @tile
+def _repeats(view, n):
+    """Whether n columns are whole rows, of which a run may be made."""
+    return n == view[1] * view[2] and n >= 2 * LANES
+
+
+@tile
 def _far(view):
     """Whether a block is more than a core's own cache holds."""
     return view[0] * view[1] >= FAR
@@ -275,7 +281,7 @@ def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
     """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = span
-    if past_cache and rw is None and rb is None and n == width * fold and r1 > r0:
+    if past_cache and rw is None and rb is None and _repeats(view, n) and r1 > r0:
         i = block * rows * width + r0 * n
         m = (whole - r0) * n + (rest if whole < r1 else 0)
         normalize(x, y, i, m, hi, a, t, None, None, 0, more, past_cache, n)
@@ -495,7 +501,7 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     v, u, w = _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
     r0, r1, whole, rest = _piece(view, p)
-    if past_cache and rw is None and row_grads is None and n == width * fold:
+    if past_cache and rw is None and row_grads is None and _repeats(view, n):
         i = block * rows * width + r0 * n
         m = (whole - r0) * n + (rest if whole < r1 else 0)
         gradient(dy, x, dx, i, m, hi, u, v, a, w, 0, more, past_cache, n)
