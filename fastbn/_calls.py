@@ -168,7 +168,8 @@ def normalize(
         call = _launch.Forward(*flat, *affine, eps, mean, var, centered, more, counts, rooted=keep == RSTD)
         _launch.forward(view, call)
         if key is not None and order is None:
-            _remember(key, _forward_again(x, w, view, eps, keep, centered))
+            by_axes = any(v is not None and v.ndim > 1 for v in (w, b))
+            _remember(key, _forward_again(x, view, eps, keep, centered, by_axes))
     elif keep:
         mean[...], var[...] = np.nan, np.nan  # of nothing
     y = _deliver(y, out)
@@ -367,11 +368,10 @@ def _remember(key: Any, again: Again) -> None:
     _remembered[key] = again
 
 
-def _forward_again(x: Array, w: Array | None, view: _views.View, eps: float, keep: int, centered: bool) -> Again:
-    """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd."""
+def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered: bool, by_axes: bool) -> Again:
+    """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd; by_axes: whether weights have more than one axis."""
     shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
-    bits, by_axes = bits_of(dtype), w is not None and w.ndim > 1
-    direct = small or _launch.undivided(view)
+    bits, direct = bits_of(dtype), small or _launch.undivided(view)
     plan = _launch.forward_plan(view, x, centered, keep == RSTD)
     by_channel, groups, stats_shape = view.affine == "channel", view.groups, view.stats_shape
     with_mean, with_var = (view.columns or (keep and centered)), view.columns or keep

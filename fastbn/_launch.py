@@ -228,10 +228,13 @@ def _plan(*numbers: int) -> Array:
 
 def take_roots(var: Array, eps: float) -> None:
     """Put 1/sqrt(var + eps) in the place of var (float64)."""
-    with np.errstate(divide="ignore"):  # a constant group, without an eps
-        var += eps
-        np.sqrt(var, var)
+    var += eps
+    np.sqrt(var, var)
+    if eps:
         np.divide(1.0, var, var)
+    else:
+        with np.errstate(divide="ignore"):  # a constant group
+            np.divide(1.0, var, var)
 
 
 def _columns_forward(view: View, call: Forward, threads: int) -> None:
