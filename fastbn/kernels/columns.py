@@ -41,6 +41,7 @@ from fastbn.kernels.simd import (
     load_part,
     narrow,
     of_row,
+    rounded,
     splat64,
     store_part,
     total,
@@ -257,19 +258,20 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
     g, i = (block * width + c0) // span, c0 // repeat
     if span == 1:  # one loop at a time: LLVM makes vectors of these
         for c in range(own):
-            a[c] = rooted(var[g + c], eps) * pick(w, i + c, 1.0)
+            m, scale = pick(mean, g + c, 0.0), rooted(var[g + c], eps) * pick(w, i + c, 1.0)
+            a[c], t[c] = scale, (rounded(hi, m) - m) * scale
         for c in range(own):
             hi[c] = pick(mean, g + c, 0.0)
         for c in range(own):
-            t[c] = pick(b, i + c, 0.0) - (pick(mean, g + c, 0.0) - np.float64(hi[c])) * np.float64(a[c])
+            t[c] = pick(b, i + c, 0.0) + np.float64(t[c])
     else:
         for j in range(0, own, span):
             m, r = pick(mean, g, 0.0), rooted(var[g], eps)
             for first in range(j, j + span, repeat):
-                hi[first], a[first] = m, r * pick(w, i, 1.0)
-                rest = pick(b, i, 0.0) - (m - np.float64(hi[first])) * np.float64(a[first])
+                scale = r * pick(w, i, 1.0)
+                rest = pick(b, i, 0.0) - (m - rounded(hi, m)) * scale
                 for c in range(first, first + repeat):
-                    hi[c], a[c], t[c] = hi[first], a[first], rest
+                    hi[c], a[c], t[c] = m, scale, rest
                 i += 1
             g += 1
     for k in range(3):
