@@ -7,7 +7,7 @@ for which it is 0 add nothing to sums, and their results are 0.
 The sums of forward are about a shift, the median of three elements of the group: a difference from it is exact or
 nearly so, so the sums do not suffer from a large mean, a constant group gives exactly zero, and partial sums merge by
 addition (Chan, Golub and LeVeque 1983, with the division left to the end).  They are kept in float64; float32 terms are
-added up a few at a time before they are widened, which takes half the time of widening each.  Where float32 does not
+added up a few at a time before they are widened, which takes less than half the time of widening each.  Where float32 does not
 do, as `trusted` tells, the caller asks for the same sums in float64 from the start, by a shift of that type.  The sums
 of backward are of normalized values, which need no such care.
 """
@@ -63,6 +63,14 @@ def _difference(x, where, i, m, shift):
     return keep(chosen(like(load_part(x, i, m), shift) - shift, where, i, m), m)
 
 
+@tile
+def _four_differences(x, where, i, shift):
+    """The sums of four Vecs of differences, and of their squares."""
+    a, b = _difference(x, where, i, None, shift), _difference(x, where, i + LANES, None, shift)
+    c, d = _difference(x, where, i + 2 * LANES, None, shift), _difference(x, where, i + 3 * LANES, None, shift)
+    return (a + b) + (c + d), (a * a + b * b) + (c * c + d * d)
+
+
 @inlined
 def moments(x, where, i, n, shift, s, q, ahead):
     """(s, q) plus the sums of d and d^2 over a run, d = x - shift in the type of the shift; s, q: Vecs of float64.
@@ -70,14 +78,21 @@ def moments(x, where, i, n, shift, s, q, ahead):
     ahead: how many elements further on memory is fetched, or 0.
     """
     end = i + n
-    while i + 4 * LANES <= end:
+    while i + 8 * LANES <= end:
         if ahead:
             fetch(x, i + ahead)
             fetch(x, i + ahead + 2 * LANES)
-        a, b = _difference(x, where, i, None, shift), _difference(x, where, i + LANES, None, shift)
-        c, d = _difference(x, where, i + 2 * LANES, None, shift), _difference(x, where, i + 3 * LANES, None, shift)
-        s += wide((a + b) + (c + d))
-        q += wide((a * a + b * b) + (c * c + d * d))
+            fetch(x, i + ahead + 4 * LANES)
+            fetch(x, i + ahead + 6 * LANES)
+        first, squares = _four_differences(x, where, i, shift)
+        second, more_squares = _four_differences(x, where, i + 4 * LANES, shift)
+        s += wide(first + second)
+        q += wide(squares + more_squares)
+        i += 8 * LANES
+    if i + 4 * LANES <= end:
+        first, squares = _four_differences(x, where, i, shift)
+        s += wide(first)
+        q += wide(squares)
         i += 4 * LANES
     while i + LANES <= end:
         d = _difference(x, where, i, None, shift)
