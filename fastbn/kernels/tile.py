@@ -7,9 +7,9 @@ for which it is 0 add nothing to sums, and their results are 0.
 The sums of forward are about a shift, the median of three elements of the group: a difference from it is exact or
 nearly so, so the sums do not suffer from a large mean, a constant group gives exactly zero, and partial sums merge by
 addition (Chan, Golub and LeVeque 1983, with the division left to the end).  They are kept in float64; float32 terms are
-added up a few at a time before they are widened, which takes less than half the time of widening each.  Where float32 does not
-do, as `trusted` tells, the caller asks for the same sums in float64 from the start, by a shift of that type.  The sums
-of backward are of normalized values, which need no such care.
+added up a few at a time before they are widened, which takes less than half the time of widening each.  Where float32
+does not do, as `trusted` tells, the caller asks for the same sums in float64 from the start, by a shift of that type.
+The sums of backward are of normalized values, which need no such care.
 """
 
 import numpy as np
