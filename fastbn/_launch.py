@@ -450,7 +450,7 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
         coefficients = _lined_up(units * 6 * (shape[6] + 2 * LANES), like.dtype)
         columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
-        columns.finish_back.serial(units, x, shape, channel, *statistics)
+        columns.finish_back.serial(units, shape, channel, *statistics)
         if dx is not None:
             given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)

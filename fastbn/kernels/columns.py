@@ -591,7 +591,7 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
 
 
 @driver
-def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
+def finish_back(units, view, w, centered, sums, counts, mean, rstd, grads, columns):
     """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]

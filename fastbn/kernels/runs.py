@@ -26,7 +26,6 @@ from fastbn.kernels.simd import (
     advance,
     either,
     element,
-    fetch,
     gap,
     load,
     narrow,
@@ -50,7 +49,6 @@ from fastbn.kernels.tile import (
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read,
 SHORT = 1024  # and the whole one where it is no longer than that
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
-
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
 
@@ -435,12 +433,6 @@ def _finish_group(sums, view, g, per_part, w, rstd, counts):
     return slopes(s, q, _terms(counts, view, g), rstd, True)
 
 
-@inlined
-def _apply_part(dy, x, dx, view, i, p, mean, rstd, v, u, w, more, past_cache):
-    weight = splat(x, pick(w, i % view[4], 1.0))
-    _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, weight, 0, more, past_cache)
-
-
 @tile
 def _backward_of_group(
     dy, x, dx, view, g, first, per_part, w, ahead, past_cache, mean, rstd, own, chain, given, more, terms
@@ -453,9 +445,8 @@ def _backward_of_group(
         ps, pq = 0.0, 0.0
         if ahead:
             i = (g * parts + k) * length + ahead
-            for e in range(0, length, 2 * LANES):
-                fetch(dy, i + e)
-                fetch(x, i + e)
+            expect(dy, i, length)
+            expect(x, i, length)
         for p in range(per_part):
             _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain, given)
             ds, dq = _reduce_back(dy, x, more[1], view, g * parts + k, p, mean, rstd, None, 0)
@@ -518,7 +509,8 @@ def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, grou
         g = i // view[2]
         v, u = group_slopes[g, 0], group_slopes[g, 1]
         pdy, px, pdx, pw = address(dy), address(x), address(dx), address(w)
-        _apply_part(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, pw, weighed(more), past_cache)
+        weight = splat(px, pick(pw, i % view[4], 1.0))
+        _apply_back(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, weight, 0, weighed(more), past_cache)
 
 
 @driver
