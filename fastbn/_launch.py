@@ -447,10 +447,10 @@ def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, 
             before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
             _apply(view, before, threads)
         sums = _lined_up(view.blocks * pieces * 2 * width)
-        coefficients = _lined_up(units * 6 * (shape[6] + 2 * LANES), like.dtype)
+        coefficients = _lined_up(units * 6 * columns.apart(shape[6]), like.dtype)
         columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
         statistics = centered, sums, counts, mean, rstd, grads, coefficients
-        columns.finish_back.serial(units, shape, channel, *statistics)
+        columns.finish_back.serial(units, x, shape, channel, *statistics)
         if dx is not None:
             given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
             columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)

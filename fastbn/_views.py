@@ -24,8 +24,10 @@ _NARROW_PLANE_OF_MANY = 128  # and below this one where they lie far apart, in a
 _MANY = 1 << 20  # elements
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
 _FOLDED_WIDTH = 512  # columns: narrower rows are taken several at a time
-_PIECE = 65536  # elements of a piece of columns
-_MOST_PIECES = 128  # of a block, so that their sums stay small beside x
+_PIECE = 131072  # elements of a piece of columns at most,
+_PIECES = 4  # of which a block has a multiple of so many, for as many threads,
+_MOST_PIECES = 64  # but no more than these, so that their sums stay small beside x,
+_LEAST_PIECE = 64  # nor fewer rows in one
 _PANEL = 131072  # elements: what stays in a core's own cache between being read and being written,
 _NARROWEST_PANEL = 512  # columns: if its rows are not too short for that to pay
 
@@ -167,7 +169,8 @@ def _columns(
     if affine == "channel" and width < _FOLDED_WIDTH:
         fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 64))
     folded, columns = -(-rows // fold), width * fold
-    piece = max(64, _PIECE // max(columns, 1), -(-folded // _MOST_PIECES))
+    pieces = min(-(-folded * columns // (_PIECE * _PIECES)) * _PIECES, _MOST_PIECES)
+    piece = max(_LEAST_PIECE, -(-folded // max(pieces, 1)))
     panel = columns
     if fold == 1 and rows * columns > _PANEL and rows * _NARROWEST_PANEL <= _PANEL:
         panel = max(span, _PANEL // rows // span * span)

@@ -37,6 +37,7 @@ from fastbn.kernels.simd import (
     address,
     advance,
     either,
+    gap,
     less,
     load_part,
     narrow,
@@ -51,6 +52,7 @@ from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, 
 
 FAR = 1 << 19  # elements
 AT_ONCE = 2048  # columns, if there are many: what these are scaled by stays in the cache
+MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
@@ -90,10 +92,36 @@ def _panel(view, k):
     return k * panel, min((k + 1) * panel, width * fold)
 
 
+def apart(n):
+    """How far arrays lie apart that have a number for each of n columns and the first 32 once more, see `_begin`."""
+    return (n + 4 * LANES - 1) // LANES * LANES
+
+
+_apart = tile(apart)
+
+
 @tile
 def _array(columns, n, k):
-    """The k-th of the arrays behind each other that have a number for each of n columns and the first 32 once more."""
-    return advance(columns, k * (n + 2 * LANES))
+    """The k-th of such arrays."""
+    return advance(columns, k * _apart(n))
+
+
+@tile
+def _lead(x, view, block, c0, n):
+    """How many of n columns from c0 on come before a cache line, if that is the same in all rows, else 0; under 16.
+
+    Loads across two lines take twice the time; and for a column, it makes no difference in which lane it is.
+    """
+    rows, width, fold, _, _, _, _, _ = view
+    i = block * rows * width + c0
+    lead = gap(x, i)
+    return lead % LANES if n >= MANY and lead == gap(x, i + width * fold) else 0
+
+
+@tile
+def _begin(array, lead):
+    """Where numbers of columns begin in an array, for the one after `lead` to be at a cache line."""
+    return advance(lined_up(array), LANES - lead)
 
 
 @tile
@@ -119,6 +147,15 @@ def _far(view):
 def _add(own, sums, n):
     for c in range(n):
         own[c] += sums[c]
+
+
+@tile
+def _keep(sums, u, n, s, q):
+    """Put the sums of piece u where they are wanted."""
+    for c in range(n):
+        sums[u * 2 * n + c] = s[c]
+    for c in range(n):
+        sums[(u * 2 + 1) * n + c] = q[c]
 
 
 @tile
@@ -165,16 +202,18 @@ def _shifts(x, where, view, block, c0, n, centered, shift, narrow_shift):
 
 
 @tile
-def _sums(x, where, view, block, p, c0, n, shift, s, q):
+def _sums(x, where, view, block, p, c0, n, lead, shift, s, q):
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
     r0, r1, whole, rest = _piece(view, p)
     _clear(s, n)
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
-    add_moments(x, where, i, stride, whole - r0, n, shift, s, q, _far(view))
+    add_moments(x, where, i, stride, whole - r0, n, shift, s, q, lead, _far(view))
     if whole < r1 and rest > c0:
-        add_moments(x, where, i + (whole - r0) * stride, stride, r1 - whole, min(rest - c0, n), shift, s, q, False)
+        m = min(rest - c0, n)
+        i += (whole - r0) * stride
+        add_moments(x, where, i, stride, r1 - whole, m, shift, s, q, min(lead, m), False)
 
 
 @tile
@@ -187,18 +226,18 @@ def _doubtful(s, q, n, terms, centered):
 
 
 @tile
-def _reduce(x, where, view, block, p, c0, n, centered, in_float64, shift, narrow_shift, s, q):
+def _reduce(x, where, view, block, p, c0, n, lead, centered, in_float64, shift, narrow_shift, s, q):
     """The sums of d and d^2 down n columns of one piece, from c0 on; the shifts come in both types."""
     r0, r1, _, _ = _piece(view, p)
     terms = r1 - r0
     if not narrow(x) or terms * view[2] * view[3] < FEW or in_float64 or where is not None:
-        _sums(x, where, view, block, p, c0, n, shift, s, q)
+        _sums(x, where, view, block, p, c0, n, lead, shift, s, q)
         return
-    _sums(x, where, view, block, p, c0, n, narrow_shift, s, q)
+    _sums(x, where, view, block, p, c0, n, lead, narrow_shift, s, q)
     if _doubtful(s, q, n, terms, centered):
         scratch = np.empty(2 * n)
         exact_s, exact_q = address(scratch), advance(address(scratch), n)
-        _sums(x, where, view, block, p, c0, n, shift, exact_s, exact_q)
+        _sums(x, where, view, block, p, c0, n, lead, shift, exact_s, exact_q)
         for c in range(n):
             if not trusted(s[c], q[c], terms, centered):
                 s[c], q[c] = exact_s[c], exact_q[c]
@@ -279,7 +318,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
 
 
 @tile
-def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
+def _apply(x, y, view, block, span, c0, n, lead, hi, a, t, rw, rb, more, past_cache):
     """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
     rows, width, fold, _, _, _, _, _ = view
     r0, r1, whole, rest = span
@@ -291,7 +330,7 @@ def _apply(x, y, view, block, span, c0, n, hi, a, t, rw, rb, more, past_cache):
     for r in range(r0, r1):
         m = n if r < whole else min(rest - c0, n)
         i = block * rows * width + r * width * fold + c0
-        normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache)
+        normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache, None, min(lead, m))
 
 
 @tile
@@ -319,21 +358,24 @@ def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(5 * n + LANES), np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
-        shift, hi = lined_up(scratch), lined_up(columns)
-        s, q, ps, pq = advance(shift, n), advance(shift, 2 * n), advance(shift, 3 * n), advance(shift, 4 * n)
+        scratch, columns = np.empty(5 * _apart(n)), np.empty(3 * _apart(n) + LANES, like.dtype)
+        lead = _lead(px, view, block, c0, n)
+        shift, hi = _begin(scratch, lead), _begin(columns, lead)
+        s, q, ps, pq = _array(shift, n, 1), _array(shift, n, 2), _array(shift, n, 3), _array(shift, n, 4)
         a, t = _array(hi, n, 1), _array(hi, n, 2)
         _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
-        _clear(s, 2 * n)
+        _clear(s, n)
+        _clear(q, n)
         for p in range(pieces):
-            _reduce(px, also[2], view, block, p, c0, n, centered, False, shift, hi, ps, pq)
-            _add(s, ps, 2 * n)
+            _reduce(px, also[2], view, block, p, c0, n, lead, centered, False, shift, hi, ps, pq)
+            _add(s, ps, n)
+            _add(q, pq, n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
         if plan[10]:
             _take_roots(view, block, c0, n, eps, pv)
         for p in range(pieces - 1, -1, -1):
-            _apply(px, py, view, block, _piece(view, p), c0, n, hi, a, t, prw, prb, also, past_cache)
+            _apply(px, py, view, block, _piece(view, p), c0, n, lead, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
         hold(columns)
 
@@ -344,12 +386,14 @@ def reduce(units, x, where, view, centered, in_float64, sums, like):
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for u in prange(units):
-        scratch, columns = np.empty(n + LANES), np.empty(n + LANES, like.dtype)
-        px, pwhere, shift, narrow_shift = address(x), address(where), lined_up(scratch), lined_up(columns)
-        s = advance(address(sums), u * 2 * n)
-        _shifts(px, pwhere, view, u // pieces, 0, n, centered, shift, narrow_shift)
-        place = u // pieces, u % pieces
-        _reduce(px, pwhere, view, *place, 0, n, centered, in_float64, shift, narrow_shift, s, advance(s, n))
+        scratch, columns = np.empty(3 * _apart(n)), np.empty(_apart(n), like.dtype)
+        px, pwhere, block = address(x), address(where), u // pieces
+        lead = _lead(px, view, block, 0, n)
+        shift, narrow_shift = _begin(scratch, lead), _begin(columns, lead)
+        s, q = _array(shift, n, 1), _array(shift, n, 2)
+        _shifts(px, pwhere, view, block, 0, n, centered, shift, narrow_shift)
+        _reduce(px, pwhere, view, block, u % pieces, 0, n, lead, centered, in_float64, shift, narrow_shift, s, q)
+        _keep(address(sums), u, n, s, q)
         hold(scratch)
         hold(columns)
 
@@ -394,15 +438,16 @@ def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
         view, parts, past_cache = _geometry(plan), plan[9], plan[10]
         block, part = (plan[8] - 1 - u) // parts, (plan[8] - 1 - u) % parts
         n = view[1] * view[2]
-        scratch = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
-        columns = lined_up(scratch)
+        scratch = np.empty(3 * _apart(n) + LANES, like.dtype)
+        lead = _lead(address(x), view, block, 0, n)
+        columns = _begin(scratch, lead)
         _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), columns)
         rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
         hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
         at_once = n if past_cache else AT_ONCE
         for c in range(0, n, at_once):
             m, own = min(at_once, n - c), (advance(hi, c), advance(a, c), advance(t, c))
-            _apply(address(x), address(y), view, block, rows, c, m, *own, *row, also, past_cache)
+            _apply(address(x), address(y), view, block, rows, c, m, min(lead, m), *own, *row, also, past_cache)
         hold(scratch)
 
 
@@ -433,7 +478,7 @@ def _normalized(view, block, c0, n, mean, rstd, columns):
 
 
 @tile
-def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
+def _reduce_back(dy, x, where, view, block, p, c0, n, lead, columns, rw, s, q):
     """The sums of g = dy rw and g h, h normalized x, down n columns of one piece, from c0 on."""
     rows, width, fold, _, _, _, _, _ = view
     stride = width * fold
@@ -442,11 +487,13 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, columns, rw, s, q):
     _clear(q, n)
     i = block * rows * width + r0 * stride + c0
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, t, r0, s, q, _far(view))
+    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, r0, s, q, lead, _far(view))
     if whole < r1 and rest > c0:
         i += (whole - r0) * stride
         m = min(rest - c0, n)
-        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, t, whole, s, q, False)
+        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, whole, s, q, min(lead, m), False)
+    for c in range(n):
+        q[c] += np.float64(t[c]) * s[c]
 
 
 @tile
@@ -494,7 +541,7 @@ def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grad
 
 
 @tile
-def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, past_cache):
+def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, more, past_cache):
     """The gradient of n columns from c0 on of one piece, and what its rows add to dbias and, behind it, to dweight.
 
     row_grads: float64, a row each, or None.
@@ -514,7 +561,7 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, columns, rw, row_grads, more, 
         if row_grads is not None:
             s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
-        gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache)
+        gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache, None, min(lead, m))
 
 
 @tile
@@ -525,7 +572,7 @@ def _prepare(view, block, c0, n, w, b, mean, rstd, given, columns):
 
 
 @tile
-def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain, given):
+def _differentiate(dy, x, view, block, p, c0, n, lead, hi, rw, chain, given):
     """Compute dy of n columns of a piece, the gradient of what is normalized, from that of the activation's result.
 
     given: that gradient, or None where dy is there already; chain: a bias a channel and a row, residual, packed
@@ -535,7 +582,7 @@ def _differentiate(dy, x, view, block, p, c0, n, hi, rw, chain, given):
         _, rb, residual, activation, where = chain
         also = beginnings((residual, activation, where, given))
         rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
-        _apply(x, dy, view, block, _piece(view, p), c0, n, hi, *rest, also, 0)
+        _apply(x, dy, view, block, _piece(view, p), c0, n, lead, hi, *rest, also, 0)
 
 
 @driver
@@ -556,21 +603,24 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
         block = unit // panels
         c0, c1 = _panel(view, unit % panels)
         n = c1 - c0
-        scratch, columns = np.empty(4 * n + LANES), np.empty(9 * (n + 2 * LANES) + LANES, like.dtype)
-        s, hi = lined_up(scratch), lined_up(columns)
-        ps, pq, behind = advance(s, 2 * n), advance(s, 3 * n), _array(hi, n, 6)
+        scratch, columns = np.empty(4 * _apart(n)), np.empty(9 * _apart(n) + LANES, like.dtype)
+        lead = _lead(px, view, block, c0, n)
+        s, hi = _begin(scratch, lead), _begin(columns, lead)
+        q, ps, pq, behind = _array(s, n, 1), _array(s, n, 2), _array(s, n, 3), _array(hi, n, 6)
         own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
         also = weighed((dsum, where))
         _prepare(view, block, c0, n, pw, b, pm, pr, given, behind)
         _normalized(view, block, c0, n, pm, pr, hi)
-        _clear(s, 2 * n)
+        _clear(s, n)
+        _clear(q, n)
         for p in range(pieces):
-            _differentiate(pdy, px, view, block, p, c0, n, behind, prw, chain, given)
-            _reduce_back(pdy, px, also[1], view, block, p, c0, n, hi, prw, ps, pq)
-            _add(s, ps, 2 * n)
-        _finish_back(view, block, c0, n, s, advance(s, n), pw, address(counts), centered, pm, pr, own, hi)
+            _differentiate(pdy, px, view, block, p, c0, n, lead, behind, prw, chain, given)
+            _reduce_back(pdy, px, also[1], view, block, p, c0, n, lead, hi, prw, ps, pq)
+            _add(s, ps, n)
+            _add(q, pq, n)
+        _finish_back(view, block, c0, n, s, q, pw, address(counts), centered, pm, pr, own, hi)
         for p in range(pieces - 1, -1, -1):
-            _apply_back(pdy, px, pdx, view, block, p, c0, n, hi, prw, row, also, past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, n, lead, hi, prw, row, also, past_cache)
         hold(scratch)
         hold(columns)
 
@@ -581,18 +631,27 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
     pieces, _ = _counts(view)
     n = view[1] * view[2]
     for k in prange(units):
-        columns = np.empty(3 * (n + 2 * LANES) + LANES, like.dtype)
-        px, block, hi = address(x), k // pieces, lined_up(columns)
-        s = advance(address(sums), k * 2 * n)
+        scratch, columns = np.empty(2 * _apart(n)), np.empty(3 * _apart(n) + LANES, like.dtype)
+        px, block = address(x), k // pieces
+        lead = _lead(px, view, block, 0, n)
+        s, hi = _begin(scratch, lead), _begin(columns, lead)
+        q = _array(s, n, 1)
         _normalized(view, block, 0, n, address(mean), address(rstd), hi)
-        place = block, k % pieces, 0, n
-        _reduce_back(address(dy), px, address(where), view, *place, hi, address(rw), s, advance(s, n))
+        _reduce_back(address(dy), px, address(where), view, block, k % pieces, 0, n, lead, hi, address(rw), s, q)
+        _keep(address(sums), k, n, s, q)
+        hold(scratch)
         hold(columns)
 
 
+@tile
+def _of_panel(columns, view, unit, lead):
+    """Where the six arrays of a panel begin in those of all of them, which lie at a cache line."""
+    return advance(_array(columns, view[6], 6 * unit), LANES - lead)
+
+
 @driver
-def finish_back(units, view, w, centered, sums, counts, mean, rstd, grads, columns):
-    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in."""
+def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
+    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in, each from `lead` on."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
     for unit in prange(units):
@@ -605,7 +664,8 @@ def finish_back(units, view, w, centered, sums, counts, mean, rstd, grads, colum
             piece = advance(address(sums), p * 2 * width + c0)
             _add(s, piece, n)
             _add(q, advance(piece, width), n)
-        own, panel = advance(address(grads), block * 2 * view[5]), _array(address(columns), view[6], 6 * unit)
+        own = advance(address(grads), block * 2 * view[5])
+        panel = _of_panel(address(columns), view, unit, _lead(address(x), view, block, c0, n))
         _normalized(view, block, c0, n, address(mean), address(rstd), panel)
         given = address(w), address(counts), centered, address(mean), address(rstd)
         _finish_back(view, block, c0, n, s, q, *given, own, panel)
@@ -621,6 +681,7 @@ def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more)
         block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
-            own = _array(address(columns), view[6], 6 * (block * panels + panel))
+            lead = _lead(px, view, block, c0, c1 - c0)
+            own = _of_panel(address(columns), view, block * panels + panel, lead)
             row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
-            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, own, prw, row, weighed(more), past_cache)
+            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, lead, own, prw, row, weighed(more), past_cache)

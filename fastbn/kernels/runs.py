@@ -340,6 +340,12 @@ def normalized(x, mean, rstd):
     return hi, rstd, (hi - mean) * rstd
 
 
+@tile
+def _completed(s, q, t):
+    """The sums of g and g h from those of g and g (h - t)."""
+    return s, q + t * s
+
+
 @inlined
 def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
@@ -352,9 +358,8 @@ def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
         if count > 1 and _worth_expecting(e1 - e0):
             expect(dy, start + groups * parts * length, e1 - e0)
             expect(x, start + groups * parts * length, e1 - e0)
-        vs = splat(x, hi), splat(x, a), splat(x, t)
-        s, q = products(dy, x, where, start, e1 - e0, we, vs[0], vs[1], vs[2], f + e0, s, q)
-    return total(s), total(q)
+        s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q)
+    return _completed(total(s), total(q), t)
 
 
 @tile
@@ -583,8 +588,13 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
                 _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along)
-                for k in range(2 * (above - row)):
-                    sums[k] += total(load(along, k * LANES))
+                for r in range(row, above):
+                    k = 2 * (r - row)
+                    _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
+                    ds, dq = total(load(along, k * LANES)), total(load(along, (k + 1) * LANES))
+                    ds, dq = _completed(ds, dq, shift)
+                    sums[k] += ds
+                    sums[k + 1] += dq
             for r in range(row, above):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)

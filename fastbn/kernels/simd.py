@@ -373,12 +373,15 @@ def store_part(typing, memory, index, vec, count):
 
 @intrinsic
 def gap(typing, memory, index):
-    """How many elements from `index` to the next cache line, where `stream` may write."""
+    """How many elements from `index` to the next cache line, where `stream` may write; of two memories, the first's."""
 
     def codegen(context, builder, sig, args):
-        place = builder.ptrtoint(builder.gep(args[0], [args[1]]), _INT64)
+        one, begin = sig.args[0], args[0]
+        if isinstance(one, types.BaseTuple):
+            one, begin = one[0], cgutils.unpack_tuple(builder, begin, 2)[0]
+        place = builder.ptrtoint(builder.gep(begin, [args[1]]), _INT64)
         behind = builder.and_(builder.neg(place), _INT64(LINE - 1))
-        return builder.udiv(behind, _INT64(_size(sig.args[0])))
+        return builder.udiv(behind, _INT64(_size(one)))
 
     return types.intp(memory, types.intp), codegen
 

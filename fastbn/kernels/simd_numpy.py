@@ -91,6 +91,8 @@ def store_part(memory, index, vec, count):
 
 
 def gap(memory, index):
+    if isinstance(memory, tuple):
+        memory = memory[0]
     return -(memory.ctypes.data + index * memory.itemsize) % 64 // memory.itemsize
 
 

@@ -108,9 +108,9 @@ def moments(x, where, i, n, shift, s, q, ahead):
 
 @tile
 def _terms(dy, x, where, i, m, f, hi, a, t):
-    """g = dy f and g h, where h = (x - hi) a + t; hi, a, t: Vecs; f: a Vec or None."""
+    """g = dy f and g h, where h = (x - hi) a + t; hi, a: Vecs; f, t: a Vec or None."""
     g = times(load_part(dy, i, m), f)
-    h = g * ((load_part(x, i, m) - hi) * a + t)
+    h = g * plus((load_part(x, i, m) - hi) * a, t)
     return chosen(g, where, i, m), keep(chosen(h, where, i, m), m)
 
 
@@ -123,7 +123,8 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
 def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
 
-    f: memory or None; hi, a, t: Vec or memory.
+    f: memory or None; hi, a: Vec or memory; t: memory, or None where it is one number: the sum of g, so many times, can
+    be added to that of g h.
     """
     end = i + n
     while i + 4 * LANES <= end:
@@ -155,21 +156,23 @@ def _add(sums, j, vec, m):
 
 
 @inlined
-def _over_rows(step, i, stride, rows, n, row, args):
-    """Take n columns of rows that are `stride` apart 16 by 16, ROWS_AT_ONCE rows at a time.
+def _over_rows(step, i, stride, rows, n, row, lead, args):
+    """Take n columns of rows that are `stride` apart, `lead` and then 16 by 16, ROWS_AT_ONCE rows at a time.
 
     step(i, stride, rows, m, row, j, args) is for m columns (None: 16) from j on of some rows, the first of which begins
     at i; `row` is the number of the first one.
     """
-    whole, many = n - n % LANES, np.int64(ROWS_AT_ONCE)
+    whole, many = n - (n - lead) % LANES, np.int64(ROWS_AT_ONCE)
     r = 0
     while r < rows:
         k = i + r * stride
+        if lead > 0:
+            step(k, stride, min(rows - r, many), lead, row + r, 0, args)
         if r + many <= rows:  # to LLVM a constant, for which it unrolls the loop over rows
-            for j in range(0, whole, LANES):
+            for j in range(lead, whole, LANES):
                 step(k, stride, many, None, row + r, j, args)
         else:
-            for j in range(0, whole, LANES):
+            for j in range(lead, whole, LANES):
                 step(k, stride, rows - r, None, row + r, j, args)
         if whole < n:
             step(k, stride, min(rows - r, many), n - whole, row + r, whole, args)
@@ -201,24 +204,25 @@ def _add_moments(i, stride, rows, m, row, j, args):
 
 
 @tile
-def add_moments(x, where, i, stride, rows, n, shift, s, q, far):
+def add_moments(x, where, i, stride, rows, n, shift, s, q, lead, far):
     """s, q plus the sums down each of n columns of d and d^2, d = x - shift in the type of the shifts; s, q: float64.
 
-    The rows are `stride` apart.  far: whether x is not in a core's own cache, so that it is fetched in time.
+    The rows are `stride` apart.  lead: how many columns come before a cache line.  far: whether x is not in a core's
+    own cache, so that it is fetched in time.
     """
-    _over_rows(_add_moments, i, stride, rows, n, 0, (x, where, shift, s, q, far and n == stride))
+    _over_rows(_add_moments, i, stride, rows, n, 0, lead, (x, where, shift, s, q, far and n == stride))
 
 
 @inlined
 def _add_products(i, stride, rows, m, row, j, args):
-    dy, x, where, f, hi, a, t, p, q, far = args
+    dy, x, where, f, hi, a, p, q, far = args
     if far:
         _expect_next(dy, i, stride, rows, j)
         _expect_next(x, i, stride, rows, j)
-    hj, aj, tj = load_part(hi, j, m), load_part(a, j, m), load_part(t, j, m)
-    pj, qj = _terms(dy, x, where, i + j, m, of_row(f, row), hj, aj, tj)
+    hj, aj = load_part(hi, j, m), load_part(a, j, m)
+    pj, qj = _terms(dy, x, where, i + j, m, of_row(f, row), hj, aj, None)
     for r in range(1, rows):
-        g, h = _terms(dy, x, where, i + r * stride + j, m, of_row(f, row + r), hj, aj, tj)
+        g, h = _terms(dy, x, where, i + r * stride + j, m, of_row(f, row + r), hj, aj, None)
         pj += g
         qj += h
     _add(p, j, pj, m)
@@ -226,19 +230,19 @@ def _add_products(i, stride, rows, m, row, j, args):
 
 
 @tile
-def add_products(dy, x, where, i, stride, rows, n, f, hi, a, t, row, p, q, far):
-    """p, q plus the sums down each of n columns of g = dy f and of g h, h = (x - hi) a + t; p, q: float64.
+def add_products(dy, x, where, i, stride, rows, n, f, hi, a, row, p, q, lead, far):
+    """p, q plus the sums down each of n columns of g = dy f and of g h, h = (x - hi) a; p, q: float64.
 
-    hi, a, t: memory, one a column; f: memory, one a row from `row` on, or None.  far: as in `add_moments`.
+    hi, a: memory, one a column; f: memory, one a row from `row` on, or None.  lead, far: as in `add_moments`.
     """
-    _over_rows(_add_products, i, stride, rows, n, row, (dy, x, where, f, hi, a, t, p, q, far and n == stride))
+    _over_rows(_add_products, i, stride, rows, n, row, lead, (dy, x, where, f, hi, a, p, q, far and n == stride))
 
 
 @tile
-def _both_terms(dy, x, where, i, m, f, vs):
-    """`_terms` without and with the weights f."""
-    g, h = _terms(dy, x, where, i, m, None, *vs)
-    fg, fh = _terms(dy, x, where, i, m, f, *vs)
+def _both_terms(dy, x, where, i, m, f, hi, a, t):
+    """`_terms` as they are added up down columns, and along rows."""
+    g, h = _terms(dy, x, where, i, m, None, hi, a, t)
+    fg, fh = _terms(dy, x, where, i, m, f, hi, a, None)
     return g, h, fg, fh
 
 
@@ -248,7 +252,7 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
     pj, qj = splat(x, 0.0), splat(x, 0.0)
     for r in range(rows):
         vs = of_row(hi, r), of_row(a, r), of_row(t, r)
-        g, h, fg, fh = _both_terms(dy, x, where, i + r * stride + j, m, fj, vs)
+        g, h, fg, fh = _both_terms(dy, x, where, i + r * stride + j, m, fj, *vs)
         pj += g
         qj += h
         if along is not None:
@@ -271,10 +275,10 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
         fetch(dy, k + j2 + ahead)
         fetch(x, k + j + ahead)
         fetch(x, k + j2 + ahead)
-        g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, vs)
-        g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, vs)
-        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, vs)
-        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, None, f3, vs)
+        g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, *vs)
+        g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, *vs)
+        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, *vs)
+        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, None, f3, *vs)
         p0, p1, p2, p3 = p0 + g0, p1 + g1, p2 + g2, p3 + g3
         q0, q1, q2, q3 = q0 + h0, q1 + h1, q2 + h2, q3 + h3
         if along is not None:
@@ -292,7 +296,7 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
 
 @tile
 def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along):
-    """The sums of dy and dy h down columns and, if wanted, of g = dy f and g h along rows, in one reading.
+    """The sums of dy and dy h down columns and, if wanted, of g = dy f and g (h - t) along rows, in one reading.
 
     p, q: float64, one a column, are added to.  along: float64, for each of at most ROWS_AT_ONCE rows the lanes of both
     sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
@@ -322,7 +326,7 @@ def _normal(x, i, m, hi, a, t, w, b, j, more):
 
 
 @inlined
-def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None):
+def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead=0):
     """y = activation(z), z = ((x - hi) a + t) w + b + residual, over a run.
 
     hi, a, t: Vec or memory; w, b: Vec, memory or None.  hi is the mean rounded to the type computed in; what the
@@ -331,6 +335,7 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None):
     that of z.
     past_cache: 0, or y is written past the cache, and x fetched so many elements ahead.
     period: None, or the columns repeat after so many, of which the first 32 are there a second time.
+    lead: how many elements come before a cache line of x, where it is better to begin there; less than 16.
     """
     end = i + n
     residual, _, _, dy = more
@@ -351,6 +356,10 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None):
             j += 2 * LANES
             if period is not None:
                 j = j if j < period else j - period
+    elif lead > 0:
+        store_part(y, i, _normal(x, i, lead, hi, a, t, w, b, j, more), lead)
+        i += lead
+        j += lead
     while i + LANES <= end:
         store(y, i, _normal(x, i, None, hi, a, t, w, b, j, more))
         i += LANES
@@ -368,10 +377,10 @@ def _slope(dy, x, i, m, hi, u, v, r, w, j, more):
 
 
 @inlined
-def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None):
+def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, lead=0):
     """dx = (dy w - v - (x - hi) u) r + dsum over a run; hi, u, v, r: Vec or memory; w: Vec, memory or None.
 
-    more: dsum, memory or None; where.  past_cache, period: as in `normalize`.
+    more: dsum, memory or None; where.  past_cache, period, lead: as in `normalize`.
     """
     end = i + n
     if past_cache:
@@ -390,6 +399,10 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None):
             j += 2 * LANES
             if period is not None:
                 j = j if j < period else j - period
+    elif lead > 0:
+        store_part(dx, i, _slope(dy, x, i, lead, hi, u, v, r, w, j, more), lead)
+        i += lead
+        j += lead
     while i + LANES <= end:
         store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, j, more))
         i += LANES
