@@ -111,8 +111,8 @@ def _splat(builder, scalar):
 
 def _first(builder, count):
     """A mask of the first `count` lanes."""
-    lanes = ir.Constant(ir.VectorType(_INT64, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, _splat(builder, count))
+    lanes = ir.Constant(_LANES_I32, list(range(LANES)))
+    return builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, _INT32)))
 
 
 def _masked(builder, kind, vector, result, args):
