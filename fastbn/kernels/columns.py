@@ -50,7 +50,7 @@ from fastbn.kernels.simd import (
 )
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
-FAR = 1 << 19  # elements
+FAR = 1 << 21  # elements
 AT_ONCE = 2048  # columns, if there are many: what these are scaled by stays in the cache
 MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
