@@ -49,6 +49,12 @@ def expect(memory, i, n):
         fetch(memory, i + k)
 
 
+@tile
+def _behind_two(n):
+    """How many of n elements, less than four Vecs, are in the third and in the fourth."""
+    return min(n - 2 * LANES, LANES), max(n - 3 * LANES, 0)
+
+
 @inlined
 def trusted(s, q, n, centered):
     """Whether float32 was enough for the sums of n differences d and of their squares.
@@ -64,10 +70,10 @@ def _difference(x, where, i, m, shift):
 
 
 @tile
-def _four_differences(x, where, i, shift):
-    """The sums of four Vecs of differences, and of their squares."""
+def _four_differences(x, where, i, third, fourth, shift):
+    """The sums of four Vecs of differences, and of their squares; third, fourth: so many elements of these (None: 16)."""
     a, b = _difference(x, where, i, None, shift), _difference(x, where, i + LANES, None, shift)
-    c, d = _difference(x, where, i + 2 * LANES, None, shift), _difference(x, where, i + 3 * LANES, None, shift)
+    c, d = _difference(x, where, i + 2 * LANES, third, shift), _difference(x, where, i + 3 * LANES, fourth, shift)
     return (a + b) + (c + d), (a * a + b * b) + (c * c + d * d)
 
 
@@ -84,16 +90,21 @@ def moments(x, where, i, n, shift, s, q, ahead):
             fetch(x, i + ahead + 2 * LANES)
             fetch(x, i + ahead + 4 * LANES)
             fetch(x, i + ahead + 6 * LANES)
-        first, squares = _four_differences(x, where, i, shift)
-        second, more_squares = _four_differences(x, where, i + 4 * LANES, shift)
+        first, squares = _four_differences(x, where, i, None, None, shift)
+        second, more_squares = _four_differences(x, where, i + 4 * LANES, None, None, shift)
         s += wide(first + second)
         q += wide(squares + more_squares)
         i += 8 * LANES
     if i + 4 * LANES <= end:
-        first, squares = _four_differences(x, where, i, shift)
+        first, squares = _four_differences(x, where, i, None, None, shift)
         s += wide(first)
         q += wide(squares)
         i += 4 * LANES
+    if i + 2 * LANES < end:
+        first, squares = _four_differences(x, where, i, *_behind_two(end - i), shift)
+        s += wide(first)
+        q += wide(squares)
+        return s, q
     while i + LANES <= end:
         d = _difference(x, where, i, None, shift)
         s += wide(d)
@@ -119,6 +130,16 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
     return _terms(dy, x, where, i, m, at_part(f, j, m), at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m))
 
 
+@tile
+def _four_terms(dy, x, where, i, third, fourth, f, hi, a, t, j):
+    """The sums of four Vecs each of what `_terms` gives; third, fourth: so many elements of these (None: 16)."""
+    g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
+    g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
+    g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, third, f, hi, a, t, j + 2 * LANES)
+    g3, h3 = _terms_of_run(dy, x, where, i + 3 * LANES, fourth, f, hi, a, t, j + 3 * LANES)
+    return (g0 + g1) + (g2 + g3), (h0 + h1) + (h2 + h3)
+
+
 @inlined
 def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
@@ -128,14 +149,16 @@ def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """
     end = i + n
     while i + 4 * LANES <= end:
-        g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
-        g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
-        g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, None, f, hi, a, t, j + 2 * LANES)
-        g3, h3 = _terms_of_run(dy, x, where, i + 3 * LANES, None, f, hi, a, t, j + 3 * LANES)
-        p += wide((g0 + g1) + (g2 + g3))
-        q += wide((h0 + h1) + (h2 + h3))
+        g, h = _four_terms(dy, x, where, i, None, None, f, hi, a, t, j)
+        p += wide(g)
+        q += wide(h)
         i += 4 * LANES
         j += 4 * LANES
+    if i + 2 * LANES < end:
+        g, h = _four_terms(dy, x, where, i, *_behind_two(end - i), f, hi, a, t, j)
+        p += wide(g)
+        q += wide(h)
+        return p, q
     while i + LANES <= end:
         g, h = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
         p += wide(g)
@@ -263,11 +286,14 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
 
 
 @tile
-def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead):
-    """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened."""
+def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q, along, j, ahead):
+    """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened.
+
+    third, fourth: so many columns of these (None: 16).
+    """
     zero = splat(x, 0.0)
     j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
-    f0, f1, f2, f3 = at_part(f, j, None), at_part(f, j1, None), at_part(f, j2, None), at_part(f, j3, None)
+    f0, f1, f2, f3 = at_part(f, j, None), at_part(f, j1, None), at_part(f, j2, third), at_part(f, j3, fourth)
     p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for r in range(rows):
         vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
@@ -277,8 +303,8 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
         fetch(x, k + j2 + ahead)
         g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, *vs)
         g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, *vs)
-        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, *vs)
-        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, None, f3, *vs)
+        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, third, f2, *vs)
+        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, fourth, f3, *vs)
         p0, p1, p2, p3 = p0 + g0, p1 + g1, p2 + g2, p3 + g3
         q0, q1, q2, q3 = q0 + h0, q1 + h1, q2 + h2, q3 + h3
         if along is not None:
@@ -286,12 +312,12 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
             _add(along, (2 * r + 1) * LANES, (fh0 + fh1) + (fh2 + fh3), None)
     _add(p, j, p0, None)
     _add(p, j1, p1, None)
-    _add(p, j2, p2, None)
-    _add(p, j3, p3, None)
+    _add(p, j2, p2, third)
+    _add(p, j3, p3, fourth)
     _add(q, j, q0, None)
     _add(q, j1, q1, None)
-    _add(q, j2, q2, None)
-    _add(q, j3, q3, None)
+    _add(q, j2, q2, third)
+    _add(q, j3, q3, fourth)
 
 
 @tile
@@ -307,8 +333,11 @@ def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along):
         ahead = AHEAD
     j = 0
     while j + 4 * LANES <= n:
-        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead)
+        _cross_four(dy, x, where, i, stride, rows, None, None, f, hi, a, t, p, q, along, j, ahead)
         j += 4 * LANES
+    if j + 2 * LANES < n:
+        _cross_four(dy, x, where, i, stride, rows, *_behind_two(n - j), f, hi, a, t, p, q, along, j, ahead)
+        return
     while j + LANES <= n:
         _cross(dy, x, where, i, stride, rows, None, f, hi, a, t, p, q, along, j)
         j += LANES
