@@ -22,6 +22,8 @@ PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past th
 _PAST_CACHE_ROW = 1024  # bytes: unless its runs have too many ends that share a cache line with their neighbours,
 _PAST_CACHE_PLANE = 512  # which hurts less where those are another channel's
 
+_COLLECTED = 16384  # elements at most of a group of short planes that is collected before it is written past the cache
+
 _FAR_BYTES = 6 << 20  # of x: from here on the next group is fetched where it lies behind this one
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
@@ -380,7 +382,8 @@ def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
     units = of_sample * _ceil(samples, per_block)
     past_cache = _past_cache(view, x, _to_next_group(count, parts * length, 2 * x.itemsize), share=2)
     ahead = _ahead(x, count, past_cache)
-    return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), ahead, past_cache)
+    collected = not past_cache and count == 1 and 2 * x.nbytes >= PAST_CACHE_BYTES and parts * length <= _COLLECTED
+    return _plan(*view.geometry, units, of_sample, per_block, runs.pieces(count, length), ahead, past_cache, collected)
 
 
 def _runs_backward_of(

@@ -29,8 +29,10 @@ except ImportError:
 SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
 TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
+_TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
+_HOPELESS = 4  # times the other way's cost, after which a way is not tried again
 _RETRY = 0.25  # seconds after which the slower way is tried once more, for machines change
-_RETRY_SHARE = 100  # and at least so many times its own cost, so that trying costs at most a hundredth
+_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs about a hundredth
 
 _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
@@ -208,30 +210,40 @@ def available_threads() -> int:
 class _Pace:
     """What one kind of call has cost so far, serial and parallel."""
 
-    __slots__ = ("cost", "last", "retry", "runs")
+    __slots__ = ("cost", "left", "recent", "retry", "runs", "trying")
 
     def __init__(self) -> None:
-        self.cost = [0.0, 0.0]  # the better one of the last two times: one bad time is chance, two are a busy machine
-        self.last = [0.0, 0.0]
+        self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
+        self.recent: tuple[list[float], list[float]] = [], []
         self.runs = [0, 0]
+        self.trying = False  # the way that is tried once more,
+        self.left = 0  # so many times yet
         self.retry = 0.0
 
     def choose(self) -> bool:
         """Whether to run parallel: the faster way, or the other one if it has not been tried for a while."""
         for way in (False, True):
-            if self.runs[way] < 3:  # a first run may compile, and counts for nothing
+            if self.runs[way] < _TRIES:
                 return way
         better = self.cost[True] < self.cost[False]
-        now = perf_counter()
-        if now < self.retry:
-            return better
-        self.retry = now + max(_RETRY, _RETRY_SHARE * self.cost[not better])
-        return not better
+        if not self.retry:
+            self.retry = perf_counter() + _RETRY
+        elif not self.left and perf_counter() >= self.retry:
+            self.trying, self.left = not better, _TRIES
+            self.recent[self.trying].clear()
+        return self.trying if self.left else better
 
     def record(self, way: bool, seconds: float) -> None:
+        recent = self.recent[way]
+        recent.append(seconds)
+        if self.runs[way] == 1 or len(recent) > _TRIES:  # a first run may compile, and counts for nothing
+            del recent[0]
         self.runs[way] += 1
-        self.cost[way] = seconds if self.runs[way] <= 2 else min(self.last[way], seconds)
-        self.last[way] = seconds
+        self.cost[way] = min(recent)
+        if self.left and way == self.trying:
+            self.left = 0 if seconds > _HOPELESS * self.cost[not way] else self.left - 1
+            if not self.left:
+                self.retry = perf_counter() + max(_RETRY, _RETRY_SHARE * seconds)
 
 
 _paces: dict[Any, _Pace] = {}

@@ -494,9 +494,34 @@ def test_the_faster_way_is_taken_until_it_is_the_slower_one(monkeypatch):
         return np.mean(ways)
 
     assert share(100e-6, 60e-6, seconds=1) > 0.99
-    assert share(100e-6, 3e-3, seconds=1) < 0.01  # busy from here on: two calls are enough to tell
+    assert share(100e-6, 3e-3, seconds=1) < 0.01  # busy from here on: a few calls are enough to tell
     share(100e-6, 60e-6, seconds=1)  # quiet again, which is found out when the other way is tried
     assert share(100e-6, 60e-6, seconds=1) > 0.99
+
+
+def test_threads_that_slept_are_not_judged_by_how_they_wake_up(monkeypatch):
+    clock, slept = [0.0], [True]
+    monkeypatch.setattr(_runtime, "perf_counter", lambda: clock[0])
+    pace = _runtime._Pace()
+
+    def run():
+        way = pace.choose()
+        cost = 100e-6 if not way else 180e-6 if slept[0] else 60e-6
+        slept[0] = not way
+        clock[0] += cost
+        pace.record(way, cost)
+        return way
+
+    for _ in range(6):
+        run()
+    for _ in range(2):  # two calls that something disturbed
+        pace.record(pace.choose(), 1e-3)
+    assert all(run() for _ in range(100))
+    for _ in range(3):  # and a few more: serial now
+        pace.record(pace.choose(), 1e-3)
+    assert not run()
+    clock[0] += 1
+    assert all(run() for _ in range(100))
 
 
 def test_a_spinning_process_on_every_core():

@@ -22,6 +22,7 @@ from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, inlined, tile
 from fastbn.kernels.simd import (
     LANES,
+    LINE,
     address,
     advance,
     either,
@@ -42,6 +43,7 @@ from fastbn.kernels.tile import (
     gradient,
     moments,
     normalize,
+    pour,
     products,
     trusted,
 )
@@ -474,8 +476,9 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
     plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of
-    a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`.  A unit is a
-    group of the samples of a block; x of batch norm is one sample.
+    a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`, and whether
+    a group is collected before it is written past the cache.  A unit is a group of the samples of a block; x of batch
+    norm is one sample.
     grads: float64 zeros (blocks, 2, channels).
     rest: None, or what may be None each: what `_differentiate` takes, chain and given; dsum, which `gradient` takes;
     counts: as in `forward`.
@@ -483,19 +486,26 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     for unit in prange(plan[5]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
         of_sample, per_block, per_part, ahead, past_cache = plan[6], plan[7], plan[8], plan[9], plan[10]
+        chunk = view[2] * view[3] if plan[11] else 0
         b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
         chain = b, be, residual, activation, where
         pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
         block = unit // of_sample
         h = unit - block * of_sample
         own = advance(address(grads), block * 2 * view[4])
+        scratch = np.empty(chunk + LINE, dx.dtype)
         g = block * per_block * of_sample + h
         while g < min((block + 1) * per_block * of_sample, view[1]):
+            collected = advance(lined_up(scratch), -gap(pdx, g * chunk) % LANES)
+            target = advance(collected, -g * chunk) if chunk else pdx
             of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(address(counts), view, g)
             _backward_of_group(
-                pdy, px, pdx, view, g, h * view[2], per_part, pw, ahead, past_cache, *of_group, also, terms
+                pdy, px, target, view, g, h * view[2], per_part, pw, ahead, past_cache, *of_group, also, terms
             )
+            if chunk:
+                pour(collected, pdx, g * chunk, chunk)
             g += of_sample
+        hold(scratch)
 
 
 @driver

@@ -438,3 +438,20 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, 
         j += LANES
     if i < end:
         store_part(dx, i, _slope(dy, x, i, end - i, hi, u, v, r, w, j, more), end - i)
+
+
+@tile
+def pour(source, target, i, n):
+    """target[i : i + n] = source[:n], past the cache."""
+    k, line = 0, min(gap(target, i), n)
+    while k < line:
+        m = min(line - k, LANES)
+        store_part(target, i + k, load_part(source, k, m), m)
+        k += m
+    while k + 2 * LANES <= n:
+        stream(target, i + k, load_part(source, k, None), load_part(source, k + LANES, None))
+        k += 2 * LANES
+    while k < n:
+        m = min(n - k, LANES)
+        store_part(target, i + k, load_part(source, k, m), m)
+        k += m
