@@ -31,8 +31,8 @@ TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
 _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
 _HOPELESS = 4  # times the other way's cost, after which a way is not tried again
-_RETRY = 0.25  # seconds after which the slower way is tried once more, for machines change
-_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs about a hundredth
+_RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
+_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth
 
 _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
