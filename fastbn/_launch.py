@@ -33,7 +33,7 @@ _MOST_BLOCKS = 64  # unless there would be more blocks of samples or rows, whose
 
 _LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what each column is scaled by
 
-_ROW_BLOCK = 32  # rows of a block at least
+_ROW_BLOCK = 64  # rows of a block at least
 
 LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
