@@ -24,7 +24,7 @@ _PAST_CACHE_PLANE = 512  # which hurts less where those are another channel's
 
 _COLLECTED = 16384  # elements at most of a group of short planes that is collected before it is written past the cache
 
-_FAR_BYTES = 6 << 20  # of x: from here on the next group is fetched where it lies behind this one
+_FAR_BYTES = 8 << 20  # of x: from here on the next group is fetched where it lies behind this one
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
 
@@ -376,7 +376,8 @@ def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
     count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
-        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), _past_cache(view, x, share=2))
+        past_cache, far = _past_cache(view, x, share=2), x.nbytes >= _FAR_BYTES
+        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache, far)
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)

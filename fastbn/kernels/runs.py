@@ -551,10 +551,10 @@ def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
 
 
 @tile
-def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along):
+def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, far):
     """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
 
-    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along: as in `cross_products`.
+    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, far: as in `cross_products`.
     """
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
@@ -562,14 +562,15 @@ def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along):
         f, k = _weight_of_row(view, r) + e0, r - row
         p = advance(grads, f)
         down = advance(hi, k), advance(a, k), advance(t, k), p, advance(p, affine), advance(along, 2 * k * LANES)
-        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down)
+        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down, far)
 
 
 @driver
 def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
     """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
 
-    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`.
+    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `far`
+    of `cross_products`.
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
     rest: as in `backward`.
     """
@@ -597,7 +598,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                 for k in range(2 * (above - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along)
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along, plan[9])
                 for r in range(row, above):
                     k = 2 * (r - row)
                     _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
@@ -641,7 +642,7 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
             for row in range(first, last, ROWS_AT_ONCE):
                 above = min(row + ROWS_AT_ONCE, last)
                 _row_coefficients(px, pm, pr, row, above, hi, a, t)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None)
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None, True)
         hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]

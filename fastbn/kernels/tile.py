@@ -297,10 +297,11 @@ def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q,
     p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for r in range(rows):
         vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
-        fetch(dy, k + j + ahead)
-        fetch(dy, k + j2 + ahead)
-        fetch(x, k + j + ahead)
-        fetch(x, k + j2 + ahead)
+        if ahead > 0:
+            fetch(dy, k + j + ahead)
+            fetch(dy, k + j2 + ahead)
+            fetch(x, k + j + ahead)
+            fetch(x, k + j2 + ahead)
         g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, *vs)
         g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, *vs)
         g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, third, f2, *vs)
@@ -321,14 +322,14 @@ def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q,
 
 
 @tile
-def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along):
+def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along, far):
     """The sums of dy and dy h down columns and, if wanted, of g = dy f and g (h - t) along rows, in one reading.
 
     p, q: float64, one a column, are added to.  along: float64, for each of at most ROWS_AT_ONCE rows the lanes of both
     sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
-    memory, one a column, or None.
+    memory, one a column, or None.  far: as in `add_moments`.
     """
-    ahead = ROWS_AT_ONCE * stride  # elements: the next rows, if these are not so long that they would be in the way
+    ahead = ROWS_AT_ONCE * stride if far else 0  # the next rows, if these are not so long that they would be in the way
     if ahead > 8 * AHEAD:
         ahead = AHEAD
     j = 0
