@@ -35,6 +35,8 @@ _LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what eac
 
 _ROW_BLOCK = 64  # rows of a block at least
 
+_UNITS = 5, 8  # where a plan has the number of units: that of runs, of columns
+
 LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
 
@@ -319,32 +321,89 @@ def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) 
 
 def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
     """The gradients of `forward`."""
-    with_threads(_stepwise(view), view, call.x, call, dweight, dbias)
+    with_threads(_backward, view, call.x, call, dweight, dbias)
 
 
-def _stepwise(view: View) -> Callable[..., None]:
-    if view.columns:
-        return _columns_backward
-    return _rows_backward if view.affine == "element" else _runs_backward
-
-
-def _runs_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    dy, x, dx, w, mean, rstd, *_ = call
-    count, groups, parts, length, channels = view.geometry
-    samples, per_block = _blocks_of_samples(view, x.itemsize)
-    blocks = _ceil(samples, per_block)
-    if dx is not None and (undivided_back(view) or _busy(groups // samples * blocks, threads)):
-        grads = np.zeros((blocks, 2, channels))
-        runs.backward[threads > 1](backward_plan(view, x), dy, x, dx, w, mean, rstd, grads, call.rest(call.b, None))
-        _collect(grads, dweight, dbias, threads > 1)
+def _backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    if call.dx is None:
+        _backward_in_pieces(view, call, dweight, dbias, threads)
         return
+    centered = call.mean is not None
+    rest = call.rest(*by_channel_or_not(view, call.b, None)[::2])
+    arrays = call.dy, call.x, call.dx, call.w, call.mean, call.rstd, dweight, dbias
+    direct_backward(view, call.x, centered)(threads, *arrays, call, rest)
+
+
+def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[..., None]:
+    """As `backward` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
+    plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
+    units, whole, collected = plan[_UNITS[view.columns]], undivided_back(view), _ceil(view.weights, runs.COLLECTED)
+    size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
+
+    def run(
+        threads: int,
+        dy: Array,
+        x: Array,
+        dx: Array,
+        w: Maybe,
+        mean: Maybe,
+        rstd: Array,
+        dweight: Array,
+        dbias: Array,
+        call: Backward | None = None,
+        rest: tuple[Any, ...] | None = None,
+    ) -> None:
+        parallel = threads > 1
+        if not (whole or _busy(units, threads)):
+            _backward_in_pieces(view, call or Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
+            return
+        grads = np.zeros(size)
+        if view.columns:
+            weights = (None, w) if by_row else (w, None)
+            gradients = (None, grads) if by_row else (grads, None)
+            mean = np.zeros(view.groups) if mean is None else mean
+            columns.backward[parallel](plan, dy, x, dx, *weights, mean, rstd, *gradients, like, rest)
+        elif view.affine == "element":
+            runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, rest)
+        else:
+            runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, rest)
+        runs.collect_rows[parallel and collected > 1](collected, grads, dweight, dbias)
+
+    return run
+
+
+def _blocks_of_gradients(view: View, x: Array) -> int:
+    """How many blocks have gradients of the weights of their own."""
+    if view.columns:
+        return view.blocks * (extent(view)[1] if view.affine == "row" else 1)
+    if view.affine == "element":
+        return _blocks_of_rows(view)[0]
+    samples, per_block = _blocks_of_samples(view, x.itemsize)
+    return _ceil(samples, per_block)
+
+
+def _backward_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    """As `backward`, one step after the other, for groups are too few or dx is not wanted."""
+    if view.columns:
+        _columns_in_pieces(view, call, dweight, dbias, threads)
+    elif view.affine == "element":
+        _rows_in_pieces(view, call, dweight, dbias, threads)
+    else:
+        _runs_in_pieces(view, call, dweight, dbias, threads)
+
+
+def _runs_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+    count, groups, parts, length, channels = view.geometry
+    samples, per_block = _blocks_of_samples(view, call.x.itemsize)
     totals = np.zeros(channels), np.zeros(channels)
     for first in range(0, samples, per_block):
         n = min(per_block, samples - first)
         shape = (count, groups // samples * n, parts, length, channels)
-        own, elements = (slice(size // samples * first, size // samples * (first + n)) for size in (groups, x.size))
+        own, elements = (
+            slice(n_of * first, n_of * (first + n)) for n_of in (groups // samples, call.x.size // samples)
+        )
         part = call if n == samples else call.part(elements, own)
-        _runs_backward_of(shape, part, *totals, _past_cache(view, x, share=2), threads)
+        _runs_backward_of(shape, part, *totals, _past_cache(view, call.x, share=2), threads)
     dweight[:], dbias[:] = totals
 
 
@@ -408,95 +467,46 @@ def _runs_backward_of(
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
-def _rows_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
     _, rows, _, length, weights = shape
     per_row, (blocks, block) = runs.pieces(1, length), _blocks_of_rows(view)
     grads = np.zeros((blocks, 2, weights))
-    like = LIKE[computed_in(x)]
-    if undivided_back(view) or _busy(blocks, threads):
-        plan = backward_plan(view, x)
-        runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, call.rest(None, call.b))
-    else:
-        if call.differentiate:
-            given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
-            runs.apply.parallel(rows * per_row, x, dy, shape, per_row, *given)
-        sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
-        runs.reduce_back.parallel(rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
-        runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
-        statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
-        runs.apply_rows.parallel(per_row, dy, x, dx, shape, w, _past_cache(view, x, share=2), *statistics)
+    if call.differentiate:
+        given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
+        runs.apply[parallel](rows * per_row, x, dy, shape, per_row, *given)
+    sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
+    runs.reduce_back[parallel](rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
+    runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
+    past_cache, like = _past_cache(view, x, share=2), LIKE[computed_in(x)]
+    statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
+    runs.apply_rows[parallel](per_row, dy, x, dx, shape, w, past_cache, *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
-def _columns_backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+def _columns_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
     dy, x, dx, w, mean, rstd, counts, *_ = call
     shape, parallel = view.geometry, threads > 1
     pieces, panels, width = extent(view)
-    by_row = view.affine == "row"
-    channel, row = _channel_or_row(by_row, w)
     centered = mean is not None
     mean = mean if centered else np.zeros(view.groups)
+    channel, _, row, _ = by_channel_or_not(view, w, None)
+    by_row = view.affine == "row"
     grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
     row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
-    like = LIKE[computed_in(x)]
-    units = view.blocks * panels
-    if dx is not None and (undivided_back(view) or _busy(units, threads)):
-        plan, rest = backward_plan(view, x, centered), _channel_or_row(by_row, call.b)
-        statistics: tuple[Any, ...] = mean, rstd, grads, row_grads, like, call.rest(*rest)
-        columns.backward[parallel](plan, dy, x, dx, channel, row, *statistics)
-    else:
-        if call.differentiate:
-            before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
-            _apply(view, before, threads)
-        sums = _lined_up(view.blocks * pieces * 2 * width)
-        coefficients = _lined_up(units * 6 * columns.apart(shape[6]), like.dtype)
-        columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
-        statistics = centered, sums, counts, mean, rstd, grads, coefficients
-        columns.finish_back.serial(units, x, shape, channel, *statistics)
-        if dx is not None:
-            given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
-            columns.apply_back.parallel(view.blocks * pieces, dy, x, dx, shape, row, *given)
+    units, like = view.blocks * panels, LIKE[computed_in(x)]
+    if call.differentiate:
+        before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
+        _apply(view, before, threads)
+    sums = _lined_up(view.blocks * pieces * 2 * width)
+    coefficients = _lined_up(units * 6 * columns.apart(shape[6]), like.dtype)
+    columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
+    columns.finish_back.serial(units, x, shape, channel, centered, sums, counts, mean, rstd, grads, coefficients)
+    if dx is not None:
+        given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
+        columns.apply_back[parallel](view.blocks * pieces, dy, x, dx, shape, row, *given)
     _collect(row_grads if by_row else grads, dweight, dbias, parallel)
-
-
-def direct_backward(view: View, x: Array) -> Callable[..., None]:
-    """As `backward` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
-    plan, like, collected = backward_plan(view, x), LIKE[computed_in(x)], _ceil(view.weights, runs.COLLECTED)
-    whole = undivided_back(view)
-    if view.columns:
-        blocks, units = view.blocks, view.blocks * extent(view)[1]
-    elif view.affine == "element":
-        blocks, _ = _blocks_of_rows(view)
-        units = blocks
-    else:
-        samples, per_block = _blocks_of_samples(view, x.itemsize)
-        blocks = _ceil(samples, per_block)
-        units = view.groups // samples * blocks
-    size = blocks, 2, view.weights
-
-    def run(
-        threads: int, dy: Array, x: Array, dx: Array, w: Maybe, mean: Maybe, rstd: Array, dweight: Array, dbias: Array
-    ) -> None:
-        parallel = threads > 1
-        if view.affine == "row" or not (whole or _busy(units, threads)):
-            _stepwise(view)(view, Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
-            return
-        grads = np.zeros(size)
-        if view.columns:
-            columns.backward[parallel](plan, dy, x, dx, w, None, mean, rstd, grads, None, like, None)
-        elif view.affine == "element":
-            runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, None)
-        else:
-            runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, None)
-        runs.collect_rows[parallel and collected > 1](collected, grads, dweight, dbias)
-
-    return run
-
-
-def _channel_or_row(by_row: bool, values: Maybe) -> tuple[Maybe, Maybe]:
-    return (None, values) if by_row else (values, None)
 
 
 def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:

@@ -651,7 +651,7 @@ def _of_panel(columns, view, unit, lead):
 
 @driver
 def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
-    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in, each from `lead` on."""
+    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in, as lined up there."""
     pieces, panels = _counts(view)
     width = view[1] * view[2]
     for unit in prange(units):

@@ -71,7 +71,7 @@ def _difference(x, where, i, m, shift):
 
 @tile
 def _four_differences(x, where, i, third, fourth, shift):
-    """The sums of four Vecs of differences, and of their squares; third, fourth: so many elements of these (None: 16)."""
+    """The sums of four Vecs of differences, and of their squares; third, fourth: elements of these, or None for 16."""
     a, b = _difference(x, where, i, None, shift), _difference(x, where, i + LANES, None, shift)
     c, d = _difference(x, where, i + 2 * LANES, third, shift), _difference(x, where, i + 3 * LANES, fourth, shift)
     return (a + b) + (c + d), (a * a + b * b) + (c * c + d * d)
@@ -132,7 +132,7 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
 
 @tile
 def _four_terms(dy, x, where, i, third, fourth, f, hi, a, t, j):
-    """The sums of four Vecs each of what `_terms` gives; third, fourth: so many elements of these (None: 16)."""
+    """The sums of four Vecs each of what `_terms` gives; third, fourth: elements of these, or None for 16."""
     g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
     g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
     g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, third, f, hi, a, t, j + 2 * LANES)
@@ -289,7 +289,7 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
 def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q, along, j, ahead):
     """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened.
 
-    third, fourth: so many columns of these (None: 16).
+    third, fourth: columns of these, or None for 16.
     """
     zero = splat(x, 0.0)
     j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
