@@ -51,7 +51,7 @@ from fastbn.kernels.simd import (
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
 FAR = 1 << 21  # elements
-AT_ONCE = 2048  # columns, if there are many: what these are scaled by stays in the cache
+AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
 MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
@@ -327,10 +327,14 @@ def _apply(x, y, view, block, span, c0, n, lead, hi, a, t, rw, rb, more, past_ca
         m = (whole - r0) * n + (rest if whole < r1 else 0)
         normalize(x, y, i, m, hi, a, t, None, None, 0, more, past_cache, n)
         return
-    for r in range(r0, r1):
-        m = n if r < whole else min(rest - c0, n)
-        i = block * rows * width + r * width * fold + c0
-        normalize(x, y, i, m, hi, a, t, of_row(rw, r), of_row(rb, r), 0, more, past_cache, None, min(lead, m))
+    at_once = n if past_cache else AT_ONCE
+    for c in range(0, n, at_once):
+        for r in range(r0, r1):
+            m = min(n if r < whole else min(rest - c0, n), c + at_once) - c
+            if m > 0:
+                i = block * rows * width + r * width * fold + c0 + c
+                own = advance(hi, c), advance(a, c), advance(t, c), of_row(rw, r), of_row(rb, r)
+                normalize(x, y, i, m, *own, 0, more, past_cache, None, min(lead, m))
 
 
 @tile
@@ -444,10 +448,7 @@ def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
         _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), columns)
         rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
         hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-        at_once = n if past_cache else AT_ONCE
-        for c in range(0, n, at_once):
-            m, own = min(at_once, n - c), (advance(hi, c), advance(a, c), advance(t, c))
-            _apply(address(x), address(y), view, block, rows, c, m, min(lead, m), *own, *row, also, past_cache)
+        _apply(address(x), address(y), view, block, rows, 0, n, lead, hi, a, t, *row, also, past_cache)
         hold(scratch)
 
 
@@ -555,13 +556,21 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, 
         m = (whole - r0) * n + (rest if whole < r1 else 0)
         gradient(dy, x, dx, i, m, hi, u, v, a, w, 0, more, past_cache, n)
         return
-    for r in range(r0, r1):
-        m = n if r < whole else min(rest - c0, n)
-        i = block * rows * width + r * width * fold + c0
-        if row_grads is not None:
+    if row_grads is not None:
+        for r in range(r0, r1):
+            m = n if r < whole else min(rest - c0, n)
+            i = block * rows * width + r * width * fold + c0
             s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
-        gradient(dy, x, dx, i, m, hi, u, v, a, either(of_row(rw, r), w), 0, more, past_cache, None, min(lead, m))
+    at_once = n if past_cache else AT_ONCE
+    for c in range(0, n, at_once):
+        for r in range(r0, r1):
+            m = min(n if r < whole else min(rest - c0, n), c + at_once) - c
+            if m > 0:
+                i = block * rows * width + r * width * fold + c0 + c
+                own = advance(hi, c), advance(u, c), advance(v, c), advance(a, c)
+                weight = either(of_row(rw, r), advance(w, c))
+                gradient(dy, x, dx, i, m, *own, weight, 0, more, past_cache, None, min(lead, m))
 
 
 @tile
