@@ -20,8 +20,10 @@ Shape = tuple[int, ...]
 Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: C-contiguous
 
 _NARROW_PLANE = 48  # elements: below it, a channel's runs are too short to be read one by one,
-_NARROW_PLANE_OF_MANY = 128  # and below this one where they lie far apart, in an array of
-_MANY = 1 << 20  # elements
+_NARROW_PLANE_OF_MANY = 65  # and below this one where they lie far apart, in an array of
+_MANY = 1 << 20  # elements, or of
+_MANY_SAMPLES = 48  # and
+_MANY_IN_SAMPLES = 1 << 18  # elements,
 _NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
 _FOLDED_WIDTH = 512  # columns: narrower rows are taken several at a time
 _PIECE = 131072  # elements of a piece of columns at most,
@@ -66,7 +68,9 @@ def batch_view(shape: Shape, order: Order, axis: int, statistics: bool = True) -
     common: dict[str, Any] = {"stats_shape": (channels,), "groups": channels, "weights": channels}
     narrow = _NARROWEST_PLANE
     if statistics:
-        narrow = _NARROW_PLANE if prod(shape) < _MANY else _NARROW_PLANE_OF_MANY
+        size = prod(shape)
+        many = size >= (_MANY_IN_SAMPLES if outer >= _MANY_SAMPLES else _MANY)
+        narrow = _NARROW_PLANE_OF_MANY if many else _NARROW_PLANE
     if inner == 1 or (outer > 3 and inner < narrow):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)

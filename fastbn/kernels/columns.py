@@ -255,7 +255,13 @@ def _fold(sums, own, n):
 @tile
 def _gather(sums, n, length):
     """Add up n columns, `length` at a time, so that the totals come to stand first."""
-    if length > 1:
+    if length >= LANES:
+        for k in range(n // length):
+            lanes = splat64(0.0)
+            for c in range(k * length, (k + 1) * length, LANES):
+                lanes += load_part(sums, c, min((k + 1) * length - c, LANES))
+            sums[k] = total(lanes)
+    elif length > 1:
         for k in range(n // length):
             whole = 0.0
             for c in range(k * length, (k + 1) * length):
@@ -368,12 +374,12 @@ def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
         s, q, ps, pq = _array(shift, n, 1), _array(shift, n, 2), _array(shift, n, 3), _array(shift, n, 4)
         a, t = _array(hi, n, 1), _array(hi, n, 2)
         _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
-        _clear(s, n)
-        _clear(q, n)
         for p in range(pieces):
-            _reduce(px, also[2], view, block, p, c0, n, lead, centered, False, shift, hi, ps, pq)
-            _add(s, ps, n)
-            _add(q, pq, n)
+            own_s, own_q = (ps, pq) if p > 0 else (s, q)
+            _reduce(px, also[2], view, block, p, c0, n, lead, centered, False, shift, hi, own_s, own_q)
+            if p > 0:
+                _add(s, ps, n)
+                _add(q, pq, n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
         if plan[10]:
@@ -620,13 +626,13 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
         also = weighed((dsum, where))
         _prepare(view, block, c0, n, pw, b, pm, pr, given, behind)
         _normalized(view, block, c0, n, pm, pr, hi)
-        _clear(s, n)
-        _clear(q, n)
         for p in range(pieces):
+            own_s, own_q = (ps, pq) if p > 0 else (s, q)
             _differentiate(pdy, px, view, block, p, c0, n, lead, behind, prw, chain, given)
-            _reduce_back(pdy, px, also[1], view, block, p, c0, n, lead, hi, prw, ps, pq)
-            _add(s, ps, n)
-            _add(q, pq, n)
+            _reduce_back(pdy, px, also[1], view, block, p, c0, n, lead, hi, prw, own_s, own_q)
+            if p > 0:
+                _add(s, ps, n)
+                _add(q, pq, n)
         _finish_back(view, block, c0, n, s, q, pw, address(counts), centered, pm, pr, own, hi)
         for p in range(pieces - 1, -1, -1):
             _apply_back(pdy, px, pdx, view, block, p, c0, n, lead, hi, prw, row, also, past_cache)
