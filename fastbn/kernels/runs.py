@@ -442,9 +442,30 @@ def _finish_group(sums, view, g, per_part, w, rstd, counts):
 
 @tile
 def _backward_of_group(
-    dy, x, dx, view, g, first, per_part, w, ahead, past_cache, mean, rstd, own, chain, given, more, terms
+    dy,
+    x,
+    dx,
+    view,
+    g,
+    first,
+    per_part,
+    w,
+    ahead,
+    past_cache,
+    mean,
+    rstd,
+    own,
+    chain,
+    given,
+    more,
+    terms,
+    collect,
+    there,
 ):
-    """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight."""
+    """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight.
+
+    collect: whether dx is collected in the memory `there` before it is written past the cache; else that is dx.
+    """
     count, groups, parts, length, channels = view
     split = count, groups * parts, 1, length, channels  # as if every part were a group
     s, q = 0.0, 0.0
@@ -465,10 +486,49 @@ def _backward_of_group(
         own[first + k] += ps
         own[channels + first + k] += pq
     v, u = slopes(s, q, terms, rstd, True)
+    begin, part = (g * parts * length, 0) if collect else (0, g * parts)
+    if collect:
+        there = advance(there, -gap(dx, begin) % LANES)
+    dsum, where = more
+    arrays, more_arrays = (advance(dy, begin), advance(x, begin), there), (advance(dsum, begin), advance(where, begin))
     for k in range(parts - 1, -1, -1):
         weight = splat(x, pick(w, first + k, 1.0))
         for p in range(per_part - 1, -1, -1):
-            _apply_back(dy, x, dx, view, g * parts + k, p, mean, rstd, v, u, weight, 0, more, past_cache)
+            _apply_back(*arrays, view, part + k, p, mean, rstd, v, u, weight, 0, more_arrays, past_cache)
+    if collect:
+        pour(there, dx, begin, parts * length)
+
+
+@tile
+def _backward_of_groups(
+    dy,
+    x,
+    dx,
+    view,
+    first,
+    last,
+    step,
+    channel,
+    per_part,
+    w,
+    ahead,
+    past_cache,
+    mean,
+    rstd,
+    own,
+    counts,
+    chain,
+    given,
+    more,
+    collect,
+    there,
+):
+    """`_backward_of_group` of every so many groups."""
+    for g in range(first, last, step):
+        of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(counts, view, g)
+        _backward_of_group(
+            dy, x, dx, view, g, channel, per_part, w, ahead, past_cache, *of_group, more, terms, collect, there
+        )
 
 
 @driver
@@ -486,26 +546,21 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     for unit in prange(plan[5]):
         view = plan[0], plan[1], plan[2], plan[3], plan[4]
         of_sample, per_block, per_part, ahead, past_cache = plan[6], plan[7], plan[8], plan[9], plan[10]
-        chunk = view[2] * view[3] if plan[11] else 0
         b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
         chain = b, be, residual, activation, where
         pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
         block = unit // of_sample
         h = unit - block * of_sample
-        own = advance(address(grads), block * 2 * view[4])
-        scratch = np.empty(chunk + LINE, dx.dtype)
-        g = block * per_block * of_sample + h
-        while g < min((block + 1) * per_block * of_sample, view[1]):
-            collected = advance(lined_up(scratch), -gap(pdx, g * chunk) % LANES)
-            target = advance(collected, -g * chunk) if chunk else pdx
-            of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(address(counts), view, g)
-            _backward_of_group(
-                pdy, px, target, view, g, h * view[2], per_part, pw, ahead, past_cache, *of_group, also, terms
-            )
-            if chunk:
-                pour(collected, pdx, g * chunk, chunk)
-            g += of_sample
-        hold(scratch)
+        first, last = block * per_block * of_sample + h, min((block + 1) * per_block * of_sample, view[1])
+        given_once = h * view[2], per_part, pw, ahead, past_cache
+        own = address(mean), address(rstd), advance(address(grads), block * 2 * view[4]), address(counts), chain, given
+        if plan[11]:
+            scratch = np.empty(LINE + view[2] * view[3], dx.dtype)
+            there = lined_up(scratch)
+            _backward_of_groups(pdy, px, pdx, view, first, last, of_sample, *given_once, *own, also, True, there)
+            hold(scratch)
+        else:
+            _backward_of_groups(pdy, px, pdx, view, first, last, of_sample, *given_once, *own, also, False, pdx)
 
 
 @driver
