@@ -342,12 +342,6 @@ def normalized(x, mean, rstd):
     return hi, rstd, (hi - mean) * rstd
 
 
-@tile
-def _completed(s, q, t):
-    """The sums of g and g h from those of g and g (h - t)."""
-    return s, q + t * s
-
-
 @inlined
 def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
@@ -361,7 +355,8 @@ def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
             expect(dy, start + groups * parts * length, e1 - e0)
             expect(x, start + groups * parts * length, e1 - e0)
         s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q)
-    return _completed(total(s), total(q), t)
+    p = total(s)
+    return p, total(q) + t * p  # of g (h - t) so far
 
 
 @tile
@@ -499,38 +494,6 @@ def _backward_of_group(
         pour(there, dx, begin, parts * length)
 
 
-@tile
-def _backward_of_groups(
-    dy,
-    x,
-    dx,
-    view,
-    first,
-    last,
-    step,
-    channel,
-    per_part,
-    w,
-    ahead,
-    past_cache,
-    mean,
-    rstd,
-    own,
-    counts,
-    chain,
-    given,
-    more,
-    collect,
-    there,
-):
-    """`_backward_of_group` of every so many groups."""
-    for g in range(first, last, step):
-        of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(counts, view, g)
-        _backward_of_group(
-            dy, x, dx, view, g, channel, per_part, w, ahead, past_cache, *of_group, more, terms, collect, there
-        )
-
-
 @driver
 def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
@@ -553,14 +516,16 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
         h = unit - block * of_sample
         first, last = block * per_block * of_sample + h, min((block + 1) * per_block * of_sample, view[1])
         given_once = h * view[2], per_part, pw, ahead, past_cache
-        own = address(mean), address(rstd), advance(address(grads), block * 2 * view[4]), address(counts), chain, given
+        own = advance(address(grads), block * 2 * view[4])
+        there = pdx
         if plan[11]:
             scratch = np.empty(LINE + view[2] * view[3], dx.dtype)
             there = lined_up(scratch)
-            _backward_of_groups(pdy, px, pdx, view, first, last, of_sample, *given_once, *own, also, True, there)
+        for g in range(first, last, of_sample):
+            of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(address(counts), view, g)
+            _backward_of_group(pdy, px, pdx, view, g, *given_once, *of_group, also, terms, plan[11], there)
+        if plan[11]:
             hold(scratch)
-        else:
-            _backward_of_groups(pdy, px, pdx, view, first, last, of_sample, *given_once, *own, also, False, pdx)
 
 
 @driver
@@ -657,10 +622,9 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                 for r in range(row, above):
                     k = 2 * (r - row)
                     _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
-                    ds, dq = total(load(along, k * LANES)), total(load(along, (k + 1) * LANES))
-                    ds, dq = _completed(ds, dq, shift)
-                    sums[k] += ds
-                    sums[k + 1] += dq
+                    s = total(load(along, k * LANES))
+                    sums[k] += s
+                    sums[k + 1] += total(load(along, (k + 1) * LANES)) + shift * s
             for r in range(row, above):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)

@@ -49,12 +49,6 @@ def expect(memory, i, n):
         fetch(memory, i + k)
 
 
-@tile
-def _behind_two(n):
-    """How many of n elements, less than four Vecs, are in the third and in the fourth."""
-    return min(n - 2 * LANES, LANES), max(n - 3 * LANES, 0)
-
-
 @inlined
 def trusted(s, q, n, centered):
     """Whether float32 was enough for the sums of n differences d and of their squares.
@@ -101,7 +95,8 @@ def moments(x, where, i, n, shift, s, q, ahead):
         q += wide(squares)
         i += 4 * LANES
     if i + 2 * LANES < end:
-        first, squares = _four_differences(x, where, i, *_behind_two(end - i), shift)
+        third, fourth = min(end - i - 2 * LANES, LANES), max(end - i - 3 * LANES, 0)
+        first, squares = _four_differences(x, where, i, third, fourth, shift)
         s += wide(first)
         q += wide(squares)
         return s, q
@@ -130,16 +125,6 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
     return _terms(dy, x, where, i, m, at_part(f, j, m), at_part(hi, j, m), at_part(a, j, m), at_part(t, j, m))
 
 
-@tile
-def _four_terms(dy, x, where, i, third, fourth, f, hi, a, t, j):
-    """The sums of four Vecs each of what `_terms` gives; third, fourth: elements of these, or None for 16."""
-    g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
-    g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
-    g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, third, f, hi, a, t, j + 2 * LANES)
-    g3, h3 = _terms_of_run(dy, x, where, i + 3 * LANES, fourth, f, hi, a, t, j + 3 * LANES)
-    return (g0 + g1) + (g2 + g3), (h0 + h1) + (h2 + h3)
-
-
 @inlined
 def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
@@ -149,16 +134,14 @@ def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
     """
     end = i + n
     while i + 4 * LANES <= end:
-        g, h = _four_terms(dy, x, where, i, None, None, f, hi, a, t, j)
-        p += wide(g)
-        q += wide(h)
+        g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
+        g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
+        g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, None, f, hi, a, t, j + 2 * LANES)
+        g3, h3 = _terms_of_run(dy, x, where, i + 3 * LANES, None, f, hi, a, t, j + 3 * LANES)
+        p += wide((g0 + g1) + (g2 + g3))
+        q += wide((h0 + h1) + (h2 + h3))
         i += 4 * LANES
         j += 4 * LANES
-    if i + 2 * LANES < end:
-        g, h = _four_terms(dy, x, where, i, *_behind_two(end - i), f, hi, a, t, j)
-        p += wide(g)
-        q += wide(h)
-        return p, q
     while i + LANES <= end:
         g, h = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
         p += wide(g)
@@ -189,16 +172,15 @@ def _over_rows(step, i, stride, rows, n, row, lead, args):
     r = 0
     while r < rows:
         k = i + r * stride
-        if lead > 0:
-            step(k, stride, min(rows - r, many), lead, row + r, 0, args)
         if r + many <= rows:  # to LLVM a constant, for which it unrolls the loop over rows
             for j in range(lead, whole, LANES):
                 step(k, stride, many, None, row + r, j, args)
         else:
             for j in range(lead, whole, LANES):
                 step(k, stride, rows - r, None, row + r, j, args)
-        if whole < n:
-            step(k, stride, min(rows - r, many), n - whole, row + r, whole, args)
+        for j, m in ((0, lead), (whole, n - whole)):
+            if m > 0:
+                step(k, stride, min(rows - r, many), m, row + r, j, args)
         r += many
 
 
@@ -286,14 +268,11 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
 
 
 @tile
-def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q, along, j, ahead):
-    """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened.
-
-    third, fourth: columns of these, or None for 16.
-    """
+def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead):
+    """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened."""
     zero = splat(x, 0.0)
     j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
-    f0, f1, f2, f3 = at_part(f, j, None), at_part(f, j1, None), at_part(f, j2, third), at_part(f, j3, fourth)
+    f0, f1, f2, f3 = at_part(f, j, None), at_part(f, j1, None), at_part(f, j2, None), at_part(f, j3, None)
     p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for r in range(rows):
         vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
@@ -304,8 +283,8 @@ def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q,
             fetch(x, k + j2 + ahead)
         g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, *vs)
         g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, *vs)
-        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, third, f2, *vs)
-        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, fourth, f3, *vs)
+        g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, *vs)
+        g3, h3, fg3, fh3 = _both_terms(dy, x, where, k + j3, None, f3, *vs)
         p0, p1, p2, p3 = p0 + g0, p1 + g1, p2 + g2, p3 + g3
         q0, q1, q2, q3 = q0 + h0, q1 + h1, q2 + h2, q3 + h3
         if along is not None:
@@ -313,12 +292,12 @@ def _cross_four(dy, x, where, i, stride, rows, third, fourth, f, hi, a, t, p, q,
             _add(along, (2 * r + 1) * LANES, (fh0 + fh1) + (fh2 + fh3), None)
     _add(p, j, p0, None)
     _add(p, j1, p1, None)
-    _add(p, j2, p2, third)
-    _add(p, j3, p3, fourth)
+    _add(p, j2, p2, None)
+    _add(p, j3, p3, None)
     _add(q, j, q0, None)
     _add(q, j1, q1, None)
-    _add(q, j2, q2, third)
-    _add(q, j3, q3, fourth)
+    _add(q, j2, q2, None)
+    _add(q, j3, q3, None)
 
 
 @tile
@@ -334,11 +313,8 @@ def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along, f
         ahead = AHEAD
     j = 0
     while j + 4 * LANES <= n:
-        _cross_four(dy, x, where, i, stride, rows, None, None, f, hi, a, t, p, q, along, j, ahead)
+        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead)
         j += 4 * LANES
-    if j + 2 * LANES < n:
-        _cross_four(dy, x, where, i, stride, rows, *_behind_two(n - j), f, hi, a, t, p, q, along, j, ahead)
-        return
     while j + LANES <= n:
         _cross(dy, x, where, i, stride, rows, None, f, hi, a, t, p, q, along, j)
         j += LANES
@@ -369,13 +345,13 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead
     """
     end = i + n
     residual, _, _, dy = more
+    line = min(i + gap(y, i), end) if past_cache else i + lead
+    while i < line:
+        m = min(line - i, LANES)
+        store_part(y, i, _normal(x, i, m, hi, a, t, w, b, j, more), m)
+        i += m
+        j += m
     if past_cache:
-        line = min(i + gap(y, i), end)
-        while i < line:
-            m = min(line - i, LANES)
-            store_part(y, i, _normal(x, i, m, hi, a, t, w, b, j, more), m)
-            i += m
-            j += m
         while i + 2 * LANES <= end:
             fetch(x, i + past_cache)
             fetch(residual, i + past_cache)
@@ -386,10 +362,6 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead
             j += 2 * LANES
             if period is not None:
                 j = j if j < period else j - period
-    elif lead > 0:
-        store_part(y, i, _normal(x, i, lead, hi, a, t, w, b, j, more), lead)
-        i += lead
-        j += lead
     while i + LANES <= end:
         store(y, i, _normal(x, i, None, hi, a, t, w, b, j, more))
         i += LANES
@@ -413,13 +385,13 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, 
     more: dsum, memory or None; where.  past_cache, period, lead: as in `normalize`.
     """
     end = i + n
+    line = min(i + gap(dx, i), end) if past_cache else i + lead
+    while i < line:
+        m = min(line - i, LANES)
+        store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, j, more), m)
+        i += m
+        j += m
     if past_cache:
-        line = min(i + gap(dx, i), end)
-        while i < line:
-            m = min(line - i, LANES)
-            store_part(dx, i, _slope(dy, x, i, m, hi, u, v, r, w, j, more), m)
-            i += m
-            j += m
         while i + 2 * LANES <= end:
             fetch(dy, i + past_cache)
             fetch(x, i + past_cache)
@@ -429,10 +401,6 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, 
             j += 2 * LANES
             if period is not None:
                 j = j if j < period else j - period
-    elif lead > 0:
-        store_part(dx, i, _slope(dy, x, i, lead, hi, u, v, r, w, j, more), lead)
-        i += lead
-        j += lead
     while i + LANES <= end:
         store(dx, i, _slope(dy, x, i, None, hi, u, v, r, w, j, more))
         i += LANES
@@ -444,15 +412,11 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, 
 @tile
 def pour(source, target, i, n):
     """target[i : i + n] = source[:n], past the cache."""
-    k, line = 0, min(gap(target, i), n)
-    while k < line:
-        m = min(line - k, LANES)
-        store_part(target, i + k, load_part(source, k, m), m)
-        k += m
-    while k + 2 * LANES <= n:
+    first = min(gap(target, i), n)
+    last = n - (n - first) % (2 * LANES)
+    for k in range(first, last, 2 * LANES):
         stream(target, i + k, load_part(source, k, None), load_part(source, k + LANES, None))
-        k += 2 * LANES
-    while k < n:
-        m = min(n - k, LANES)
-        store_part(target, i + k, load_part(source, k, m), m)
-        k += m
+    for begin, end in ((0, first), (last, n)):
+        for k in range(begin, end, LANES):
+            m = min(end - k, LANES)
+            store_part(target, i + k, load_part(source, k, m), m)
