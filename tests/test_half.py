@@ -97,6 +97,7 @@ def test_every_code_passes_unchanged(dtype, axis, past_cache, monkeypatch):
     if past_cache:
         monkeypatch.setattr(_launch, "PAST_CACHE_BYTES", 0)
         monkeypatch.setattr(_launch, "_PAST_CACHE_ROW", 0)
+        monkeypatch.setattr(_launch, "_PAST_CACHE_ROW_BACK", 0)
         monkeypatch.setattr(_launch, "_PAST_CACHE_PLANE", 0)
     x = all_codes(dtype)
     y = through_batch_norm(x, axis)

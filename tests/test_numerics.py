@@ -482,6 +482,7 @@ def test_a_sample_does_not_see_its_address(case, past_cache, monkeypatch):
     if past_cache:
         monkeypatch.setattr(_launch, "PAST_CACHE_BYTES", 0)
         monkeypatch.setattr(_launch, "_PAST_CACHE_ROW", 0)
+        monkeypatch.setattr(_launch, "_PAST_CACHE_ROW_BACK", 0)
         monkeypatch.setattr(_launch, "_PAST_CACHE_PLANE", 0)
     x, dy = (array[:3].copy() for array in (case.data(np.float32, 10.0), case.upstream(np.float32)))
     expected = of_samples(case, x, dy)
