@@ -243,3 +243,13 @@ def test_scratch_is_small_beside_x(groups, plane):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < x.nbytes / 2
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_an_infinite_gradient_stays_infinite(axis):
+    x, dy = np.random.default_rng(0).normal(1000, 1, (2, 4, 5, 9, 9)).astype(np.float32)  # whose means are rounded
+    _, mean, rstd = fastbn.batch_norm_forward(x, axis=axis)
+    dy[1, 2, 3, 3] = np.inf
+    _, dweight, dbias = fastbn.batch_norm_backward(dy, x, mean, rstd, axis=axis)
+    assert np.isinf(dweight).sum() == np.isinf(dbias).sum() == 1
+    assert not np.isnan(dweight).any()

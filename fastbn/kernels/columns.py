@@ -23,6 +23,7 @@ from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import (
     NOTHING,
     beginnings,
+    completed,
     hold,
     lined_up,
     pick,
@@ -500,7 +501,7 @@ def _reduce_back(dy, x, where, view, block, p, c0, n, lead, columns, rw, s, q):
         m = min(rest - c0, n)
         add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, whole, s, q, min(lead, m), False)
     for c in range(n):
-        q[c] += np.float64(t[c]) * s[c]
+        q[c] = completed(s[c], q[c], np.float64(t[c]))
 
 
 @tile

@@ -342,6 +342,12 @@ def normalized(x, mean, rstd):
     return hi, rstd, (hi - mean) * rstd
 
 
+@tile
+def completed(s, q, t):
+    """The sum of g h from that of g and of g (h - t); an infinite one stays as it is."""
+    return q + t * s if abs(s) < np.inf else q
+
+
 @inlined
 def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
@@ -356,7 +362,7 @@ def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
             expect(x, start + groups * parts * length, e1 - e0)
         s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q)
     p = total(s)
-    return p, total(q) + t * p  # of g (h - t) so far
+    return p, completed(p, total(q), t)
 
 
 @tile
@@ -624,7 +630,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                     _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
                     s = total(load(along, k * LANES))
                     sums[k] += s
-                    sums[k + 1] += total(load(along, (k + 1) * LANES)) + shift * s
+                    sums[k + 1] += completed(s, total(load(along, (k + 1) * LANES)), shift)
             for r in range(row, above):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
