@@ -340,7 +340,7 @@ def _backward(view: View, call: Backward, dweight: Array, dbias: Array, threads:
 def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[..., None]:
     """As `backward` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
-    units, whole, collected = plan[_UNITS[view.columns]], undivided_back(view), _ceil(view.weights, runs.COLLECTED)
+    units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
 
     def run(
@@ -370,7 +370,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
             runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, rest)
         else:
             runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, rest)
-        runs.collect_rows[parallel and collected > 1](collected, grads, dweight, dbias)
+        _collect(grads, dweight, dbias, parallel)
 
     return run
 
