@@ -80,6 +80,14 @@ def _rows(view, r0, r1):
 
 
 @tile
+def _run(view, block, span, c0, n, r):
+    """Where n columns from c0 on of row r of some begin, see `_piece`, and how many of them there are, if any."""
+    rows, width, fold, _, _, _, _, _ = view
+    _, _, whole, rest = span
+    return block * rows * width + r * width * fold + c0, n if r < whole else min(rest - c0, n)
+
+
+@tile
 def _counts(view):
     """Pieces and panels of a block."""
     rows, width, fold, _, _, _, panel, piece = view
@@ -327,7 +335,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
 @tile
 def _apply(x, y, view, block, span, c0, n, lead, hi, a, t, rw, rb, more, past_cache):
     """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
-    rows, width, fold, _, _, _, _, _ = view
+    rows, width, _, _, _, _, _, _ = view
     r0, r1, whole, rest = span
     if past_cache and rw is None and rb is None and _repeats(view, n) and r1 > r0:
         i = block * rows * width + r0 * n
@@ -337,11 +345,9 @@ def _apply(x, y, view, block, span, c0, n, lead, hi, a, t, rw, rb, more, past_ca
     at_once = n if past_cache else AT_ONCE
     for c in range(0, n, at_once):
         for r in range(r0, r1):
-            m = min(n if r < whole else min(rest - c0, n), c + at_once) - c
-            if m > 0:
-                i = block * rows * width + r * width * fold + c0 + c
-                own = advance(hi, c), advance(a, c), advance(t, c), of_row(rw, r), of_row(rb, r)
-                normalize(x, y, i, m, *own, 0, more, past_cache, None, min(lead, m))
+            i, m = _run(view, block, span, c0 + c, min(at_once, n - c), r)
+            own = advance(hi, c), advance(a, c), advance(t, c), of_row(rw, r), of_row(rb, r)
+            normalize(x, y, i, m, *own, 0, more, past_cache, None, min(lead, m))
 
 
 @tile
@@ -554,10 +560,11 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, 
 
     row_grads: float64, a row each, or None.
     """
-    rows, width, fold, _, _, _, _, _ = view
+    rows, width, _, _, _, _, _, _ = view
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     v, u, w = _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
-    r0, r1, whole, rest = _piece(view, p)
+    span = _piece(view, p)
+    r0, r1, whole, rest = span
     if past_cache and rw is None and row_grads is None and _repeats(view, n):
         i = block * rows * width + r0 * n
         m = (whole - r0) * n + (rest if whole < r1 else 0)
@@ -565,19 +572,16 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, 
         return
     if row_grads is not None:
         for r in range(r0, r1):
-            m = n if r < whole else min(rest - c0, n)
-            i = block * rows * width + r * width * fold + c0
+            i, m = _run(view, block, span, c0, n, r)
             s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
             row_grads[r], row_grads[rows + r] = total(s), total(q)
     at_once = n if past_cache else AT_ONCE
     for c in range(0, n, at_once):
         for r in range(r0, r1):
-            m = min(n if r < whole else min(rest - c0, n), c + at_once) - c
-            if m > 0:
-                i = block * rows * width + r * width * fold + c0 + c
-                own = advance(hi, c), advance(u, c), advance(v, c), advance(a, c)
-                weight = either(of_row(rw, r), advance(w, c))
-                gradient(dy, x, dx, i, m, *own, weight, 0, more, past_cache, None, min(lead, m))
+            i, m = _run(view, block, span, c0 + c, min(at_once, n - c), r)
+            own = advance(hi, c), advance(u, c), advance(v, c), advance(a, c)
+            weight = either(of_row(rw, r), advance(w, c))
+            gradient(dy, x, dx, i, m, *own, weight, 0, more, past_cache, None, min(lead, m))
 
 
 @tile
