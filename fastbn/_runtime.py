@@ -20,6 +20,7 @@ from typing import Any
 
 import numba
 from numba.core import config
+from numba.np.ufunc import parallel as _numba_parallel
 
 try:
     from numba.core.compiler_lock import global_compiler_lock as _compiling
@@ -30,12 +31,14 @@ SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
 TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
 _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
-_HOPELESS = 4  # times the other way's cost, after which a way is not tried again
+_HOPELESS = 4  # times the other way's cost, if it takes that a second time, a way is not tried any more
+_LOOK = 0.001  # seconds between two calls that are timed, other than in trials: beside a kernel, Python runs slowly
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth
 
 _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
+_set_in_numba: Callable[[], int] = numba.get_num_threads  # the number of threads of Numba for this thread
 _forked_from_omp = False
 
 
@@ -73,7 +76,7 @@ def get_num_threads() -> int:
     asked = _here.get() or _chosen or _from_environment()
     if asked:
         return asked
-    return 1 if threading_layer() is None else min(numba.get_num_threads(), _cpus())
+    return 1 if threading_layer() is None else min(_set_in_numba(), _cpus())
 
 
 @contextmanager
@@ -172,8 +175,10 @@ def threading_layer() -> str | None:
 
 @cache
 def _started_layer() -> str | None:
+    global _set_in_numba
     try:
-        numba.get_num_threads()  # starts the threads
+        numba.get_num_threads()  # starts the threads, for which it takes two locks every time: 10 us beside a kernel
+        _set_in_numba = getattr(_numba_parallel, "_get_num_threads", numba.get_num_threads)
         return str(numba.threading_layer())
     except (ValueError, ImportError, AttributeError):
         return None
@@ -198,52 +203,51 @@ if hasattr(os, "register_at_fork"):
 
 def available_threads() -> int:
     """How many threads a call may use here and now."""
-    if config.DISABLE_JIT or _forked_from_omp:
-        return 1
-    layer = threading_layer()
+    layer = None if config.DISABLE_JIT or _forked_from_omp else _started_layer()
     # Numba's own pool, "workqueue", aborts the process when two threads use it at once.
     if layer is None or (layer == "workqueue" and threading.current_thread() is not threading.main_thread()):
         return 1
-    return get_num_threads()
+    return _here.get() or _chosen or get_num_threads()
 
 
 class _Pace:
-    """What one kind of call has cost so far, serial and parallel."""
+    """What one kind of call has cost so far, serial and parallel, and which way is taken."""
 
-    __slots__ = ("cost", "left", "recent", "retry", "runs", "trying")
+    __slots__ = ("compiled", "cost", "left", "look", "parallel", "recent", "retry")
 
     def __init__(self) -> None:
         self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
         self.recent: tuple[list[float], list[float]] = [], []
-        self.runs = [0, 0]
-        self.trying = False  # the way that is tried once more,
-        self.left = 0  # so many times yet
-        self.retry = 0.0
+        self.compiled = [False, False]
+        self.parallel = False  # the faster way, or the one that is tried,
+        self.left = _TRIES  # so many times yet
+        self.look = 0.0  # when the next call is to be timed,
+        self.retry = 0.0  # and when the slower way is to be tried
 
-    def choose(self) -> bool:
-        """Whether to run parallel: the faster way, or the other one if it has not been tried for a while."""
-        for way in (False, True):
-            if self.runs[way] < _TRIES:
-                return way
-        better = self.cost[True] < self.cost[False]
-        if not self.retry:
-            self.retry = perf_counter() + _RETRY
-        elif not self.left and perf_counter() >= self.retry:
-            self.trying, self.left = not better, _TRIES
-            self.recent[self.trying].clear()
-        return self.trying if self.left else better
-
-    def record(self, way: bool, seconds: float) -> None:
-        recent = self.recent[way]
-        recent.append(seconds)
-        if self.runs[way] == 1 or len(recent) > _TRIES:  # a first run may compile, and counts for nothing
-            del recent[0]
-        self.runs[way] += 1
-        self.cost[way] = min(recent)
-        if self.left and way == self.trying:
-            self.left = 0 if seconds > _HOPELESS * self.cost[not way] else self.left - 1
-            if not self.left:
-                self.retry = perf_counter() + max(_RETRY, _RETRY_SHARE * seconds)
+    def record(self, way: bool, start: float, end: float) -> None:
+        """What a call has cost that went this way."""
+        seconds, recent, other = end - start, self.recent[way], not way
+        if self.compiled[way]:
+            recent.append(seconds)
+            if len(recent) > _TRIES:
+                del recent[0]
+            self.cost[way] = min(recent)
+        self.compiled[way] = True  # by the first run of all, which counts for nothing
+        if self.left > 0:
+            if way != self.parallel:  # of a thread that began before the trial
+                return
+            hopeless = len(recent) > 1 and min(recent) > _HOPELESS * self.cost[other] > 0
+            self.left = 0 if hopeless else self.left - 1
+            if self.left > 0:
+                return
+            if not self.compiled[other]:
+                self.parallel, self.left = other, _TRIES
+                return
+            self.retry = end + max(_RETRY, _RETRY_SHARE * seconds)
+        self.parallel, self.look = self.cost[True] < self.cost[False], end + _LOOK
+        if end >= self.retry:
+            self.parallel, self.left, self.look = not self.parallel, _TRIES, 0.0
+            self.recent[self.parallel].clear()
 
 
 _paces: dict[Any, _Pace] = {}
@@ -268,18 +272,18 @@ def with_team(kind: Any, nbytes: int, run: Callable[[int], None]) -> None:
         if len(_paces) > 4096:
             _paces.clear()
         pace = _paces.setdefault((kind, most), _Pace())
-    way = pace.choose()
-    start = perf_counter()
-    if way:
+    start, parallel = perf_counter(), pace.parallel
+    if parallel:
         _with_threads(most, run)
     else:
         run(1)
-    pace.record(way, perf_counter() - start)
+    if start >= pace.look:
+        pace.record(parallel, start, perf_counter())
 
 
 def _with_threads(n: int, run: Callable[[int], None]) -> None:
     """Call `run` with Numba's setting for this thread changed for that time."""
-    before = numba.get_num_threads()
+    before = _set_in_numba()
     if n == before:
         run(n)
         return

@@ -478,50 +478,59 @@ def test_the_quota_bounds_the_threads(control_groups):
 # Whether threads help -------------------------------------------------------------------------------------------------
 
 
-def test_the_faster_way_is_taken_until_it_is_the_slower_one(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(_runtime, "perf_counter", lambda: clock[0])
-    pace = _runtime._Pace()
+@pytest.fixture
+def clock(monkeypatch):
+    """The time as fastbn sees it, two threads, and no call that was timed before."""
+    now = [0.0]
+    monkeypatch.setattr(_runtime, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(_runtime, "available_threads", lambda: 2)
+    monkeypatch.setattr(_runtime, "_with_threads", lambda n, run: run(n))
+    monkeypatch.setattr(_runtime, "_paces", {})
+    return now
 
+
+def test_the_faster_way_is_taken_until_it_is_the_slower_one(clock):
     def share(serial, parallel, seconds):
         """Of parallel calls in so many seconds, where calls cost this much."""
         ways, end = [], clock[0] + seconds
+
+        def run(threads):
+            ways.append(threads > 1)
+            clock[0] += parallel if threads > 1 else serial
+
         while clock[0] < end:
-            ways.append(pace.choose())
-            cost = parallel if ways[-1] else serial
-            clock[0] += cost
-            pace.record(ways[-1], cost)
+            _runtime.with_team("kind", 1 << 20, run)
         return np.mean(ways)
 
-    assert share(100e-6, 60e-6, seconds=1) > 0.99
-    assert share(100e-6, 3e-3, seconds=1) < 0.01  # busy from here on: a few calls are enough to tell
+    assert share(100e-6, 60e-6, seconds=1) > 0.98
+    assert share(100e-6, 3e-3, seconds=1) < 0.02  # busy from here on: a few calls are enough to tell
     share(100e-6, 60e-6, seconds=1)  # quiet again, which is found out when the other way is tried
-    assert share(100e-6, 60e-6, seconds=1) > 0.99
+    assert share(100e-6, 60e-6, seconds=1) > 0.98
+    assert share(100e-6, 130e-6, seconds=1) < 0.05  # a little busy
 
 
-def test_threads_that_slept_are_not_judged_by_how_they_wake_up(monkeypatch):
-    clock, slept = [0.0], [True]
-    monkeypatch.setattr(_runtime, "perf_counter", lambda: clock[0])
-    pace = _runtime._Pace()
+def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
+    slept, ways = True, []
 
-    def run():
-        way = pace.choose()
-        cost = 100e-6 if not way else 180e-6 if slept[0] else 60e-6
-        slept[0] = not way
-        clock[0] += cost
-        pace.record(way, cost)
-        return way
+    def run(threads, disturbed=False):
+        nonlocal slept
+        ways.append(threads > 1)
+        clock[0] += 100e-6 if threads == 1 else 2e-3 if disturbed else 500e-6 if slept else 60e-6
+        slept = threads == 1
 
-    for _ in range(6):
-        run()
-    for _ in range(2):  # two calls that something disturbed
-        pace.record(pace.choose(), 1e-3)
-    assert all(run() for _ in range(100))
-    for _ in range(3):  # and a few more: serial now
-        pace.record(pace.choose(), 1e-3)
-    assert not run()
+    def calls(n, disturbed=False):
+        for _ in range(n):
+            _runtime.with_team("kind", 1 << 20, lambda threads: run(threads, disturbed))
+        return ways[-n:]
+
+    calls(6)
+    calls(2, disturbed=True)
+    assert all(calls(100))
+    calls(12, disturbed=True)  # a few more
+    assert not any(calls(30, disturbed=True))
     clock[0] += 1
-    assert all(run() for _ in range(100))
+    calls(10)
+    assert all(calls(100))
 
 
 def test_a_spinning_process_on_every_core():
