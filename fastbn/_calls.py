@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _checks, _launch, _memory, _runtime, _views
-from fastbn.kernels import activations, columns, runs
+from fastbn.kernels import activations
 
 Array = NDArray[Any]
 ViewOf = Callable[..., _views.View | None]
@@ -241,7 +241,7 @@ def apply(
             view, _launch.Forward(flattened(x, order), flattened(y, order), *affine, eps, *statistics, more=more)
         )
         if key is not None and order is None:
-            _remember(key, _scale_again(x, view, eps, mean.dtype == var.dtype == np.float64))
+            _remember(key, _scale_again(x, view, eps))
     return _deliver(y, out)
 
 
@@ -371,14 +371,9 @@ def _remember(key: Any, again: Again) -> None:
 def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered: bool, by_axes: bool) -> Again:
     """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd; by_axes: whether weights have more than one axis."""
     shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
-    bits, direct = bits_of(dtype), small or _launch.undivided(view)
-    plan = _launch.forward_plan(view, x, centered, keep == RSTD)
-    by_channel, groups, stats_shape = view.affine == "channel", view.groups, view.stats_shape
-    with_mean, with_var = (view.columns or (keep and centered)), view.columns or keep
-    reshaped = keep and len(stats_shape) != 1
-    kernel = (columns if view.columns else runs).forward
-    serial, kind = kernel.serial, object()
-    rest: tuple[Any, ...] = (_launch.LIKE[_checks.COMPUTED_IN[dtype]], None) if view.columns else (None,)
+    bits, direct = bits_of(dtype), _launch.direct_forward(view, x, centered, keep == RSTD)
+    groups, stats_shape, kind = view.groups, view.stats_shape, object()
+    with_mean, with_var, reshaped = keep and centered, bool(keep), keep and len(view.stats_shape) != 1
     empty = np.empty if nbytes < _memory.LEAST else _memory.empty
 
     def again(x: Array, w: Array | None, b: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
@@ -390,17 +385,11 @@ def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered:
             fx, fy = fx.view(bits), fy.view(bits)
         if by_axes:
             w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
-        args: Any
-        if by_channel:
-            args = plan, fx, fy, w, b, None, None, eps, mean, var, *rest
-        else:
-            args = plan, fx, fy, None, None, w, b, eps, mean, var, *rest
         if small:
-            serial(*args)
-        elif direct:
-            _runtime.with_team(kind, nbytes, lambda threads: kernel[threads > 1](*args))
+            direct(1, fx, fy, w, b, eps, mean, var)
         else:
-            _launch.forward(view, _launch.Forward(fx, fy, w, b, eps, mean, var, centered, rooted=keep == RSTD))
+            args = fx, fy, w, b, eps, mean, var
+            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
         if reshaped:
             mean, var = mean.reshape(stats_shape) if centered else mean, var.reshape(stats_shape)
         return y, mean, var
@@ -408,29 +397,22 @@ def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered:
     return again
 
 
-def _scale_again(x: Array, view: _views.View, eps: float, in_float64: bool) -> Again:
+def _scale_again(x: Array, view: _views.View, eps: float) -> Again:
     """Of `apply`: (x, w, b, mean, var, out) -> y."""
     shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
-    bits, like, plan = bits_of(dtype), _launch.LIKE[_checks.COMPUTED_IN[dtype]], _launch.scale_plan(view, x)
-    empty, kind = np.empty if nbytes < _memory.LEAST else _memory.empty, object()
+    bits, direct, kind = bits_of(dtype), _launch.direct_apply(view, x), object()
+    empty = np.empty if nbytes < _memory.LEAST else _memory.empty
 
     def again(x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, out: Array | None) -> Array:
         y = empty(shape, dtype) if out is None else out
         fx, fy = x.ravel(), y.ravel()
         if bits is not None:
             fx, fy = fx.view(bits), fy.view(bits)
-        if not view.columns:
-            if small:
-                runs.scale.serial(plan, fx, fy, w, b, eps, mean, var, None)
-            else:
-                args = plan, fx, fy, w, b, eps, mean, var, None
-                _runtime.with_team(kind, nbytes, lambda threads: runs.scale[threads > 1](*args))
-        elif small:
-            if not in_float64:
-                mean, var = mean.astype(np.float64), var.astype(np.float64)
-            columns.scale.serial(plan, fx, fy, w, b, None, None, eps, mean, var, like, None)
+        if small:
+            direct(1, fx, fy, w, b, eps, mean, var, None)
         else:
-            _launch.apply(view, _launch.Forward(fx, fy, w, b, eps, mean, var))
+            args = fx, fy, w, b, eps, mean, var, None
+            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
         return y
 
     return again

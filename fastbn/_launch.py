@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastbn import _runtime
 from fastbn._views import View
 from fastbn.kernels import columns, runs
-from fastbn.kernels.simd import LANES, LINE
+from fastbn.kernels.simd import LANES
 from fastbn.kernels.tile import AHEAD
 
 Array = NDArray[Any]
@@ -154,14 +154,7 @@ def _ahead(x: Array, count: int, past_cache: int) -> int:
 
 def _busy(units: int, threads: int) -> bool:
     """Whether so many units keep all threads about equally busy."""
-    return threads == 1 or units >= 4 * threads or units % threads == 0
-
-
-def _lined_up(size: int, dtype: Any = np.float64) -> Array:
-    """Memory that begins at a cache line: loads and stores across two of them take twice the time."""
-    memory = np.empty(size + LANES, dtype)
-    first = -memory.__array_interface__["data"][0] % LINE // memory.itemsize
-    return memory[first : first + size]
+    return units >= 4 * threads or units % threads == 0
 
 
 def _ceil(a: int, b: int) -> int:
@@ -178,30 +171,122 @@ def with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> 
 
 def forward(view: View, call: Forward) -> None:
     """Normalize x into y with its own statistics."""
-    with_threads(_columns_forward if view.columns else _runs_forward, view, call.y, call)
+    with_threads(_forward, view, call.y, call)
 
 
-def _runs_forward(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, centered, more, counts, summed, rooted = call
+def _forward(view: View, call: Forward, threads: int) -> None:
+    _, y, w, b, eps, mean, var, centered, *_, rooted = call
+    direct_forward(view, y, centered, rooted)(threads, call.x, y, w, b, eps, mean, var, call, call.rest)
+
+
+def direct_forward(view: View, x: Array, centered: bool = True, rooted: bool = False) -> Callable[..., None]:
+    """As `forward` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
+    whole = (_columns_whole if view.columns else _runs_whole)(view, x, centered, rooted)
+    if undivided(view) or x.nbytes < _runtime.SERIAL_BYTES:
+        return whole
+    units = view.blocks * extent(view)[1] if view.columns else view.geometry[1]
+    by_steps = (_columns_by_steps if view.columns else _runs_by_steps)(view, x, centered, rooted)
+
+    def run(threads: int, *args: Any) -> None:
+        (whole if threads == 1 or _busy(units, threads) else by_steps)(threads, *args)
+
+    return run
+
+
+def _runs_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
+    """As `direct_forward`, a group a unit."""
+    plan, by_channel, (serial, parallel) = (
+        forward_plan(view, x, centered, rooted),
+        view.affine == "channel",
+        runs.forward,
+    )
+
+    def run(
+        threads: int,
+        x: Any,
+        y: Array,
+        w: Maybe,
+        b: Maybe,
+        eps: float,
+        mean: Array,
+        var: Array,
+        call: Forward | None = None,
+        rest: tuple[Any, ...] | None = None,
+    ) -> None:
+        kernel: Any = parallel if threads > 1 else serial
+        if by_channel:
+            kernel(plan, x, y, w, b, None, None, eps, mean, var, rest)
+        else:
+            kernel(plan, x, y, None, None, w, b, eps, mean, var, rest)
+
+    return run
+
+
+def _columns_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
+    """As `_runs_whole`, a panel a unit."""
+    plan, by_channel = forward_plan(view, x, centered, rooted), view.affine == "channel"
+    groups, like, (serial, parallel) = view.groups, LIKE[computed_in(x)], columns.forward
+
+    def run(
+        threads: int,
+        x: Array,
+        y: Array,
+        w: Maybe,
+        b: Maybe,
+        eps: float,
+        mean: Array,
+        var: Array,
+        call: Forward | None = None,
+        rest: tuple[Any, ...] | None = None,
+    ) -> None:
+        kernel: Any = parallel if threads > 1 else serial
+        mean, var = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
+        if by_channel:
+            kernel(plan, x, y, w, b, None, None, eps, mean, var, like, rest)
+        else:
+            kernel(plan, x, y, None, None, w, b, eps, mean, var, like, rest)
+
+    return run
+
+
+def _runs_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
+    """As `direct_forward`, one step after the other, for groups are too few."""
     shape = view.geometry
     count, groups, parts, length, _ = shape
-    affine = by_channel_or_not(view, w, b)
-    if undivided(view) or _busy(groups, threads):
-        plan = forward_plan(view, y, centered, rooted)
-        runs.forward[threads > 1](plan, x, y, *affine, eps, mean, var, call.rest)
-        return
-    mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
-    per_group, past_cache = runs.pieces(count, parts * length), _past_cache(view, y)
+    per_group, past_cache = runs.pieces(count, parts * length), _past_cache(view, x)
     pieces = groups * per_group
-    sums = np.empty((pieces, 3))
-    runs.reduce.parallel(pieces, x, call.where, shape, per_group, centered, False, sums)
-    runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, of_groups)
-    if summed is not None:
-        alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
-        runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
-    runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more)
-    if rooted:
-        take_roots(var, eps)
+
+    def run(
+        threads: int,
+        x: Any,
+        y: Array,
+        w: Maybe,
+        b: Maybe,
+        eps: float,
+        mean: Array,
+        var: Array,
+        call: Forward | None = None,
+        rest: tuple[Any, ...] | None = None,
+    ) -> None:
+        where, more, counts, summed = _beside_arrays(call)
+        mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
+        sums = np.empty((pieces, 3))
+        runs.reduce.parallel(pieces, x, where, shape, per_group, centered, False, sums)
+        runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, of_groups)
+        if summed is not None:
+            alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
+            runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
+        affine = by_channel_or_not(view, w, b)
+        runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more)
+        if rooted:
+            take_roots(var, eps)
+
+    return run
+
+
+def _beside_arrays(call: Forward | None) -> tuple[Any, ...]:
+    """What a call may have besides: where, more, counts, summed."""
+    return (None, None, None, None) if call is None else (call.where, call.more, call.counts, call.summed)
 
 
 def by_channel_or_not(view: View, w: Maybe, b: Maybe) -> tuple[Maybe, ...]:
@@ -244,33 +329,33 @@ def take_roots(var: Array, eps: float) -> None:
             np.divide(1.0, var, var)
 
 
-def _columns_forward(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, centered, _, counts, _, rooted = call
-    shape = view.geometry
+def _columns_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
+    """As `_runs_by_steps`."""
+    shape, like, scale = view.geometry, LIKE[computed_in(x)], direct_apply(view, x)
     pieces, panels, width = extent(view)
-    mean, of_groups = mean if mean.size else np.empty(view.groups), var if var.size else np.empty(view.groups)
-    like = LIKE[computed_in(y)]
-    units = view.blocks * panels
-    if undivided(view) or _busy(units, threads):
-        plan = forward_plan(view, y, centered, rooted)
-        affine = by_channel_or_not(view, w, b)
-        columns.forward[threads > 1](plan, x, y, *affine, eps, mean, of_groups, like, call.rest)
-        return
-    sums = _lined_up(view.blocks * pieces * 2 * width)
-    columns.reduce.parallel(view.blocks * pieces, x, call.where, shape, centered, False, sums, like)
-    columns.finish.serial(units, x, call.where, shape, centered, sums, counts, mean, of_groups)
-    _scale_columns(view, call._replace(mean=mean, var=of_groups), threads)
-    if rooted:
-        take_roots(var, eps)
+    units, pieces = view.blocks * panels, view.blocks * pieces
 
+    def run(
+        threads: int,
+        x: Array,
+        y: Array,
+        w: Maybe,
+        b: Maybe,
+        eps: float,
+        mean: Array,
+        var: Array,
+        call: Forward | None = None,
+        rest: tuple[Any, ...] | None = None,
+    ) -> None:
+        where, more, counts, _ = _beside_arrays(call)
+        mean, of_groups = mean if mean.size else np.empty(view.groups), np.empty(view.groups)
+        sums = np.empty(pieces * 2 * width)
+        columns.reduce.parallel(pieces, x, where, shape, centered, False, sums, like)
+        wanted = var if var.size else of_groups
+        columns.finish.serial(units, x, where, shape, centered, sums, counts, mean, of_groups, rooted, eps, wanted)
+        scale(threads, x, y, w, b, eps, mean, of_groups, more)
 
-def _scale_columns(view: View, call: Forward, threads: int) -> None:
-    x, y, w, b, eps, mean, var, _, more, *_ = call
-    rows, _, fold, *_ = view.geometry
-    most = _ceil(rows, fold) // _LEAST_ROWS
-    parts = 1 if threads == 1 else max(1, min(_ceil(4 * threads, view.blocks), most))
-    plan = scale_plan(view, y, parts)
-    columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, LIKE[computed_in(y)], more)
+    return run
 
 
 def scale_plan(view: View, y: Array, parts: int = 1) -> Array:
@@ -288,11 +373,38 @@ def apply(view: View, call: Forward) -> None:
 
 def _apply(view: View, call: Forward, threads: int) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
-    if view.columns:
-        mean, var = (v.astype(np.float64, copy=False) for v in (mean, var))
-        _scale_columns(view, call._replace(mean=mean, var=var), threads)
-        return
-    runs.scale[threads > 1](scale_plan(view, y), x, y, w, b, eps, mean, var, more)
+    direct_apply(view, y)(threads, x, y, w, b, eps, mean, var, more)
+
+
+def direct_apply(view: View, x: Array) -> Callable[..., None]:
+    """As `apply` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
+    if not view.columns:
+        plan_of_runs, (serial, parallel) = scale_plan(view, x), runs.scale
+
+        def scale_runs(
+            threads: int, x: Array, y: Array, w: Maybe, b: Maybe, eps: float | None, mean: Array, var: Array, more: More
+        ) -> None:
+            (parallel if threads > 1 else serial)(plan_of_runs, x, y, w, b, eps, mean, var, more)
+
+        return scale_runs
+    rows, _, fold, *_ = view.geometry
+    most = max(1, _ceil(rows, fold) // _LEAST_ROWS)
+    by_channel, like, wide = view.affine == "channel", LIKE[computed_in(x)], np.dtype(np.float64)
+    plans: dict[int, Array] = {}
+
+    def scale_columns(
+        threads: int, x: Array, y: Array, w: Maybe, b: Maybe, eps: float | None, mean: Array, var: Array, more: More
+    ) -> None:
+        plan = plans.get(threads)
+        if plan is None:
+            parts = 1 if threads == 1 else min(_ceil(4 * threads, view.blocks), most)
+            plan = plans[threads] = scale_plan(view, x, parts)
+        if mean.dtype is not wide or var.dtype is not wide:
+            mean, var = mean.astype(wide), var.astype(wide)
+        affine = (w, b, None, None) if by_channel else (None, None, w, b)
+        columns.scale[threads > 1](plan, x, y, *affine, eps, mean, var, like, more)
+
+    return scale_columns
 
 
 def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
@@ -328,13 +440,14 @@ def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
 
 
 def _backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    if call.dx is None:
-        _backward_in_pieces(view, call, dweight, dbias, threads)
-        return
     centered = call.mean is not None
+    arrays = call.dy, call.x, call.dx, call.w, call.mean, call.rstd, dweight, dbias, call
+    if call.dx is None:
+        by_steps = _columns_back_by_steps(view, call.x, centered) if view.columns else _runs_back_by_steps(view)
+        by_steps(threads, *arrays)
+        return
     rest = call.rest(*by_channel_or_not(view, call.b, None)[::2])
-    arrays = call.dy, call.x, call.dx, call.w, call.mean, call.rstd, dweight, dbias
-    direct_backward(view, call.x, centered)(threads, *arrays, call, rest)
+    direct_backward(view, call.x, centered)(threads, *arrays, rest)
 
 
 def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[..., None]:
@@ -342,6 +455,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
+    by_steps = _columns_back_by_steps(view, x, centered) if view.columns else _runs_back_by_steps(view)
 
     def run(
         threads: int,
@@ -357,8 +471,8 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
         rest: tuple[Any, ...] | None = None,
     ) -> None:
         parallel = threads > 1
-        if not (whole or _busy(units, threads)):
-            _backward_in_pieces(view, call or Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
+        if parallel and not whole and not _busy(units, threads):
+            by_steps(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
             return
         grads = np.zeros(size)
         if view.columns:
@@ -385,14 +499,15 @@ def _blocks_of_gradients(view: View, x: Array) -> int:
     return _ceil(samples, per_block)
 
 
-def _backward_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    """As `backward`, one step after the other, for groups are too few or dx is not wanted."""
-    if view.columns:
-        _columns_in_pieces(view, call, dweight, dbias, threads)
-    elif view.affine == "element":
-        _rows_in_pieces(view, call, dweight, dbias, threads)
-    else:
-        _runs_in_pieces(view, call, dweight, dbias, threads)
+def _runs_back_by_steps(view: View) -> Callable[..., None]:
+    """As `direct_backward`, one step after the other, for groups are too few or dx is not wanted."""
+    in_pieces = _rows_in_pieces if view.affine == "element" else _runs_in_pieces
+
+    def run(threads: int, dy: Array, x: Array, dx: Maybe, w: Maybe, mean: Maybe, rstd: Array, *args: Any) -> None:
+        dweight, dbias, call = args
+        in_pieces(view, call or Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
+
+    return run
 
 
 def _runs_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
@@ -488,28 +603,43 @@ def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, th
     _collect(grads, dweight, dbias, parallel)
 
 
-def _columns_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
-    dy, x, dx, w, mean, rstd, counts, *_ = call
-    shape, parallel = view.geometry, threads > 1
+def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[..., None]:
+    """As `_runs_back_by_steps`."""
+    shape, like, by_row = view.geometry, LIKE[computed_in(x)], view.affine == "row"
     pieces, panels, width = extent(view)
-    centered = mean is not None
-    mean = mean if centered else np.zeros(view.groups)
-    channel, _, row, _ = by_channel_or_not(view, w, None)
-    by_row = view.affine == "row"
-    grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
-    row_grads: Any = np.empty((view.blocks * panels, 2, shape[0])) if by_row else None
-    units, like = view.blocks * panels, LIKE[computed_in(x)]
-    if call.differentiate:
-        before = Forward(x, dy, w, call.b, None, mean, rstd, more=call.more)  # type: ignore[arg-type]
-        _apply(view, before, threads)
-    sums = _lined_up(view.blocks * pieces * 2 * width)
-    coefficients = _lined_up(units * 6 * columns.apart(shape[6]), like.dtype)
-    columns.reduce_back[parallel](view.blocks * pieces, dy, x, call.where, shape, row, mean, rstd, sums, like)
-    columns.finish_back.serial(units, x, shape, channel, centered, sums, counts, mean, rstd, grads, coefficients)
-    if dx is not None:
-        given = _past_cache(view, x, share=2), row_grads, coefficients, call.beside
-        columns.apply_back[parallel](view.blocks * pieces, dy, x, dx, shape, row, *given)
-    _collect(row_grads if by_row else grads, dweight, dbias, parallel)
+    units, pieces, past_cache = view.blocks * panels, view.blocks * pieces, _past_cache(view, x, share=2)
+    of_panels = units * 6 * columns.apart(shape[6]) + LANES
+
+    def run(
+        threads: int,
+        dy: Array,
+        x: Array,
+        dx: Maybe,
+        w: Maybe,
+        mean: Maybe,
+        rstd: Array,
+        dweight: Array,
+        dbias: Array,
+        call: Backward | None,
+    ) -> None:
+        parallel, where, counts, beside = threads > 1, None, None, None
+        mean = np.zeros(view.groups) if mean is None else mean
+        channel, row = (None, w) if by_row else (w, None)
+        grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
+        row_grads: Any = np.empty((units, 2, shape[0])) if by_row else None
+        if call is not None:
+            where, counts, beside = call.where, call.counts, call.beside
+            if call.differentiate:
+                direct_apply(view, x)(threads, x, dy, w, call.b, None, mean, rstd, call.more)
+        sums, coefficients = np.empty(pieces * 2 * width), np.empty(of_panels, like.dtype)
+        columns.reduce_back[parallel](pieces, dy, x, where, shape, row, mean, rstd, sums, like)
+        columns.finish_back.serial(units, x, shape, channel, centered, sums, counts, mean, rstd, grads, coefficients)
+        if dx is not None:
+            given = past_cache, row_grads, coefficients, beside
+            columns.apply_back[parallel](pieces, dy, x, dx, shape, row, *given)
+        _collect(row_grads if by_row else grads, dweight, dbias, parallel)
+
+    return run
 
 
 def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:

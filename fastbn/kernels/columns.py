@@ -21,6 +21,7 @@ from numba import prange
 
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.runs import (
+    FAR,
     NOTHING,
     beginnings,
     completed,
@@ -51,7 +52,6 @@ from fastbn.kernels.simd import (
 )
 from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
-FAR = 1 << 21  # elements
 AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
 MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
@@ -295,12 +295,12 @@ def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
 
 
 @tile
-def _take_roots(view, block, c0, n, eps, var):
-    """Put rstd in the place of the variance."""
+def _want(view, block, c0, n, var, roots, eps, wanted):
+    """Variances, or rstd, of the groups in n columns from c0 on; `wanted` may be `var` itself."""
     _, width, _, span, _, _, _, _ = view
     first = (block * width + c0) // span
     for g in range(first, first + min(n, width) // span):
-        var[g] = rooted(var[g], eps)
+        wanted[g] = rooted(var[g], eps) if roots else var[g]
 
 
 @tile
@@ -389,8 +389,7 @@ def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
                 _add(q, pq, n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
         _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
-        if plan[10]:
-            _take_roots(view, block, c0, n, eps, pv)
+        _want(view, block, c0, n, pv, plan[10], eps, pv)
         for p in range(pieces - 1, -1, -1):
             _apply(px, py, view, block, _piece(view, p), c0, n, lead, hi, a, t, prw, prb, also, past_cache)
         hold(scratch)
@@ -425,8 +424,8 @@ def shifts(units, x, where, view, shift):
 
 
 @driver
-def finish(units, x, where, view, centered, sums, counts, mean, var):
-    """Mean and variance from the sums of the pieces, a panel a unit."""
+def finish(units, x, where, view, centered, sums, counts, mean, var, roots, eps, wanted):
+    """Mean and variance from the sums of the pieces, a panel a unit; wanted: takes the variance, or rstd if `roots`."""
     pieces, panels = _counts(view)
     columns = view[1] * view[2]
     for unit in prange(units):
@@ -441,6 +440,7 @@ def finish(units, x, where, view, centered, sums, counts, mean, var):
             _add(s, piece, n)
             _add(q, advance(piece, columns), n)
         _finish(view, block, c0, n, shift, s, q, address(counts), centered, address(mean), address(var))
+        _want(view, block, c0, n, address(var), roots, eps, address(wanted))
         hold(scratch)
 
 
@@ -573,7 +573,7 @@ def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, 
     if row_grads is not None:
         for r in range(r0, r1):
             i, m = _run(view, block, span, c0, n, r)
-            s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0))
+            s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0), 0)
             row_grads[r], row_grads[rows + r] = total(s), total(q)
     at_once = n if past_cache else AT_ONCE
     for c in range(0, n, at_once):
@@ -665,8 +665,8 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
 
 @tile
 def _of_panel(columns, view, unit, lead):
-    """Where the six arrays of a panel begin in those of all of them, which lie at a cache line."""
-    return advance(_array(columns, view[6], 6 * unit), LANES - lead)
+    """Where the six arrays of a panel begin in those of all of them."""
+    return advance(_array(lined_up(columns), view[6], 6 * unit), LANES - lead)
 
 
 @driver
@@ -685,7 +685,7 @@ def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, co
             _add(s, piece, n)
             _add(q, advance(piece, width), n)
         own = advance(address(grads), block * 2 * view[5])
-        panel = _of_panel(address(columns), view, unit, _lead(address(x), view, block, c0, n))
+        panel = _of_panel(columns, view, unit, _lead(address(x), view, block, c0, n))
         _normalized(view, block, c0, n, address(mean), address(rstd), panel)
         given = address(w), address(counts), centered, address(mean), address(rstd)
         _finish_back(view, block, c0, n, s, q, *given, own, panel)
@@ -702,6 +702,6 @@ def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more)
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
             lead = _lead(px, view, block, c0, c1 - c0)
-            own = _of_panel(address(columns), view, block * panels + panel, lead)
+            own = _of_panel(columns, view, block * panels + panel, lead)
             row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
             _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, lead, own, prw, row, weighed(more), past_cache)

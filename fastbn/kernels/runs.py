@@ -50,6 +50,9 @@ from fastbn.kernels.tile import (
 
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read,
 SHORT = 1024  # and the whole one where it is no longer than that
+FAR = 1 << 21  # elements of x: more than a core's own cache holds
+NEAR = 512  # elements: so far ahead longer ones are fetched then,
+SLAB = 114688  # unless their group has so few, in all arrays read, that it was fetched while the one before was written
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
@@ -81,6 +84,14 @@ def _span(p, count, length):
 def _worth_expecting(length):
     """Whether the next run is fetched; the processor does as well by itself with others."""
     return length <= SHORT or length >= LONG
+
+
+@tile
+def _near(view, n, arrays):
+    """How many elements ahead runs of n are fetched from so many arrays while they are summed."""
+    count, groups, parts, length, _ = view
+    group = count * parts * length
+    return NEAR if n > SHORT and groups * group >= FAR and arrays * group > SLAB else 0
 
 
 @tile
@@ -186,12 +197,12 @@ def _sums(x, where, view, g, span, shift, ahead):
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = span
     s, q = splat64(0.0), splat64(0.0)
-    stride = groups * parts * length
+    stride, near = groups * parts * length, _near(view, e1 - e0, 1)
     for j in range(j0, j1):
         start = j * stride + g * parts * length + e0
         if count > 1 and _worth_expecting(e1 - e0):
             expect(x, start + stride, e1 - e0)
-        s, q = moments(x, where, start, e1 - e0, shift, s, q, 0 if _written_first(j) else ahead)
+        s, q = moments(x, where, start, e1 - e0, shift, s, q, near if _written_first(j) else max(near, ahead))
     return total(s), total(q)
 
 
@@ -355,12 +366,13 @@ def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
     j0, j1, e0, e1 = _span(p, count, length)
     hi, a, t = normalized(x, mean, rstd)
     s, q = splat64(0.0), splat64(0.0)
+    near = _near(view, e1 - e0, 2)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
         if count > 1 and _worth_expecting(e1 - e0):
             expect(dy, start + groups * parts * length, e1 - e0)
             expect(x, start + groups * parts * length, e1 - e0)
-        s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q)
+        s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q, near)
     p = total(s)
     return p, completed(p, total(q), t)
 

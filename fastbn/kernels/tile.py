@@ -126,14 +126,19 @@ def _terms_of_run(dy, x, where, i, m, f, hi, a, t, j):
 
 
 @inlined
-def products(dy, x, where, i, n, f, hi, a, t, j, p, q):
+def products(dy, x, where, i, n, f, hi, a, t, j, p, q, ahead):
     """(p, q) plus the sums of g = dy f and of g h over a run, h = (x - hi) a + t; p, q: Vecs of float64.
 
     f: memory or None; hi, a: Vec or memory; t: memory, or None where it is one number: the sum of g, so many times, can
-    be added to that of g h.
+    be added to that of g h.  ahead: as in `moments`.
     """
     end = i + n
     while i + 4 * LANES <= end:
+        if ahead:
+            fetch(dy, i + ahead)
+            fetch(dy, i + ahead + 2 * LANES)
+            fetch(x, i + ahead)
+            fetch(x, i + ahead + 2 * LANES)
         g0, h0 = _terms_of_run(dy, x, where, i, None, f, hi, a, t, j)
         g1, h1 = _terms_of_run(dy, x, where, i + LANES, None, f, hi, a, t, j + LANES)
         g2, h2 = _terms_of_run(dy, x, where, i + 2 * LANES, None, f, hi, a, t, j + 2 * LANES)
@@ -362,6 +367,13 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead
             j += 2 * LANES
             if period is not None:
                 j = j if j < period else j - period
+    while i + 2 * LANES <= end:
+        first = _normal(x, i, None, hi, a, t, w, b, j, more)
+        second = _normal(x, i + LANES, None, hi, a, t, w, b, j + LANES, more)
+        store(y, i, first)
+        store(y, i + LANES, second)
+        i += 2 * LANES
+        j += 2 * LANES
     while i + LANES <= end:
         store(y, i, _normal(x, i, None, hi, a, t, w, b, j, more))
         i += LANES
