@@ -554,7 +554,8 @@ def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
     count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
         past_cache, far = _past_cache(view, x, share=2), x.nbytes >= _FAR_BYTES
-        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache, far)
+        collected = not past_cache and 2 * x.nbytes >= PAST_CACHE_BYTES
+        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache, far, collected)
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)

@@ -22,11 +22,6 @@ CASES = [  # by runs, and by columns where there are any
 ]
 
 
-@pytest.fixture(autouse=True)
-def nothing_remembered():
-    _calls._remembered.clear()
-
-
 def refuse(*args, **named):
     raise AssertionError("checked, and not remembered")
 

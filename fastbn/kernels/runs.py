@@ -129,6 +129,12 @@ def lined_up(array):
 
 
 @tile
+def _as_lined_up(memory, target, i):
+    """Where cache lines begin as in `target` from i on, in memory that begins at one."""
+    return advance(memory, -gap(target, i) % LANES)
+
+
+@tile
 def hold(array):
     """Keep an array alive up to here: its address does not."""
     return array.size
@@ -404,6 +410,12 @@ def _weight_of_row(view, r):
 
 
 @tile
+def _advanced(more, begin):
+    """The same from element `begin` on."""
+    return advance(more[0], begin), advance(more[1], begin)
+
+
+@tile
 def weighed(more):
     """What `gradient` takes beside its coefficients, from arrays (or None, where nothing is wanted)."""
     dsum, where = either(more, (None, None))
@@ -500,10 +512,8 @@ def _backward_of_group(
         own[channels + first + k] += pq
     v, u = slopes(s, q, terms, rstd, True)
     begin, part = (g * parts * length, 0) if collect else (0, g * parts)
-    if collect:
-        there = advance(there, -gap(dx, begin) % LANES)
-    dsum, where = more
-    arrays, more_arrays = (advance(dy, begin), advance(x, begin), there), (advance(dsum, begin), advance(where, begin))
+    there = _as_lined_up(there, dx, begin) if collect else dx
+    arrays, more_arrays = (advance(dy, begin), advance(x, begin), there), _advanced(more, begin)
     for k in range(parts - 1, -1, -1):
         weight = splat(x, pick(w, first + k, 1.0))
         for p in range(per_part - 1, -1, -1):
@@ -608,7 +618,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
     """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
 
     plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `far`
-    of `cross_products`.
+    of `cross_products`, and whether rows are collected before they are written past the cache.
     mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
     rest: as in `backward`.
     """
@@ -624,6 +634,10 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
         hi, along = address(coefficients), lined_up(scratch)
         sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
+        there = pdx
+        if plan[10]:
+            collected = np.empty(LINE + ROWS_AT_ONCE * length, dx.dtype)
+            there = lined_up(collected)
         first, last = unit * block, min((unit + 1) * block, rows)
         for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
@@ -643,13 +657,20 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                     s = total(load(along, k * LANES))
                     sums[k] += s
                     sums[k + 1] += completed(s, total(load(along, (k + 1) * LANES)), shift)
+            begin, base = (row * length, row) if plan[10] else (0, 0)
+            target = _as_lined_up(there, pdx, begin) if plan[10] else pdx
+            arrays, more = (advance(pdy, begin), advance(px, begin), target), _advanced(also, begin)
             for r in range(row, above):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(per_row):
-                    _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache)
+                    _apply_back(*arrays, view, r - base, p, m, pr[r], v, u, pw, f, more, past_cache)
+            if plan[10]:
+                pour(target, pdx, begin, (above - row) * length)
         hold(coefficients)
         hold(scratch)
+        if plan[10]:
+            hold(collected)
 
 
 @driver
