@@ -288,7 +288,7 @@ def differentiate(
         if through_statistics:
             _launch.backward(view, call, dweight, dbias)
             if key is not None and order is None and (weight is None or weight.dtype == compute):
-                _remember(key, _backward_again(x, view, shape))
+                _remember(key, _backward_again(x, view, shape, mean is not None))
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
             scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
@@ -418,11 +418,11 @@ def _scale_again(x: Array, view: _views.View, eps: float) -> Again:
     return again
 
 
-def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...]) -> Again:
+def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...], centered: bool) -> Again:
     """Of `differentiate`: (dy, x, mean, rstd, w, out) -> dx, dweight, dbias."""
     shape, dtype, compute = x.shape, x.dtype, _checks.COMPUTED_IN[x.dtype]
     nbytes, small = x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
-    bits, reshaped, direct = bits_of(dtype), len(weights) != 1, _launch.direct_backward(view, x)
+    bits, reshaped, direct = bits_of(dtype), len(weights) != 1, _launch.direct_backward(view, x, centered)
     empty, kind = np.empty if nbytes < _memory.LEAST else _memory.empty, object()
 
     def again(dy: Array, x: Array, mean: Array | None, rstd: Array, w: Array | None, out: Array | None) -> Any:

@@ -4,6 +4,7 @@ Whatever is chosen here, the bits of the results are the same.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,10 +186,10 @@ def direct_forward(view: View, x: Array, centered: bool = True, rooted: bool = F
     if undivided(view) or x.nbytes < _runtime.SERIAL_BYTES:
         return whole
     units = view.blocks * extent(view)[1] if view.columns else view.geometry[1]
-    by_steps = (_columns_by_steps if view.columns else _runs_by_steps)(view, x, centered, rooted)
+    by_steps = cache(lambda: (_columns_by_steps if view.columns else _runs_by_steps)(view, x, centered, rooted))
 
     def run(threads: int, *args: Any) -> None:
-        (whole if threads == 1 or _busy(units, threads) else by_steps)(threads, *args)
+        (whole if _busy(units, threads) else by_steps())(threads, *args)
 
     return run
 
@@ -351,8 +352,8 @@ def _columns_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Cal
         mean, of_groups = mean if mean.size else np.empty(view.groups), np.empty(view.groups)
         sums = np.empty(pieces * 2 * width)
         columns.reduce.parallel(pieces, x, where, shape, centered, False, sums, like)
-        wanted = var if var.size else of_groups
-        columns.finish.serial(units, x, where, shape, centered, sums, counts, mean, of_groups, rooted, eps, wanted)
+        roots, wanted = (rooted, var) if var.size else (False, of_groups)
+        columns.finish.serial(units, x, where, shape, centered, sums, counts, mean, of_groups, roots, eps, wanted)
         scale(threads, x, y, w, b, eps, mean, of_groups, more)
 
     return run
@@ -443,8 +444,7 @@ def _backward(view: View, call: Backward, dweight: Array, dbias: Array, threads:
     centered = call.mean is not None
     arrays = call.dy, call.x, call.dx, call.w, call.mean, call.rstd, dweight, dbias, call
     if call.dx is None:
-        by_steps = _columns_back_by_steps(view, call.x, centered) if view.columns else _runs_back_by_steps(view)
-        by_steps(threads, *arrays)
+        _back_by_steps(view, call.x, centered)(threads, *arrays)
         return
     rest = call.rest(*by_channel_or_not(view, call.b, None)[::2])
     direct_backward(view, call.x, centered)(threads, *arrays, rest)
@@ -455,7 +455,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
-    by_steps = _columns_back_by_steps(view, x, centered) if view.columns else _runs_back_by_steps(view)
+    by_steps = cache(lambda: _back_by_steps(view, x, centered))
 
     def run(
         threads: int,
@@ -472,7 +472,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     ) -> None:
         parallel = threads > 1
         if parallel and not whole and not _busy(units, threads):
-            by_steps(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
+            by_steps()(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
             return
         grads = np.zeros(size)
         if view.columns:
@@ -499,12 +499,24 @@ def _blocks_of_gradients(view: View, x: Array) -> int:
     return _ceil(samples, per_block)
 
 
-def _runs_back_by_steps(view: View) -> Callable[..., None]:
+def _back_by_steps(view: View, x: Array, centered: bool) -> Callable[..., None]:
     """As `direct_backward`, one step after the other, for groups are too few or dx is not wanted."""
+    if view.columns:
+        return _columns_back_by_steps(view, x, centered)
     in_pieces = _rows_in_pieces if view.affine == "element" else _runs_in_pieces
 
-    def run(threads: int, dy: Array, x: Array, dx: Maybe, w: Maybe, mean: Maybe, rstd: Array, *args: Any) -> None:
-        dweight, dbias, call = args
+    def run(
+        threads: int,
+        dy: Array,
+        x: Array,
+        dx: Maybe,
+        w: Maybe,
+        mean: Maybe,
+        rstd: Array,
+        dweight: Array,
+        dbias: Array,
+        call: Backward | None,
+    ) -> None:
         in_pieces(view, call or Backward(dy, x, dx, w, mean, rstd), dweight, dbias, threads)
 
     return run
@@ -605,7 +617,7 @@ def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, th
 
 
 def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[..., None]:
-    """As `_runs_back_by_steps`."""
+    """As `_back_by_steps`."""
     shape, like, by_row = view.geometry, LIKE[computed_in(x)], view.affine == "row"
     pieces, panels, width = extent(view)
     units, pieces, past_cache = view.blocks * panels, view.blocks * pieces, _past_cache(view, x, share=2)

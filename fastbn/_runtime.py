@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from math import ceil
+from math import ceil, inf
 from operator import index
 from pathlib import Path
 from time import perf_counter
@@ -20,25 +20,29 @@ from typing import Any
 
 import numba
 from numba.core import config
-from numba.np.ufunc import parallel as _numba_parallel
 
 try:
     from numba.core.compiler_lock import global_compiler_lock as _compiling
 except ImportError:
     _compiling = None
 
+try:
+    from numba.np.ufunc import parallel as _numba_parallel
+except ImportError:
+    _numba_parallel = None
+
 SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
 TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
 _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
 _HOPELESS = 4  # times the other way's cost, if it takes that a second time, a way is not tried any more
-_LOOK = 0.001  # seconds between two calls that are timed, other than in trials: beside a kernel, Python runs slowly
+_LOOK = 0.001  # seconds before so many calls are timed again, other than in trials: beside a kernel, Python is slow
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth
 
 _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
-_set_in_numba: Callable[[], int] = numba.get_num_threads  # the number of threads of Numba for this thread
+_threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
 _forked_from_omp = False
 
 
@@ -76,7 +80,7 @@ def get_num_threads() -> int:
     asked = _here.get() or _chosen or _from_environment()
     if asked:
         return asked
-    return 1 if threading_layer() is None else min(_set_in_numba(), _cpus())
+    return 1 if threading_layer() is None else min(_threads_of_numba(), _cpus())
 
 
 @contextmanager
@@ -175,10 +179,10 @@ def threading_layer() -> str | None:
 
 @cache
 def _started_layer() -> str | None:
-    global _set_in_numba
+    global _threads_of_numba
     try:
         numba.get_num_threads()  # starts the threads, for which it takes two locks every time: 10 us beside a kernel
-        _set_in_numba = getattr(_numba_parallel, "_get_num_threads", numba.get_num_threads)
+        _threads_of_numba = getattr(_numba_parallel, "_get_num_threads", numba.get_num_threads)
         return str(numba.threading_layer())
     except (ValueError, ImportError, AttributeError):
         return None
@@ -207,47 +211,53 @@ def available_threads() -> int:
     # Numba's own pool, "workqueue", aborts the process when two threads use it at once.
     if layer is None or (layer == "workqueue" and threading.current_thread() is not threading.main_thread()):
         return 1
-    return _here.get() or _chosen or get_num_threads()
+    return get_num_threads()
 
 
 class _Pace:
     """What one kind of call has cost so far, serial and parallel, and which way is taken."""
 
-    __slots__ = ("compiled", "cost", "left", "look", "parallel", "recent", "retry")
+    __slots__ = ("cost", "left", "look", "parallel", "ready", "recent", "retry", "timed")
 
     def __init__(self) -> None:
         self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
-        self.recent: tuple[list[float], list[float]] = [], []
-        self.compiled = [False, False]
+        self.recent: list[list[float]] = [[], []]  # lists that are replaced, never changed: threads may share them
+        self.ready = [inf, inf]  # when the first run of a way ended, which may have compiled: what began before it, too
         self.parallel = False  # the faster way, or the one that is tried,
         self.left = _TRIES  # so many times yet
-        self.look = 0.0  # when the next call is to be timed,
-        self.retry = 0.0  # and when the slower way is to be tried
+        self.timed = 0  # of _TRIES calls in a row,
+        self.look = 0.0  # and when the next ones are to be timed
+        self.retry = 0.0  # when the slower way is to be tried
 
     def record(self, way: bool, start: float, end: float) -> None:
         """What a call has cost that went this way."""
-        seconds, recent, other = end - start, self.recent[way], not way
-        if self.compiled[way]:
-            recent.append(seconds)
-            if len(recent) > _TRIES:
-                del recent[0]
-            self.cost[way] = min(recent)
-        self.compiled[way] = True  # by the first run of all, which counts for nothing
-        if self.left > 0:
+        if start < self.ready[way]:
+            self.ready[way] = min(self.ready[way], end)
+            return
+        recent = [*self.recent[way], end - start][-_TRIES:]
+        self.recent[way], self.cost[way] = recent, min(recent)
+        trial = self.left > 0
+        if trial:
+            other = not way
             if way != self.parallel:  # of a thread that began before the trial
                 return
-            hopeless = len(recent) > 1 and min(recent) > _HOPELESS * self.cost[other] > 0
+            hopeless = len(recent) > 1 and self.cost[way] > _HOPELESS * self.cost[other] > 0
             self.left = 0 if hopeless else self.left - 1
             if self.left > 0:
                 return
-            if not self.compiled[other]:
+            if not self.recent[other]:
                 self.parallel, self.left = other, _TRIES
                 return
-            self.retry = end + max(_RETRY, _RETRY_SHARE * seconds)
-        self.parallel, self.look = self.cost[True] < self.cost[False], end + _LOOK
-        if end >= self.retry:
-            self.parallel, self.left, self.look = not self.parallel, _TRIES, 0.0
-            self.recent[self.parallel].clear()
+        self.parallel = self.cost[True] < self.cost[False]
+        if trial:
+            self.retry = end + max(_RETRY, _RETRY_SHARE * self.cost[not self.parallel])
+        elif end >= self.retry:
+            self.parallel, self.left = not self.parallel, _TRIES
+            self.recent[self.parallel] = []
+            return
+        self.timed = (self.timed + 1) % _TRIES
+        if not self.timed:
+            self.look = end + _LOOK
 
 
 _paces: dict[Any, _Pace] = {}
@@ -283,7 +293,7 @@ def with_team(kind: Any, nbytes: int, run: Callable[[int], None]) -> None:
 
 def _with_threads(n: int, run: Callable[[int], None]) -> None:
     """Call `run` with Numba's setting for this thread changed for that time."""
-    before = _set_in_numba()
+    before = _threads_of_numba()
     if n == before:
         run(n)
         return

@@ -523,7 +523,7 @@ def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
             _runtime.with_team("kind", 1 << 20, lambda threads: run(threads, disturbed))
         return ways[-n:]
 
-    calls(6)
+    calls(8)
     calls(2, disturbed=True)
     assert all(calls(100))
     calls(12, disturbed=True)  # a few more
@@ -531,6 +531,31 @@ def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
     clock[0] += 1
     calls(10)
     assert all(calls(100))
+
+
+def test_calls_after_a_pause_do_not_stand_for_all(clock):
+    ways = []
+
+    def run(threads):
+        ways.append(threads > 1)
+        clock[0] += 100e-6 if threads == 1 else 500e-6 if clock[0] > awake else 60e-6
+
+    for _ in range(1000):
+        for k in range(10):
+            awake = clock[0] - 1 if k == 0 else clock[0]  # threads sleep meanwhile
+            _runtime.with_team("kind", 1 << 20, run)
+        clock[0] += 5e-3
+    assert np.mean(ways[100:]) > 0.9
+
+
+def test_who_waited_for_a_compilation_is_not_counted():
+    pace = _runtime._Pace()
+    for k in range(4):
+        pace.record(False, 0.1 * k, 15 + 0.1 * k)
+    assert pace.recent == [[], []]
+    for k in range(4):
+        pace.record(pace.parallel, 20.0 + k, 20.001 + k)
+    assert pace.parallel
 
 
 def test_a_spinning_process_on_every_core():

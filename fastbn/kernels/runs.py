@@ -52,7 +52,7 @@ LONG = 4096  # elements of a run: the beginning of the next one is fetched while
 SHORT = 1024  # and the whole one where it is no longer than that
 FAR = 1 << 21  # elements of x: more than a core's own cache holds
 NEAR = 512  # elements: so far ahead longer ones are fetched then,
-SLAB = 114688  # unless their group has so few, in all arrays read, that it was fetched while the one before was written
+SLAB = 114688  # unless a group has so few, in all arrays read (float32), that it is fetched while another is written
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
