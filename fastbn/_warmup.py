@@ -27,7 +27,7 @@ _COLUMNS = ((2, 16, 256), (8, 64, 512), (1, 64, 4096))
 _FEATURES = ((8, 16, 1), (64, 4096, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
 _ROWS = ((8, 64), (256, 1024), (1, 1 << 18))
 _OVER_CHANNELS = ((2, 16, 256), (8, 64, 512), (1, 4096, 64))
-_CALLS = 5  # of each kind: one that is checked, three serial ones and a parallel one, to find out which is faster
+_CALLS = 6  # of each kind: one that is checked, four serial ones and a parallel one, to find out which is faster
 
 
 class Warmup(NamedTuple):
