@@ -4,7 +4,6 @@ Whatever is chosen here, the bits of the results are the same.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,10 +185,10 @@ def direct_forward(view: View, x: Array, centered: bool = True, rooted: bool = F
     if undivided(view) or x.nbytes < _runtime.SERIAL_BYTES:
         return whole
     units = view.blocks * extent(view)[1] if view.columns else view.geometry[1]
-    by_steps = cache(lambda: (_columns_by_steps if view.columns else _runs_by_steps)(view, x, centered, rooted))
+    by_steps = (_columns_by_steps if view.columns else _runs_by_steps)(view, x, centered, rooted)
 
     def run(threads: int, *args: Any) -> None:
-        (whole if _busy(units, threads) else by_steps())(threads, *args)
+        (whole if _busy(units, threads) else by_steps)(threads, *args)
 
     return run
 
@@ -455,7 +454,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
-    by_steps = cache(lambda: _back_by_steps(view, x, centered))
+    by_steps = _back_by_steps(view, x, centered)
 
     def run(
         threads: int,
@@ -472,7 +471,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     ) -> None:
         parallel = threads > 1
         if parallel and not whole and not _busy(units, threads):
-            by_steps()(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
+            by_steps(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
             return
         grads = np.zeros(size)
         if view.columns:

@@ -1,5 +1,6 @@
 """Calls that are remembered: the next gives the bits of the first, and a wrong one is refused as if none had been."""
 
+import weakref
 from itertools import product
 
 import numpy as np
@@ -215,3 +216,18 @@ def test_as_many_calls_are_remembered_as_there_is_room_for(monkeypatch):
     for n in range(2, 20):
         fastbn.layer_norm(np.ones((1, n), np.float32), n)
         assert 1 <= len(_calls._remembered) <= 4
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (32, 8, 40, 40)], ids=["small", "large"])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_a_remembered_call_keeps_no_array(shape, axis):
+    x, dy = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    arrays = x.copy(), dy.copy()
+    references = [weakref.ref(a) for a in arrays]
+    for _ in range(2):
+        _, mean, rstd = fastbn.batch_norm_forward(arrays[0], axis=axis)
+        fastbn.batch_norm(arrays[0], mean, rstd, axis=axis)
+        fastbn.batch_norm_backward(arrays[1], arrays[0], mean, rstd, axis=axis)
+    del arrays
+    assert _calls._remembered
+    assert [reference() for reference in references] == [None, None]
