@@ -195,11 +195,8 @@ def direct_forward(view: View, x: Array, centered: bool = True, rooted: bool = F
 
 def _runs_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
     """As `direct_forward`, a group a unit."""
-    plan, by_channel, (serial, parallel) = (
-        forward_plan(view, x, centered, rooted),
-        view.affine == "channel",
-        runs.forward,
-    )
+    plan, by_channel = forward_plan(view, x, centered, rooted), view.affine == "channel"
+    serial, parallel = runs.forward
 
     def run(
         threads: int,
@@ -389,7 +386,7 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
         return scale_runs
     rows, _, fold, *_ = view.geometry
     most = max(1, _ceil(rows, fold) // _LEAST_ROWS)
-    by_channel, like, wide = view.affine == "channel", LIKE[computed_in(x)], np.dtype(np.float64)
+    like, wide = LIKE[computed_in(x)], np.dtype(np.float64)
     plans: dict[int, Array] = {}
 
     def scale_columns(
@@ -401,8 +398,7 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
             plan = plans[threads] = scale_plan(view, x, parts)
         if mean.dtype is not wide or var.dtype is not wide:
             mean, var = mean.astype(wide), var.astype(wide)
-        affine = (w, b, None, None) if by_channel else (None, None, w, b)
-        columns.scale[threads > 1](plan, x, y, *affine, eps, mean, var, like, more)
+        columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, like, more)
 
     return scale_columns
 

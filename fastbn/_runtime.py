@@ -207,7 +207,7 @@ if hasattr(os, "register_at_fork"):
 
 def available_threads() -> int:
     """How many threads a call may use here and now."""
-    layer = None if config.DISABLE_JIT or _forked_from_omp else _started_layer()
+    layer = None if _forked_from_omp else threading_layer()
     # Numba's own pool, "workqueue", aborts the process when two threads use it at once.
     if layer is None or (layer == "workqueue" and threading.current_thread() is not threading.main_thread()):
         return 1

@@ -502,10 +502,10 @@ def test_the_faster_way_is_taken_until_it_is_the_slower_one(clock):
             _runtime.with_team("kind", 1 << 20, run)
         return np.mean(ways)
 
-    assert share(100e-6, 60e-6, seconds=1) > 0.98
-    assert share(100e-6, 3e-3, seconds=1) < 0.02  # busy from here on: a few calls are enough to tell
+    assert share(100e-6, 60e-6, seconds=1) > 0.99
+    assert share(100e-6, 3e-3, seconds=1) < 0.01  # busy from here on: a few calls are enough to tell
     share(100e-6, 60e-6, seconds=1)  # quiet again, which is found out when the other way is tried
-    assert share(100e-6, 60e-6, seconds=1) > 0.98
+    assert share(100e-6, 60e-6, seconds=1) > 0.99
     assert share(100e-6, 130e-6, seconds=1) < 0.05  # a little busy
 
 
