@@ -155,7 +155,7 @@ def normalize(
     """y, mean and variance of checked arguments; not centered: mean is empty and the variance a mean square.
 
     keep: ONLY_Y: the statistics are empty; RSTD: instead of the variance.  key: what to remember the call by, see
-    `key`.
+    `recall`.
     """
     x, order, view = seen(x, view_of, *args)
     mean = np.empty(view.groups) if keep and centered else _EMPTY
@@ -231,7 +231,7 @@ def apply(
     key: Any = None,
     also: _checks.Also = _checks.NOTHING,
 ) -> Array:
-    """Normalize every channel of x with given statistics; key: what to remember the call by, see `key`."""
+    """Normalize every channel of x with given statistics; key: what to remember the call by, see `recall`."""
     x, order, view = seen(x, _views.batch_view, axis, False)
     y = target(x, order, out)
     if x.size:
@@ -264,7 +264,7 @@ def differentiate(
     """dx, dweight, dbias, and dresidual where there is a residual, of checked arguments.
 
     mean: None for RMS norm; weight, bias: of the given shape, any dtype; dsum: what is added to dx; key: what to
-    remember the call by, see `key`.
+    remember the call by, see `recall`.
     """
     x, order, view = seen(x, view_of, *args)
     dy = in_order(dy, order)
@@ -308,53 +308,61 @@ def differentiate(
 
 Again = Callable[..., Any]
 
-_remembered: dict[Any, Again] = {}
+_remembered: dict[Any, tuple[Again, bool]] = {}  # and whether all arrays own their memory
 _MOST_REMEMBERED = 1024
 
-recalled = _remembered.get
+_ndarray = np.ndarray
 
 
-def key(what: Any, *arrays: Any) -> Any:
-    """All that decides a call that writes to none of its arrays; None where one of them is not ordinary.
+def recall(
+    what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, updated: tuple[Any, ...] = ()
+) -> tuple[Any, Again | None]:
+    """What does calls like an earlier one, if that was remembered, else what to remember this one by.
 
-    what: the operation and its numbers.
+    what: the operation and its numbers; out: where the result goes, one of the first `like` arrays or another one;
+    updated: those of the arrays that are written to, too.  Nothing where an array is not ordinary, or one that is
+    written to may overlap others.
     """
+    key = what
     for a in arrays:
-        if type(a) is np.ndarray:
-            if not a.flags.carray:  # C-contiguous, aligned and writeable
-                return None
-            what = what, a.shape, a.dtype
-        elif a is None:
-            what = what, None
+        if a is None:
+            key = key, None
+        elif type(a) is _ndarray:
+            key = key, a.shape, a.dtype, a.flags.num
         else:
-            return None
-    return what
-
-
-def writing(key: Any, arrays: tuple[Any, ...], out: Any, like: int = 1, updated: tuple[Any, ...] = ()) -> Any:
-    """The key of a call that writes to `out`, if there is one; None where what is written may overlap other arrays.
-
-    out: like the first array, which it may be, as it may be the second if `like` is 2; updated: those of the arrays
-    that are written, too.
-    """
-    if key is None or arrays[0] is None:
-        return None
+            return None, None
     if out is not None:
-        updated = (out, *updated)
+        if type(out) is not _ndarray:
+            return None, None
+        key = key, out.shape, out.dtype, out.flags.num
+    found = _remembered.get(key)
+    if found is None:
+        flags = [a.flags for a in (*arrays, out) if a is not None]
+        ordinary = all(f.carray for f in flags)  # C-contiguous, aligned and writeable
+        return (key, all(f.owndata for f in flags)) if ordinary else None, None
+    again, own = found
+    if updated or not own:
+        if not _apart(arrays, out, like, updated, own):
+            return None, None
+    elif out is not None:
+        times = 0
+        for a in arrays:
+            if a is out:
+                times += 1
+        if times > 1 or (times and out is not arrays[0] and (like == 1 or out is not arrays[1])):
+            return None, None
+    return None, again
+
+
+def _apart(arrays: tuple[Any, ...], out: Any, like: int, updated: tuple[Any, ...], own: bool) -> bool:
+    """Whether none of the arrays that are written to may overlap others; own: whether all own their memory."""
+    if out is not None:
+        updated = out, *updated
         if out is not arrays[0] and (like == 1 or out is not arrays[1]):
-            ordinary = type(out) is np.ndarray and out.flags.carray
-            if not ordinary or out.shape != arrays[0].shape or out.dtype != arrays[0].dtype:
-                return None
-            arrays = (out, *arrays)
-    near: Any = operator.is_
-    for a in arrays:
-        if a is not None and not a.flags.owndata:  # no two arrays that own their memory overlap
-            near = np.may_share_memory
-            break
-    for a in updated:
-        if a is not None and sum([b is not None and near(a, b) for b in arrays]) != 1:  # it is near itself
-            return None
-    return key
+            arrays = out, *arrays
+    near: Any = operator.is_ if own else np.may_share_memory
+    others = [b for b in arrays if b is not None]
+    return all(sum([near(a, b) for b in others]) == 1 for a in updated if a is not None)  # it is near itself
 
 
 def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any:
@@ -365,7 +373,8 @@ def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any
 def _remember(key: Any, again: Again) -> None:
     if len(_remembered) >= _MOST_REMEMBERED:
         _remembered.clear()
-    _remembered[key] = again
+    decisive, own = key
+    _remembered[decisive] = again, own
 
 
 def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered: bool, by_axes: bool) -> Again:
@@ -389,7 +398,7 @@ def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered:
             direct(1, fx, fy, w, b, eps, mean, var)
         else:
             args = fx, fy, w, b, eps, mean, var
-            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
+            _runtime.with_team(kind, nbytes, direct, *args)
         if reshaped:
             mean, var = mean.reshape(stats_shape) if centered else mean, var.reshape(stats_shape)
         return y, mean, var
@@ -412,7 +421,7 @@ def _scale_again(x: Array, view: _views.View, eps: float) -> Again:
             direct(1, fx, fy, w, b, eps, mean, var, None)
         else:
             args = fx, fy, w, b, eps, mean, var, None
-            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
+            _runtime.with_team(kind, nbytes, direct, *args)
         return y
 
     return again
@@ -436,7 +445,7 @@ def _backward_again(x: Array, view: _views.View, weights: tuple[int, ...], cente
         if small:
             direct(1, *args)
         else:
-            _runtime.with_team(kind, nbytes, lambda threads: direct(threads, *args))
+            _runtime.with_team(kind, nbytes, direct, *args)
         return (dx, dweight.reshape(weights), dbias.reshape(weights)) if reshaped else (dx, dweight, dbias)
 
     return again

@@ -164,9 +164,9 @@ def _ceil(a: int, b: int) -> int:
 def with_threads(run: Callable[..., None], view: View, x: Array, *args: Any) -> None:
     """Call `run` with as many threads as are good for it."""
     if x.nbytes < _runtime.SERIAL_BYTES:
-        run(view, *args, 1)
+        run(1, view, *args)
     else:
-        _runtime.with_team((run.__name__, view, x.dtype), x.nbytes, lambda threads: run(view, *args, threads))
+        _runtime.with_team((run.__name__, view, x.dtype), x.nbytes, run, view, *args)
 
 
 def forward(view: View, call: Forward) -> None:
@@ -174,7 +174,7 @@ def forward(view: View, call: Forward) -> None:
     with_threads(_forward, view, call.y, call)
 
 
-def _forward(view: View, call: Forward, threads: int) -> None:
+def _forward(threads: int, view: View, call: Forward) -> None:
     _, y, w, b, eps, mean, var, centered, *_, rooted = call
     direct_forward(view, y, centered, rooted)(threads, call.x, y, w, b, eps, mean, var, call, call.rest)
 
@@ -368,7 +368,7 @@ def apply(view: View, call: Forward) -> None:
     with_threads(_apply, view, call.y, call)
 
 
-def _apply(view: View, call: Forward, threads: int) -> None:
+def _apply(threads: int, view: View, call: Forward) -> None:
     x, y, w, b, eps, mean, var, _, more, *_ = call
     direct_apply(view, y)(threads, x, y, w, b, eps, mean, var, more)
 
@@ -408,7 +408,7 @@ def sums(view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
     with_threads(_sums, view, x, x, shift, s, q)
 
 
-def _sums(view: View, x: Array, shift: Array, s: Array, q: Array, threads: int) -> None:
+def _sums(threads: int, view: View, x: Array, shift: Array, s: Array, q: Array) -> None:
     shape, parallel = view.geometry, threads > 1
     if view.columns:
         pieces, _, _ = extent(view)
@@ -435,7 +435,7 @@ def backward(view: View, call: Backward, dweight: Array, dbias: Array) -> None:
     with_threads(_backward, view, call.x, call, dweight, dbias)
 
 
-def _backward(view: View, call: Backward, dweight: Array, dbias: Array, threads: int) -> None:
+def _backward(threads: int, view: View, call: Backward, dweight: Array, dbias: Array) -> None:
     centered = call.mean is not None
     arrays = call.dy, call.x, call.dx, call.w, call.mean, call.rstd, dweight, dbias, call
     if call.dx is None:

@@ -44,6 +44,7 @@ _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
 _threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
 _forked_from_omp = False
+_any_thread_may = False  # call for others: known once they were started
 
 
 # How many threads -----------------------------------------------------------------------------------------------------
@@ -77,10 +78,12 @@ def get_num_threads() -> int:
     Without `set_num_threads`, `num_threads` or FASTBN_NUM_THREADS, it is the number of CPUs that the process may use:
     its affinity, a container's CPU quota and Numba's own setting are all honoured.
     """
-    asked = _here.get() or _chosen or _from_environment()
-    if asked:
-        return asked
-    return 1 if threading_layer() is None else min(_threads_of_numba(), _cpus())
+    return (
+        _here.get()
+        or _chosen
+        or _from_environment()
+        or (1 if threading_layer() is None else min(_threads_of_numba(), _cpus()))
+    )
 
 
 @contextmanager
@@ -190,7 +193,8 @@ def _started_layer() -> str | None:
 
 def _after_fork() -> None:
     """GNU OpenMP's threads do not survive a fork, and using them in a child ends the process."""
-    global _forked_from_omp
+    global _forked_from_omp, _any_thread_may
+    _any_thread_may = False
     try:
         _forked_from_omp = numba.threading_layer() == "omp"
     except ValueError:  # no threads were started before the fork
@@ -205,13 +209,22 @@ if hasattr(os, "register_at_fork"):
         )
 
 
-def available_threads() -> int:
-    """How many threads a call may use here and now."""
+def available_threads() -> tuple[int, int]:
+    """How many threads a call may use here and now, and how many Numba is set to."""
+    if not _any_thread_may and not _may_here():
+        return 1, 1
+    of_numba = _threads_of_numba()
+    return _here.get() or _chosen or _from_environment() or min(of_numba, _cpus()), of_numba
+
+
+def _may_here() -> bool:
+    """Whether this thread of the process may start others, of its own or Numba's."""
+    global _any_thread_may
     layer = None if _forked_from_omp else threading_layer()
-    # Numba's own pool, "workqueue", aborts the process when two threads use it at once.
-    if layer is None or (layer == "workqueue" and threading.current_thread() is not threading.main_thread()):
-        return 1
-    return get_num_threads()
+    if layer == "workqueue":  # Numba's own pool aborts the process when two threads use it at once
+        return threading.current_thread() is threading.main_thread()
+    _any_thread_may = layer is not None
+    return _any_thread_may
 
 
 class _Pace:
@@ -268,14 +281,14 @@ def clear_paces() -> None:
     _paces.clear()
 
 
-def with_team(kind: Any, nbytes: int, run: Callable[[int], None]) -> None:
+def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> None:
     """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it."""
-    most = available_threads() if nbytes >= SERIAL_BYTES else 1
+    most, of_numba = available_threads() if nbytes >= SERIAL_BYTES else (1, 1)
     if most == 1:
-        run(1)
+        run(1, *args)
         return
     if nbytes >= TEAM_BYTES:
-        _with_threads(most, run)
+        _with_threads(most, of_numba, run, *args)
         return
     pace = _paces.get((kind, most))
     if pace is None:
@@ -283,22 +296,20 @@ def with_team(kind: Any, nbytes: int, run: Callable[[int], None]) -> None:
             _paces.clear()
         pace = _paces.setdefault((kind, most), _Pace())
     start, parallel = perf_counter(), pace.parallel
-    if parallel:
-        _with_threads(most, run)
+    if not parallel:
+        run(1, *args)
+    elif most == of_numba:
+        run(most, *args)
     else:
-        run(1)
+        _with_threads(most, of_numba, run, *args)
     if start >= pace.look:
         pace.record(parallel, start, perf_counter())
 
 
-def _with_threads(n: int, run: Callable[[int], None]) -> None:
+def _with_threads(n: int, of_numba: int, run: Callable[..., None], *args: Any) -> None:
     """Call `run` with Numba's setting for this thread changed for that time."""
-    before = _threads_of_numba()
-    if n == before:
-        run(n)
-        return
     numba.set_num_threads(n)
     try:
-        run(n)
+        run(n, *args)
     finally:
-        numba.set_num_threads(before)
+        numba.set_num_threads(of_numba)

@@ -188,15 +188,12 @@ def batch_norm(
     array([[0.76, 1.75],
            [2.67, 6.12]])
     """
-    if _checks.flag(training, "training"):
+    if training is not False and _checks.flag(training, "training"):
         more = activation, residual, where
         return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)[0]
-    key, plain = None, activation is None and residual is None and where is None
+    key, again, plain = None, None, activation is residual is where is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        key = _calls.key(("batch", axis, eps, momentum), x, running_mean, running_var, weight, bias)
-        if out is not None:
-            key = _calls.writing(key, (x, running_mean, running_var, weight, bias), out)
-    again: Any = _calls.recalled(key)
+        key, again = _calls.recall(("batch", axis, eps, momentum), (x, running_mean, running_var, weight, bias), out)
     if again is not None:
         return again(x, weight, bias, running_mean, running_var, out)
     given, x = x, _checks.array(x, "x")
@@ -275,14 +272,11 @@ def _batch(
     residual: Any,
     where: Any,
 ) -> tuple[Array, Array, Array]:
-    key, plain = None, activation is None and residual is None and where is None
+    key, again, plain = None, None, activation is residual is where is None
     alone = running_mean is None and running_var is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        running, arrays = (running_mean, running_var), (x, weight, bias, running_mean, running_var)
-        key = _calls.key(("batch forward", axis, eps, momentum), *arrays)
-        if out is not None or not alone:
-            key = _calls.writing(key, arrays, out, updated=running)
-    again = _calls.recalled(key)
+        running, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
+        key, again = _calls.recall(("batch forward", axis, eps, momentum), arrays, out, updated=running)
     if again is not None:
         y, mean, spread = again(x, weight, bias, out)
         if alone:
@@ -395,12 +389,9 @@ def batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([2., 0.]), array([2., 2.]))
     """
-    key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
+    key, again, plain = None, None, bias is activation is residual is where is y is None
     if plain and training is True and type(axis) is int:
-        key = _calls.key(("batch backward", axis), dy, x, mean, rstd, weight)
-        if out is not None:
-            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
-    again: Any = _calls.recalled(key)
+        key, again = _calls.recall(("batch backward", axis), (dy, x, mean, rstd, weight), out, like=2)
     if again is not None:
         return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
@@ -791,12 +782,9 @@ def _trailing(
     where: Any,
     keep: int,
 ) -> tuple[Array, Array, Array]:
-    key = None
+    key, again = None, None
     if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
-        key = _calls.key((centered, normalized_shape, eps, keep), x, weight, bias)
-        if out is not None:
-            key = _calls.writing(key, (x, weight, bias), out)
-    again: Any = _calls.recalled(key)
+        key, again = _calls.recall((centered, normalized_shape, eps, keep), (x, weight, bias), out)
     if again is not None:
         return again(x, weight, bias, out)
     arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
@@ -840,12 +828,9 @@ def _trailing_backward(
     y: Any = None,
     dsum: Any = None,
 ) -> tuple[Array, ...]:
-    key, plain = None, bias is None and activation is None and where is None and y is None and dsum is None
-    if plain:
-        key = _calls.key(("trailing backward", centered), dy, x, mean, rstd, weight)
-        if out is not None:
-            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
-    again: Any = _calls.recalled(key)
+    key, again = None, None
+    if bias is activation is where is y is dsum is None:
+        key, again = _calls.recall(("trailing backward", centered), (dy, x, mean, rstd, weight), out, like=2)
     if again is not None:
         return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
@@ -1492,12 +1477,9 @@ def _group(
     key: Any = None,
 ) -> tuple[Array, Array, Array]:
     """y, mean and variance or rstd; key: what to remember the call by, where the caller has looked already."""
-    plain = key is None and activation is None and residual is None and where is None
+    plain = key is activation is residual is where is None
     if plain and type(num_groups) is int and type(axis) is int and type(eps) is float:
-        key = _calls.key(("group", num_groups, axis, eps, keep), x, weight, bias)
-        if out is not None:
-            key = _calls.writing(key, (x, weight, bias), out)
-        again: Any = _calls.recalled(key)
+        key, again = _calls.recall(("group", num_groups, axis, eps, keep), (x, weight, bias), out)
         if again is not None:
             return again(x, weight, bias, out)
     given, x = x, _checks.array(x, "x")
@@ -1529,12 +1511,9 @@ def _group_backward(
     y: Any,
 ) -> tuple[Array, ...]:
     """by_channel: a group a channel; else rstd tells their number."""
-    key, plain = None, bias is None and activation is None and residual is None and where is None and y is None
-    if plain and type(axis) is int:
-        key = _calls.key(("group backward", axis, by_channel), dy, x, mean, rstd, weight)
-        if out is not None:
-            key = _calls.writing(key, (dy, x, mean, rstd, weight), out, like=2)
-    again: Any = _calls.recalled(key)
+    key, again = None, None
+    if bias is activation is residual is where is y is None and type(axis) is int:
+        key, again = _calls.recall(("group backward", axis, by_channel), (dy, x, mean, rstd, weight), out, like=2)
     if again is not None:
         return again(dy, x, mean, rstd, weight, out)
     given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
@@ -1572,13 +1551,10 @@ def instance_norm_with_running(
     where: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Instance normalization with the instances' statistics, whose averages go into the running ones."""
-    key, alone = None, running_mean is None and running_var is None
+    key, again, alone = None, None, running_mean is None and running_var is None
     if activation is None and where is None and type(axis) is int and type(eps) is type(momentum) is float:
-        running, arrays = (running_mean, running_var), (x, weight, bias, running_mean, running_var)
-        key = _calls.key(("instance", axis, eps, momentum), *arrays)
-        if out is not None or not alone:
-            key = _calls.writing(key, arrays, out, updated=running)
-    again: Any = _calls.recalled(key)
+        running, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
+        key, again = _calls.recall(("instance", axis, eps, momentum), arrays, out, updated=running)
     if again is not None:
         y, mean, spread = again(x, weight, bias, out)
         if alone:

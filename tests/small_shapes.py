@@ -29,7 +29,7 @@ def treatment(request, monkeypatch):
     """As the small arrays that they are, or as if they were large and there were many threads to share them."""
     if request.param == "as large":
         monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-        monkeypatch.setattr(_runtime, "with_team", lambda kind, nbytes, run: run(64))
+        monkeypatch.setattr(_runtime, "with_team", lambda kind, nbytes, run, *args: run(64, *args))
         monkeypatch.setattr(_launch, "PAST_CACHE_BYTES", 0)
 
 

@@ -483,8 +483,7 @@ def clock(monkeypatch):
     """The time as fastbn sees it, two threads, and no call that was timed before."""
     now = [0.0]
     monkeypatch.setattr(_runtime, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(_runtime, "available_threads", lambda: 2)
-    monkeypatch.setattr(_runtime, "_with_threads", lambda n, run: run(n))
+    monkeypatch.setattr(_runtime, "available_threads", lambda: (2, 2))
     monkeypatch.setattr(_runtime, "_paces", {})
     return now
 
@@ -520,7 +519,7 @@ def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
 
     def calls(n, disturbed=False):
         for _ in range(n):
-            _runtime.with_team("kind", 1 << 20, lambda threads: run(threads, disturbed))
+            _runtime.with_team("kind", 1 << 20, run, disturbed)
         return ways[-n:]
 
     calls(8)
