@@ -116,10 +116,14 @@ def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tup
     return g if given is None else g.astype(given.dtype, copy=False)
 
 
-def _statistics(values: Array, view: _views.View) -> Array:
-    """Flat statistics in the shape that users see."""
-    values = values.reshape(view.stats_shape)
-    return values if view.stats_axes is None else values.transpose(view.stats_axes)
+def _statistics(view: _views.View, wanted: Any = True) -> Array:
+    """Memory for a number a group, in the shape of its axes in memory; an empty array where it is not wanted."""
+    return np.empty(view.stats_shape) if wanted else _EMPTY
+
+
+def _as_seen(statistics: Array, view: _views.View) -> Array:
+    """Those of every group with their axes as users see them."""
+    return statistics if view.stats_axes is None or statistics is _EMPTY else statistics.transpose(view.stats_axes)
 
 
 def flat_statistics(values: Array, view: _views.View) -> Array:
@@ -158,24 +162,20 @@ def normalize(
     `recall`.
     """
     x, order, view = seen(x, view_of, *args)
-    mean = np.empty(view.groups) if keep and centered else _EMPTY
-    var = np.empty(view.groups) if keep else _EMPTY
+    mean, var = _statistics(view, keep and centered), _statistics(view, keep)
     y = target(x, order, out)
     if x.size:
         affine, more = (flat_weights(w, view), flat_weights(b, view)), _more(also, x, order)
         counts = None if also.counts is None else flat_statistics(also.counts, view)
-        flat = flattened(x, order), flattened(y, order)
-        call = _launch.Forward(*flat, *affine, eps, mean, var, centered, more, counts, rooted=keep == RSTD)
+        flat, statistics = (flattened(x, order), flattened(y, order)), (mean.reshape(-1), var.reshape(-1))
+        call = _launch.Forward(*flat, *affine, eps, *statistics, centered, more, counts, rooted=keep == RSTD)
         _launch.forward(view, call)
         if key is not None and order is None:
             by_axes = any(v is not None and v.ndim > 1 for v in (w, b))
             _remember(key, _forward_again(x, view, eps, keep, centered, by_axes))
     elif keep:
         mean[...], var[...] = np.nan, np.nan  # of nothing
-    y = _deliver(y, out)
-    if not keep:
-        return y, mean, var
-    return y, _statistics(mean, view) if centered else mean, _statistics(var, view)
+    return _deliver(y, out), _as_seen(mean, view), _as_seen(var, view)
 
 
 def _more(also: _checks.Also, x: Array, order: Any, dy: Array | None = None) -> tuple[Any, ...] | None:
@@ -199,24 +199,24 @@ def normalize_sum(
     """y, x + residual, and of this sum mean and variance over the trailing axes; arguments are checked."""
     x, residual = np.ascontiguousarray(x), np.ascontiguousarray(residual)
     view: Any = _views.layer_view(x.shape, None, trailing)
-    mean, var = np.empty(view.groups) if centered else _EMPTY, np.empty(view.groups)
+    mean, var = _statistics(view, centered), _statistics(view)
     y, summed = target(x, None, out), target(x, None, None)
     if x.size:
         both, affine = (flattened(x), flattened(residual)), (flat_weights(w, view), flat_weights(b, view))
-        call = _launch.Forward(both, flattened(y), *affine, eps, mean, var, centered, summed=flattened(summed))
+        statistics = mean.reshape(-1), var.reshape(-1)
+        call = _launch.Forward(both, flattened(y), *affine, eps, *statistics, centered, summed=flattened(summed))
         _launch.forward(view, call)
     else:
         mean[...], var[...] = np.nan, np.nan
-    y = _deliver(y, out)
-    return y, summed, _statistics(mean, view) if centered else mean, _statistics(var, view)
+    return _deliver(y, out), summed, mean, var
 
 
 def sums(x: Array, view_of: ViewOf, args: tuple[Any, ...]) -> tuple[Array, Array, Array]:
     """An element of every group of x, checked and not empty, and the sums of d and d^2; d: the distance from it."""
     x, order, view = seen(x, view_of, *args)
-    shift, s, q = np.empty(view.groups), np.empty(view.groups), np.empty(view.groups)
-    _launch.sums(view, flattened(x, order), shift, s, q)
-    return _statistics(shift, view), _statistics(s, view), _statistics(q, view)
+    shift, s, q = _statistics(view), _statistics(view), _statistics(view)
+    _launch.sums(view, flattened(x, order), *(v.reshape(-1) for v in (shift, s, q)))
+    return _as_seen(shift, view), _as_seen(s, view), _as_seen(q, view)
 
 
 def apply(
@@ -381,26 +381,23 @@ def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered:
     """Of `normalize`: (x, w, b, out) -> y, mean, variance or rstd; by_axes: whether weights have more than one axis."""
     shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
     bits, direct = bits_of(dtype), _launch.direct_forward(view, x, centered, keep == RSTD)
-    groups, stats_shape, kind = view.groups, view.stats_shape, object()
-    with_mean, with_var, reshaped = keep and centered, bool(keep), keep and len(view.stats_shape) != 1
+    stats_shape, kind, with_mean = view.stats_shape, object(), keep and centered
     empty = np.empty if nbytes < _memory.LEAST else _memory.empty
 
     def again(x: Array, w: Array | None, b: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
         y = empty(shape, dtype) if out is None else out
-        mean = np.empty(groups) if with_mean else _EMPTY
-        var = np.empty(groups) if with_var else _EMPTY
-        fx, fy = x.ravel(), y.ravel()
+        mean = np.empty(stats_shape) if with_mean else _EMPTY
+        var = np.empty(stats_shape) if keep else _EMPTY
+        fx, fy, fmean, fvar = x.ravel(), y.ravel(), mean.ravel(), var.ravel()
         if bits is not None:
             fx, fy = fx.view(bits), fy.view(bits)
         if by_axes:
             w, b = w if w is None else w.ravel(), b if b is None else b.ravel()
         if small:
-            direct(1, fx, fy, w, b, eps, mean, var)
+            direct(1, fx, fy, w, b, eps, fmean, fvar)
         else:
-            args = fx, fy, w, b, eps, mean, var
+            args = fx, fy, w, b, eps, fmean, fvar
             _runtime.with_team(kind, nbytes, direct, *args)
-        if reshaped:
-            mean, var = mean.reshape(stats_shape) if centered else mean, var.reshape(stats_shape)
         return y, mean, var
 
     return again

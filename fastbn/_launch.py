@@ -469,7 +469,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
         if parallel and not whole and not _busy(units, threads):
             by_steps(threads, dy, x, dx, w, mean, rstd, dweight, dbias, call)
             return
-        grads = np.zeros(size)
+        grads = np.empty(size)
         if view.columns:
             weights = (None, w) if by_row else (w, None)
             gradients = (None, grads) if by_row else (grads, None)
@@ -633,7 +633,7 @@ def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[...
         parallel, where, counts, beside = threads > 1, None, None, None
         mean = np.zeros(view.groups) if mean is None else mean
         channel, row = (None, w) if by_row else (w, None)
-        grads: Any = None if by_row else np.zeros((view.blocks, 2, shape[5]))
+        grads: Any = None if by_row else np.empty((view.blocks, 2, shape[5]))
         row_grads: Any = np.empty((units, 2, shape[0])) if by_row else None
         if call is not None:
             where, counts, beside = call.where, call.counts, call.beside
@@ -651,7 +651,7 @@ def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[...
 
 
 def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:
-    units = _ceil(dweight.size, runs.COLLECTED)
+    units = _ceil(grads.size, runs.COLLECTED)
     runs.collect_rows[parallel and units > 1](units, grads, dweight, dbias)
 
 

@@ -525,8 +525,10 @@ def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grad
         _fold(sums, own, n)
         _gather(sums, own, repeat)
     if grads is not None:
-        _add(advance(grads, i), s, channels)
-        _add(advance(grads, weights + i), q, channels)
+        for c in range(channels):
+            grads[i + c] = s[c]
+        for c in range(channels):
+            grads[weights + i + c] = q[c]
     for sums in (s, q):
         for c in range(channels):
             sums[c] *= pick(w, i + c, 1.0)
@@ -610,7 +612,7 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
     """dx, and what the blocks add to dbias and dweight: a channel in `grads`, or a row in `row_grads` (else None).
 
     plan: int64, the eight of `view`, the number of units, whether groups are centered, `past_cache`.  A unit is a
-    panel.  grads: float64 zeros (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).  rest: as in
+    panel.  grads: float64 (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).  rest: as in
     `runs.backward`.
     """
     for unit in prange(plan[8]):

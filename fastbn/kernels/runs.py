@@ -57,7 +57,7 @@ PIECE = 16384  # elements: some microseconds of work, far more than it costs to 
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
 
-COLLECTED = 1024  # weights: work for one thread
+COLLECTED = 16384  # sums: work for one thread
 
 
 def pieces(count, length):
@@ -530,7 +530,7 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
     a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`, and whether
     a group is collected before it is written past the cache.  A unit is a group of the samples of a block; x of batch
     norm is one sample.
-    grads: float64 zeros (blocks, 2, channels).
+    grads: float64 (blocks, 2, channels).
     rest: None, or what may be None each: what `_differentiate` takes, chain and given; dsum, which `gradient` takes;
     counts: as in `forward`.
     """
@@ -545,6 +545,8 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
         first, last = block * per_block * of_sample + h, min((block + 1) * per_block * of_sample, view[1])
         given_once = h * view[2], per_part, pw, ahead, past_cache
         own = advance(address(grads), block * 2 * view[4])
+        for c in range(h * view[2], (h + 1) * view[2]):
+            own[c], own[view[4] + c] = 0.0, 0.0
         there = pdx
         if plan[11]:
             scratch = np.empty(LINE + view[2] * view[3], dx.dtype)
@@ -619,7 +621,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
 
     plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `far`
     of `cross_products`, and whether rows are collected before they are written past the cache.
-    mean: None for RMS norm.  grads: float64 zeros (blocks, 2, weights).  like: any array of the type computed in.
+    mean: None for RMS norm.  grads: float64 (blocks, 2, weights).  like: any array of the type computed in.
     rest: as in `backward`.
     """
     for unit in prange(plan[5]):
@@ -638,6 +640,8 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
         if plan[10]:
             collected = np.empty(LINE + ROWS_AT_ONCE * length, dx.dtype)
             there = lined_up(collected)
+        for k in range(2 * affine):
+            own[k] = 0.0
         first, last = unit * block, min((unit + 1) * block, rows)
         for row in range(first, last, ROWS_AT_ONCE):
             above = min(row + ROWS_AT_ONCE, last)
@@ -710,9 +714,9 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
 
 @driver
 def collect_rows(units, grads, dweight, dbias):
-    """dweight and dbias from the sums of the blocks, which come to stand in the first; COLLECTED weights a unit."""
+    """dweight and dbias from the sums of the blocks, which come to stand in the first."""
     for unit in prange(units):
-        first, last = unit * COLLECTED, min((unit + 1) * COLLECTED, dweight.size)
+        first, last = unit * dweight.size // units, (unit + 1) * dweight.size // units
         for g in range(1, grads.shape[0]):
             for i in range(2):
                 for k in range(first, last):
