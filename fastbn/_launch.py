@@ -386,7 +386,7 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
         return scale_runs
     rows, _, fold, *_ = view.geometry
     most = max(1, _ceil(rows, fold) // _LEAST_ROWS)
-    like, wide = LIKE[computed_in(x)], np.dtype(np.float64)
+    like = LIKE[computed_in(x)]
     plans: dict[int, Array] = {}
 
     def scale_columns(
@@ -396,8 +396,6 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
         if plan is None:
             parts = 1 if threads == 1 else min(_ceil(4 * threads, view.blocks), most)
             plan = plans[threads] = scale_plan(view, x, parts)
-        if mean.dtype is not wide or var.dtype is not wide:
-            mean, var = mean.astype(wide), var.astype(wide)
         columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, like, more)
 
     return scale_columns
