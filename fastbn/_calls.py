@@ -317,10 +317,10 @@ _ndarray = np.ndarray
 def recall(
     what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, updated: tuple[Any, ...] = ()
 ) -> tuple[Any, Again | None]:
-    """What does calls like an earlier one, if that was remembered, else what to remember this one by.
+    """What to remember a call by, or else what does it, if one like it was remembered.
 
     what: the operation and its numbers; out: where the result goes, one of the first `like` arrays or another one;
-    updated: those of the arrays that are written to, too.  Nothing where an array is not ordinary, or one that is
+    updated: those of the arrays that are written to, too.  Neither where an array is not ordinary, or one that is
     written to may overlap others.
     """
     key = what

@@ -44,7 +44,7 @@ _chosen: int | None = None  # by set_num_threads
 _here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
 _threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
 _forked_from_omp = False
-_any_thread_may = False  # call for others: known once they were started
+_any_thread_may = False  # use several threads: known once they were started
 
 
 # How many threads -----------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def available_threads() -> tuple[int, int]:
 
 
 def _may_here() -> bool:
-    """Whether this thread of the process may start others, of its own or Numba's."""
+    """Whether this thread may use several."""
     global _any_thread_may
     layer = None if _forked_from_omp else threading_layer()
     if layer == "workqueue":  # Numba's own pool aborts the process when two threads use it at once
