@@ -456,6 +456,7 @@ def _add_by_part(gweight: Array, of_parts: Array, first: int) -> None:
 
 
 def _runs_double_backward(
+    threads: int,
     view: _views.View,
     flat: list[Array],
     affine: _Affine,
@@ -463,7 +464,6 @@ def _runs_double_backward(
     rstd: Array,
     through_statistics: bool,
     gweight: Array,
-    threads: int,
 ) -> None:
     shape, parallel = view.geometry, threads > 1
     count, groups, parts, length, weights = shape
@@ -511,6 +511,7 @@ def _runs_double_backward(
 
 
 def _columns_double_backward(
+    threads: int,
     view: _views.View,
     flat: list[Array],
     affine: _Affine,
@@ -518,7 +519,6 @@ def _columns_double_backward(
     rstd: Array,
     through_statistics: bool,
     gweight: Array,
-    threads: int,
 ) -> None:
     shape, parallel = view.geometry, threads > 1
     rows, width, fold, span, repeat, _, _, _ = shape
