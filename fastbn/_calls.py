@@ -317,7 +317,7 @@ _ndarray = np.ndarray
 def recall(
     what: Any, arrays: tuple[Any, ...], out: Any = None, like: int = 1, updated: tuple[Any, ...] = ()
 ) -> tuple[Any, Again | None]:
-    """What to remember a call by, or else what does it, if one like it was remembered.
+    """What to remember a call by, for `_remember`, or else what does it, if one like it was remembered.
 
     what: the operation and its numbers; out: where the result goes, one of the first `like` arrays or another one;
     updated: those of the arrays that are written to, too.  Neither where an array is not ordinary, or one that is
@@ -341,7 +341,7 @@ def recall(
         ordinary = all(f.carray for f in flags)  # C-contiguous, aligned and writeable
         return (key, all(f.owndata for f in flags)) if ordinary else None, None
     again, own = found
-    if updated or not own:
+    if updated or (out is not None and not own):
         if not _apart(arrays, out, like, updated, own):
             return None, None
     elif out is not None:

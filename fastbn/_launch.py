@@ -56,7 +56,7 @@ class Forward(NamedTuple):
     w: Maybe
     b: Maybe
     eps: float
-    mean: Array  # float64 (groups,), or empty where not wanted
+    mean: Array  # (groups,), float64, or what `apply` was given; or empty where not wanted
     var: Array
     centered: bool = True  # or mean is zero and var a mean square
     more: More = None

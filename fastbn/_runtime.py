@@ -296,18 +296,19 @@ def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> N
             _paces.clear()
         pace = _paces.setdefault((kind, most), _Pace())
     start, parallel = perf_counter(), pace.parallel
-    if not parallel:
-        run(1, *args)
-    elif most == of_numba:
-        run(most, *args)
-    else:
+    if parallel:
         _with_threads(most, of_numba, run, *args)
+    else:
+        run(1, *args)
     if start >= pace.look:
         pace.record(parallel, start, perf_counter())
 
 
 def _with_threads(n: int, of_numba: int, run: Callable[..., None], *args: Any) -> None:
     """Call `run` with Numba's setting for this thread changed for that time."""
+    if n == of_numba:
+        run(n, *args)
+        return
     numba.set_num_threads(n)
     try:
         run(n, *args)

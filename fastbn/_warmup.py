@@ -21,10 +21,11 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 Array = NDArray[Any]
 
 # (N, C, S), through every kernel of a family: a small array (serial), one whose groups keep all threads busy, and one
-# that has too few groups for that.  The last two are large enough for threads, even in half precision.
-_RUNS = ((2, 16, 256), (8, 64, 512), (1, 1, 1 << 18))
-_COLUMNS = ((2, 16, 256), (8, 64, 512), (1, 64, 4096))
-_FEATURES = ((8, 16, 1), (64, 4096, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
+# that has too few groups for that.  The last two are large enough for threads, even in half precision, and the second
+# has enough sums of blocks for them.
+_RUNS = ((2, 16, 256), (8, 1024, 128), (1, 1, 1 << 18))
+_COLUMNS = ((2, 16, 256), (8, 1024, 128), (1, 64, 4096))
+_FEATURES = ((8, 16, 1), (64, 8192, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
 _ROWS = ((8, 64), (256, 1024), (1, 1 << 18))
 _OVER_CHANNELS = ((2, 16, 256), (8, 64, 512), (1, 4096, 64))
 _CALLS = 6  # of each kind: one that is checked, four serial ones and a parallel one, to find out which is faster
@@ -175,11 +176,13 @@ def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual:
     _, *statistics = forward(x, *args, **keywords)
     backward(dy, x, *statistics, **keywords)
     if op == "batch_norm":
-        functional.batch_norm(x, *statistics, **keywords)
         backward(dy, x, *statistics, **keywords, training=False)
-    elif op == "instance_norm":
-        running = np.ones(x.shape[axis]), np.ones(x.shape[axis])
-        functional.instance_norm(x, *running, **keywords, use_input_stats=False)
+    for dtype in (np.float32, np.float64):  # those of layers, and those that a forward returns
+        running = np.ones(x.shape[axis], dtype), np.ones(x.shape[axis], dtype)
+        if op == "batch_norm":
+            functional.batch_norm(x, *running, **keywords)
+        elif op == "instance_norm":
+            functional.instance_norm(x, *running, **keywords, use_input_stats=False)
 
 
 def _builds() -> list[Any]:

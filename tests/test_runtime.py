@@ -747,6 +747,29 @@ def test_after_a_warmup_nothing_is_compiled():
     assert re.match(r"\d+ kernels: 0 compiled", fastbn_command(*command)[0])
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_after_a_warmup_batch_norm_compiles_nothing(layout):
+    """Layers, whose running statistics are float32, and backward of so many weights that threads share their sums."""
+    program = f"""
+        import numpy as np, fastbn, workload
+        from fastbn import _launch
+        from fastbn._warmup import _counts, warmup
+        warmup("batch_norm", layouts="{layout}")
+        before = _counts()
+        axis = 1 if "{layout}" == "channels_first" else -1
+        for shape in ((2, 8, 8, 8), (8, 64, 16, 64), (64, 8192)):
+            x = np.ones(shape, np.float32)
+            layer = (fastbn.BatchNorm1d if x.ndim == 2 else fastbn.BatchNorm2d)(shape[axis], axis=axis)
+            for _ in range(8):
+                layer.train()
+                layer.backward(layer(x))
+                layer.eval()
+                layer(x)
+        print([after - b for after, b in zip(_counts(), before)])
+    """
+    assert python(program, NUMBA_NUM_THREADS="2")[0] == "[0, 0]\n"
+
+
 def test_a_warmup_of_calls_with_more(monkeypatch):
     """Of small arrays alone, lest this take a minute."""
     x, w = np.ones((2, 8, 16), np.float32), np.ones(16, np.float32)

@@ -103,6 +103,11 @@ def right(function):
     return named | ({"num_groups": 1} if function.startswith("group_norm") else {})
 
 
+def owning(function):
+    """The same in arrays that own their memory, so that only one and the same array overlaps another."""
+    return {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in right(function).items()}
+
+
 def readonly(a):
     a = a.copy()
     a.flags.writeable = False
@@ -148,7 +153,7 @@ ODD = {
     for name in ("x", "dy", "weight", "bias", "mean", "rstd", "running_mean", "running_var", "out")
     for how, change in ARRAYS.items()
 } | {f"{name} {v!r}": lambda named, name=name, v=v: {name: v} for name, values in NUMBERS.items() for v in values}
-ODD |= {
+SHIFTED = {
     f"{name} over {other}": lambda named, name=name, other=other: {name: shifted(named[other])}
     for name, other in (("out", "x"), ("out", "dy"), ("running_var", "running_mean"), ("running_mean", "weight"))
 }
@@ -157,6 +162,9 @@ ODD |= {
     "weight is running": lambda named: {"weight": named["running_mean"]},
     "one running array twice": lambda named: {"running_var": named["running_mean"]},
     "out is rstd's memory": lambda named: {"rstd": named["out"].reshape(-1)[: 2 * CHANNELS].view(np.float64)},
+    "out is x": lambda named: {"out": named["x"]},
+    "out is dy": lambda named: {"out": named["dy"]},
+    "out and x are dy": lambda named: {"out": named["dy"], "x": named["dy"]},
     "one value a channel": lambda named: {"x": named["x"][:1, :, :1].copy(), "out": None},
 }
 
@@ -173,15 +181,16 @@ def outcome(function, named):
     return [(v.dtype, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values]
 
 
+@pytest.mark.parametrize("arguments", [right, owning])
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "group_norm", "batch_norm_backward"])
-def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function):
+def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, arguments):
     refused = 0
-    for change in ODD.values():
+    for change in (ODD if arguments is owning else ODD | SHIFTED).values():
         for training in (False, True) if function == "batch_norm" else (None,):
             extra = {} if training is None else {"training": training}
 
             def odd(change=change, extra=extra):
-                named = right(function) | extra
+                named = arguments(function) | extra
                 return named | change(named)
 
             try:
@@ -192,11 +201,24 @@ def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function):
             expected = outcome(function, odd())
             assert outcome(function, odd()) == expected
             _calls._remembered.clear()
-            outcome(function, right(function) | extra)
+            outcome(function, arguments(function) | extra)
             assert len(_calls._remembered) == 1
             assert outcome(function, odd()) == expected
             refused += isinstance(expected[0], str)
     assert refused > 20
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_no_weight_is_written_over(own):
+    x, weight, bias, out = (np.linspace(1, 2, 16, dtype=np.float32) + k for k in range(4))
+    if not own:
+        x, weight, bias, out = (v[:] for v in (x, weight, bias, out))
+    fastbn.layer_norm(x, 16, weight, bias, out=out)
+    for taken in (weight, bias):
+        with pytest.raises(ValueError, match="out overlaps"):
+            fastbn.layer_norm(x, 16, weight, bias, out=taken)
+    with pytest.raises(ValueError, match="out overlaps"):
+        fastbn.layer_norm(x, 16, x, bias, out=x)
 
 
 def test_a_layer_norm_of_another_kind_is_not_taken_for_the_first():

@@ -446,7 +446,7 @@ def finish(units, x, where, view, centered, sums, counts, mean, var, roots, eps,
 
 @driver
 def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
-    """y from given mean and variance, one a group; eps None: `var` is rstd.
+    """y from given mean and variance, float32 or float64, one a group; eps None: `var` is rstd.
 
     plan: int64, the eight of `view`, the number of units, the parts of a block, `past_cache`.  A unit is a part, the
     last first: what was read last is still in the cache.

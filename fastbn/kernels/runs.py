@@ -57,7 +57,7 @@ PIECE = 16384  # elements: some microseconds of work, far more than it costs to 
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
 
-COLLECTED = 16384  # sums: work for one thread
+COLLECTED = 8192  # sums of blocks: work for one thread
 
 
 def pieces(count, length):
@@ -714,7 +714,7 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
 
 @driver
 def collect_rows(units, grads, dweight, dbias):
-    """dweight and dbias from the sums of the blocks, which come to stand in the first."""
+    """dweight and dbias from the sums of the blocks, which come to stand in the first; some weights a unit."""
     for unit in prange(units):
         first, last = unit * dweight.size // units, (unit + 1) * dweight.size // units
         for g in range(1, grads.shape[0]):
