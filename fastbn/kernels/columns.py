@@ -312,7 +312,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
     g, i = (block * width + c0) // span, c0 // repeat
     if span == 1:  # one loop at a time: LLVM makes vectors of these
         for c in range(own):
-            m, scale = pick(mean, g + c, 0.0), rooted(var[g + c], eps) * pick(w, i + c, 1.0)
+            m, scale = pick(mean, g + c, 0.0), rooted(pick(var, g + c, 1.0), eps) * pick(w, i + c, 1.0)
             a[c], t[c] = scale, (rounded(hi, m) - m) * scale
         for c in range(own):
             hi[c] = pick(mean, g + c, 0.0)
@@ -320,7 +320,7 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
             t[c] = pick(b, i + c, 0.0) + np.float64(t[c])
     else:
         for j in range(0, own, span):
-            m, r = pick(mean, g, 0.0), rooted(var[g], eps)
+            m, r = pick(mean, g, 0.0), rooted(pick(var, g, 1.0), eps)
             for first in range(j, j + span, repeat):
                 scale = r * pick(w, i, 1.0)
                 rest = pick(b, i, 0.0) - (m - rounded(hi, m)) * scale
