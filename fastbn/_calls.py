@@ -1,6 +1,5 @@
 """The steps that all operations share: checked arguments -> view -> kernel -> result as the caller sees it."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -341,28 +340,23 @@ def recall(
         ordinary = all(f.carray for f in flags)  # C-contiguous, aligned and writeable
         return (key, all(f.owndata for f in flags)) if ordinary else None, None
     again, own = found
-    if updated or (out is not None and not own):
-        if not _apart(arrays, out, like, updated, own):
-            return None, None
-    elif out is not None:
-        times = 0
-        for a in arrays:
-            if a is out:
-                times += 1
-        if times > 1 or (times and out is not arrays[0] and (like == 1 or out is not arrays[1])):
-            return None, None
-    return None, again
+    written = (out, *updated) if out is not None else updated
+    return None, again if not written or _apart(written, arrays, out, like, own) else None
 
 
-def _apart(arrays: tuple[Any, ...], out: Any, like: int, updated: tuple[Any, ...], own: bool) -> bool:
+def _apart(written: tuple[Any, ...], arrays: tuple[Any, ...], out: Any, like: int, own: bool) -> bool:
     """Whether none of the arrays that are written to may overlap others; own: whether all own their memory."""
-    if out is not None:
-        updated = out, *updated
-        if out is not arrays[0] and (like == 1 or out is not arrays[1]):
-            arrays = out, *arrays
-    near: Any = operator.is_ if own else np.may_share_memory
-    others = [b for b in arrays if b is not None]
-    return all(sum([near(a, b) for b in others]) == 1 for a in updated if a is not None)  # it is near itself
+    if out is not None and out is not arrays[0] and (like == 1 or out is not arrays[1]):
+        arrays = out, *arrays
+    for a in written:
+        if a is not None:
+            times = 0  # that it is met: as itself alone, if it is apart
+            for b in arrays:
+                if b is a or (not own and b is not None and np.may_share_memory(a, b)):
+                    times += 1
+            if times != 1:
+                return False
+    return True
 
 
 def unchanged(key: Any, checked: tuple[Any, ...], given: tuple[Any, ...]) -> Any:

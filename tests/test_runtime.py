@@ -751,8 +751,7 @@ def test_after_a_warmup_nothing_is_compiled():
 def test_after_a_warmup_batch_norm_compiles_nothing(layout):
     """Layers, whose running statistics are float32, and backward of so many weights that threads share their sums."""
     program = f"""
-        import numpy as np, fastbn, workload
-        from fastbn import _launch
+        import numpy as np, fastbn
         from fastbn._warmup import _counts, warmup
         warmup("batch_norm", layouts="{layout}")
         before = _counts()
