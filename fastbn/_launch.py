@@ -13,7 +13,7 @@ from fastbn import _runtime
 from fastbn._views import View
 from fastbn.kernels import columns, runs
 from fastbn.kernels.simd import LANES
-from fastbn.kernels.tile import AHEAD
+from fastbn.kernels.tile import AHEAD, ROWS_AT_ONCE
 
 Array = NDArray[Any]
 Maybe = Array | None
@@ -28,6 +28,8 @@ _COLLECTED = 16384  # elements at most of a group of short planes that is collec
 _FAR_BYTES = 8 << 20  # of x: from here on the next group is fetched where it lies behind this one
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
+
+_ROWS_BYTES = 256 << 10  # of rows whose gradients are computed together: as many are fetched before they are needed
 
 _PER_BLOCK = 256  # bytes of a channel at least, for which there are two sums,
 _MOST_BLOCKS = 64  # unless there would be more blocks of samples or rows, whose gradients of the weights are added up
@@ -144,7 +146,7 @@ def _past_cache(view: View, y: Array, ahead: int = AHEAD, share: int = 1) -> int
 
 def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
     """How many elements ahead the next group lies; others, if that is near or both would not stay in the cache."""
-    return chunk if count * chunk * nbytes <= _SLAB_BYTES and (count > 1 or chunk >= AHEAD) else AHEAD
+    return chunk if count * chunk * nbytes <= _SLAB_BYTES and (count > 1 or chunk >= 2 * AHEAD) else AHEAD
 
 
 def _ahead(x: Array, count: int, past_cache: int) -> int:
@@ -558,9 +560,14 @@ def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
     count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
-        past_cache, far = _past_cache(view, x, share=2), x.nbytes >= _FAR_BYTES
+        rows, per_row = _blocks_of_rows(view), runs.pieces(1, length)
+        far, past_cache = x.nbytes >= _FAR_BYTES, _past_cache(view, x, share=2)
         collected = not past_cache and 2 * x.nbytes >= PAST_CACHE_BYTES
-        return _plan(*view.geometry, *_blocks_of_rows(view), runs.pieces(1, length), past_cache, far, collected)
+        next_rows, ahead = ROWS_AT_ONCE * length, AHEAD if collected else runs.NEAR
+        dy_ahead = ahead
+        if past_cache and 2 * next_rows * x.itemsize <= _ROWS_BYTES:
+            past_cache, ahead, dy_ahead = next_rows, next_rows, 0  # x is fetched while there are sums, dy with dx
+        return _plan(*view.geometry, *rows, per_row, past_cache, far * ahead, far * dy_ahead, collected)
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)

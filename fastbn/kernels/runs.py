@@ -601,10 +601,10 @@ def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
 
 
 @tile
-def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, far):
+def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, ahead, dy_ahead):
     """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
 
-    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, far: as in `cross_products`.
+    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, ahead, dy_ahead: as in `cross_products`.
     """
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
@@ -612,15 +612,15 @@ def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, 
         f, k = _weight_of_row(view, r) + e0, r - row
         p = advance(grads, f)
         down = advance(hi, k), advance(a, k), advance(t, k), p, advance(p, affine), advance(along, 2 * k * LANES)
-        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down, far)
+        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down, ahead, dy_ahead)
 
 
 @driver
 def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
     """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
 
-    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `far`
-    of `cross_products`, and whether rows are collected before they are written past the cache.
+    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `ahead`
+    and `dy_ahead` of `cross_products`, and whether rows are collected before they are written past the cache.
     mean: None for RMS norm.  grads: float64 (blocks, 2, weights).  like: any array of the type computed in.
     rest: as in `backward`.
     """
@@ -637,7 +637,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
         sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
         there = pdx
-        if plan[10]:
+        if plan[11]:
             collected = np.empty(LINE + ROWS_AT_ONCE * length, dx.dtype)
             there = lined_up(collected)
         for k in range(2 * affine):
@@ -654,26 +654,26 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                 for k in range(2 * (above - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along, plan[9])
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along, plan[9], plan[10])
                 for r in range(row, above):
                     k = 2 * (r - row)
                     _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
                     s = total(load(along, k * LANES))
                     sums[k] += s
                     sums[k + 1] += completed(s, total(load(along, (k + 1) * LANES)), shift)
-            begin, base = (row * length, row) if plan[10] else (0, 0)
-            target = _as_lined_up(there, pdx, begin) if plan[10] else pdx
+            begin, base = (row * length, row) if plan[11] else (0, 0)
+            target = _as_lined_up(there, pdx, begin) if plan[11] else pdx
             arrays, more = (advance(pdy, begin), advance(px, begin), target), _advanced(also, begin)
             for r in range(row, above):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(per_row):
                     _apply_back(*arrays, view, r - base, p, m, pr[r], v, u, pw, f, more, past_cache)
-            if plan[10]:
+            if plan[11]:
                 pour(target, pdx, begin, (above - row) * length)
         hold(coefficients)
         hold(scratch)
-        if plan[10]:
+        if plan[11]:
             hold(collected)
 
 
@@ -704,7 +704,7 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
             for row in range(first, last, ROWS_AT_ONCE):
                 above = min(row + ROWS_AT_ONCE, last)
                 _row_coefficients(px, pm, pr, row, above, hi, a, t)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None, True)
+                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None, NEAR, NEAR)
         hold(coefficients)
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]

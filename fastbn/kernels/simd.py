@@ -386,25 +386,31 @@ def gap(typing, memory, index):
     return types.intp(memory, types.intp), codegen
 
 
-@intrinsic
-def fetch(typing, memory, index):
-    """Ask for memory[index : index + 32], which will be needed soon and may lie outside of the array; not of None."""
-
-    def codegen(context, builder, sig, args):
-        one, begins = sig.args[0], [args[0]]
-        if one == types.none:
+def _fetching(locality):
+    @intrinsic
+    def fetch(typing, memory, index):
+        def codegen(context, builder, sig, args):
+            one, begins = sig.args[0], [args[0]]
+            if one == types.none:
+                return context.get_dummy_value()
+            if isinstance(one, types.BaseTuple):
+                one, begins = one[0], cgutils.unpack_tuple(builder, args[0], 2)
+            for begin in begins:
+                place = builder.bitcast(builder.gep(begin, [args[1]]), ir.IntType(8).as_pointer())
+                for k in range(0, 2 * LANES * _size(one), LINE):
+                    hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(locality), _INT32(1)]  # to read, data
+                    function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
+                    builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
             return context.get_dummy_value()
-        if isinstance(one, types.BaseTuple):
-            one, begins = one[0], cgutils.unpack_tuple(builder, args[0], 2)
-        for begin in begins:
-            place = builder.bitcast(builder.gep(begin, [args[1]]), ir.IntType(8).as_pointer())
-            for k in range(0, 2 * LANES * _size(one), LINE):
-                hint = [builder.gep(place, [_INT64(k)]), _INT32(0), _INT32(3), _INT32(1)]  # to read, all caches, data
-                function = ir.FunctionType(ir.VoidType(), [a.type for a in hint])
-                builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"), hint)
-        return context.get_dummy_value()
 
-    return types.void(memory, types.intp), codegen
+        return types.void(memory, types.intp), codegen
+
+    return fetch
+
+
+# fetch(memory, index): ask for memory[index : index + 32], which may lie outside of the array; not of None.
+fetch = _fetching(3)  # to the nearest cache: it will be needed soon
+fetch_early = _fetching(2)  # to a core's own cache, but not the nearest: what is in there is needed before
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------

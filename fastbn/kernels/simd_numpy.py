@@ -100,6 +100,9 @@ def fetch(memory, index):
     pass
 
 
+fetch_early = fetch
+
+
 def splat(memory, value):
     return _vec(np.full(LANES, value, _computed_in(memory)))
 

@@ -21,6 +21,7 @@ from fastbn.kernels.simd import (
     at_part,
     chosen,
     fetch,
+    fetch_early,
     gap,
     keep,
     like,
@@ -47,6 +48,15 @@ def expect(memory, i, n):
     """Fetch the beginning of a run of n elements that comes next."""
     for k in range(0, min(n, AHEAD), 2 * LANES):
         fetch(memory, i + k)
+
+
+@tile
+def look_ahead(memory, i, ahead):
+    """Fetch 32 elements that lie AHEAD of i to the nearest cache, those at any other distance to a core's own."""
+    if ahead == AHEAD:
+        fetch(memory, i + ahead)
+    else:
+        fetch_early(memory, i + ahead)
 
 
 @inlined
@@ -273,7 +283,7 @@ def _cross(dy, x, where, i, stride, rows, m, f, hi, a, t, p, q, along, j):
 
 
 @tile
-def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead):
+def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead, dy_ahead):
     """`_cross` of four Vecs of columns, of which a row's terms are added up before they are widened."""
     zero = splat(x, 0.0)
     j1, j2, j3 = j + LANES, j + 2 * LANES, j + 3 * LANES
@@ -281,11 +291,11 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
     p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for r in range(rows):
         vs, k = (of_row(hi, r), of_row(a, r), of_row(t, r)), i + r * stride
-        if ahead > 0:
-            fetch(dy, k + j + ahead)
-            fetch(dy, k + j2 + ahead)
-            fetch(x, k + j + ahead)
-            fetch(x, k + j2 + ahead)
+        if ahead:
+            look_ahead(x, k + j, ahead)
+            look_ahead(x, k + j2, ahead)
+            look_ahead(dy, k + j, dy_ahead)
+            look_ahead(dy, k + j2, dy_ahead)
         g0, h0, fg0, fh0 = _both_terms(dy, x, where, k + j, None, f0, *vs)
         g1, h1, fg1, fh1 = _both_terms(dy, x, where, k + j1, None, f1, *vs)
         g2, h2, fg2, fh2 = _both_terms(dy, x, where, k + j2, None, f2, *vs)
@@ -306,19 +316,16 @@ def _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahea
 
 
 @tile
-def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along, far):
+def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along, ahead, dy_ahead):
     """The sums of dy and dy h down columns and, if wanted, of g = dy f and g (h - t) along rows, in one reading.
 
     p, q: float64, one a column, are added to.  along: float64, for each of at most ROWS_AT_ONCE rows the lanes of both
     sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
-    memory, one a column, or None.  far: as in `add_moments`.
+    memory, one a column, or None.  ahead, dy_ahead: 0, or how many elements further on x and dy are fetched.
     """
-    ahead = ROWS_AT_ONCE * stride if far else 0  # the next rows, if these are not so long that they would be in the way
-    if ahead > 8 * AHEAD:
-        ahead = AHEAD
     j = 0
     while j + 4 * LANES <= n:
-        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead)
+        _cross_four(dy, x, where, i, stride, rows, f, hi, a, t, p, q, along, j, ahead, dy_ahead)
         j += 4 * LANES
     while j + LANES <= n:
         _cross(dy, x, where, i, stride, rows, None, f, hi, a, t, p, q, along, j)
@@ -358,9 +365,9 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead
         j += m
     if past_cache:
         while i + 2 * LANES <= end:
-            fetch(x, i + past_cache)
-            fetch(residual, i + past_cache)
-            fetch(dy, i + past_cache)
+            look_ahead(x, i, past_cache)
+            look_ahead(residual, i, past_cache)
+            look_ahead(dy, i, past_cache)
             first = _normal(x, i, None, hi, a, t, w, b, j, more)
             stream(y, i, first, _normal(x, i + LANES, None, hi, a, t, w, b, j + LANES, more))
             i += 2 * LANES
@@ -405,8 +412,8 @@ def gradient(dy, x, dx, i, n, hi, u, v, r, w, j, more, past_cache, period=None, 
         j += m
     if past_cache:
         while i + 2 * LANES <= end:
-            fetch(dy, i + past_cache)
-            fetch(x, i + past_cache)
+            look_ahead(dy, i, past_cache)
+            look_ahead(x, i, past_cache)
             first = _slope(dy, x, i, None, hi, u, v, r, w, j, more)
             stream(dx, i, first, _slope(dy, x, i + LANES, None, hi, u, v, r, w, j + LANES, more))
             i += 2 * LANES
