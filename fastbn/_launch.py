@@ -4,6 +4,7 @@ Whatever is chosen here, the bits of the results are the same.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fastbn import _runtime
 from fastbn._views import View
 from fastbn.kernels import columns, runs
+from fastbn.kernels.jit import repeated
 from fastbn.kernels.simd import LANES
 from fastbn.kernels.tile import AHEAD, ROWS_AT_ONCE
 
@@ -198,7 +200,7 @@ def direct_forward(view: View, x: Array, centered: bool = True, rooted: bool = F
 def _runs_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
     """As `direct_forward`, a group a unit."""
     plan, by_channel = forward_plan(view, x, centered, rooted), view.affine == "channel"
-    serial, parallel = runs.forward
+    kernel = repeated(runs.forward)
 
     def run(
         threads: int,
@@ -212,11 +214,10 @@ def _runs_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[
         call: Forward | None = None,
         rest: tuple[Any, ...] | None = None,
     ) -> None:
-        kernel: Any = parallel if threads > 1 else serial
         if by_channel:
-            kernel(plan, x, y, w, b, None, None, eps, mean, var, rest)
+            kernel(threads > 1, plan, x, y, w, b, None, None, eps, mean, var, rest)
         else:
-            kernel(plan, x, y, None, None, w, b, eps, mean, var, rest)
+            kernel(threads > 1, plan, x, y, None, None, w, b, eps, mean, var, rest)
 
     return run
 
@@ -224,7 +225,7 @@ def _runs_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[
 def _columns_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:
     """As `_runs_whole`, a panel a unit."""
     plan, by_channel = forward_plan(view, x, centered, rooted), view.affine == "channel"
-    groups, like, (serial, parallel) = view.groups, LIKE[computed_in(x)], columns.forward
+    groups, like, kernel = view.groups, LIKE[computed_in(x)], repeated(columns.forward)
 
     def run(
         threads: int,
@@ -238,12 +239,11 @@ def _columns_whole(view: View, x: Array, centered: bool, rooted: bool) -> Callab
         call: Forward | None = None,
         rest: tuple[Any, ...] | None = None,
     ) -> None:
-        kernel: Any = parallel if threads > 1 else serial
         mean, var = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
         if by_channel:
-            kernel(plan, x, y, w, b, None, None, eps, mean, var, like, rest)
+            kernel(threads > 1, plan, x, y, w, b, None, None, eps, mean, var, like, rest)
         else:
-            kernel(plan, x, y, None, None, w, b, eps, mean, var, like, rest)
+            kernel(threads > 1, plan, x, y, None, None, w, b, eps, mean, var, like, rest)
 
     return run
 
@@ -378,17 +378,17 @@ def _apply(threads: int, view: View, call: Forward) -> None:
 def direct_apply(view: View, x: Array) -> Callable[..., None]:
     """As `apply` of arrays like x, with all decided beforehand: a function of the threads and the arrays."""
     if not view.columns:
-        plan_of_runs, (serial, parallel) = scale_plan(view, x), runs.scale
+        plan_of_runs, by_runs = scale_plan(view, x), repeated(runs.scale)
 
         def scale_runs(
             threads: int, x: Array, y: Array, w: Maybe, b: Maybe, eps: float | None, mean: Array, var: Array, more: More
         ) -> None:
-            (parallel if threads > 1 else serial)(plan_of_runs, x, y, w, b, eps, mean, var, more)
+            by_runs(threads > 1, plan_of_runs, x, y, w, b, eps, mean, var, more)
 
         return scale_runs
     rows, _, fold, *_ = view.geometry
     most = max(1, _ceil(rows, fold) // _LEAST_ROWS)
-    like = LIKE[computed_in(x)]
+    like, by_columns = LIKE[computed_in(x)], repeated(columns.scale)
     plans: dict[int, Array] = {}
 
     def scale_columns(
@@ -398,7 +398,7 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
         if plan is None:
             parts = 1 if threads == 1 else min(_ceil(4 * threads, view.blocks), most)
             plan = plans[threads] = scale_plan(view, x, parts)
-        columns.scale[threads > 1](plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, like, more)
+        by_columns(threads > 1, plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, like, more)
 
     return scale_columns
 
@@ -450,7 +450,9 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
-    by_steps = _back_by_steps(view, x, centered)
+    by_steps, parts, collect = _back_by_steps(view, x, centered), _ceil(prod(size), runs.COLLECTED), repeated(runs.collect_rows)
+    of_runs = runs.rows_backward if view.affine == "element" else runs.backward
+    kernel = repeated(columns.backward if view.columns else of_runs)
 
     def run(
         threads: int,
@@ -474,12 +476,12 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
             weights = (None, w) if by_row else (w, None)
             gradients = (None, grads) if by_row else (grads, None)
             mean = np.zeros(view.groups) if mean is None else mean
-            columns.backward[parallel](plan, dy, x, dx, *weights, mean, rstd, *gradients, like, rest)
+            kernel(parallel, plan, dy, x, dx, *weights, mean, rstd, *gradients, like, rest)
         elif view.affine == "element":
-            runs.rows_backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, like, rest)
+            kernel(parallel, plan, dy, x, dx, w, mean, rstd, grads, like, rest)
         else:
-            runs.backward[parallel](plan, dy, x, dx, w, mean, rstd, grads, rest)
-        _collect(grads, dweight, dbias, parallel)
+            kernel(parallel, plan, dy, x, dx, w, mean, rstd, grads, rest)
+        collect(parallel and parts > 1, parts, grads, dweight, dbias)
 
     return run
 

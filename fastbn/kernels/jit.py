@@ -78,6 +78,34 @@ def driver(function):
     return Driver(serial, parallel)
 
 
+def repeated(driver):
+    """A function of (parallel, *args) for calls whose arguments have the same types every time.
+
+    From the second of either build on, it goes to the compiled code without Numba looking at the types again, which
+    takes as long as a small array.
+    """
+    entries, called = [None, None], [False, False]
+
+    def call(parallel, *args):
+        entry = entries[parallel]
+        if entry is None:
+            entry = driver[parallel]
+            if called[parallel]:
+                entry = entries[parallel] = _entry(entry, args)
+            called[parallel] = True
+        entry(*args)
+
+    return call
+
+
+def _entry(build, args):
+    """What Numba calls for arguments of these types; the build itself where that is not to be found."""
+    try:
+        return build.overloads[tuple(build.typeof_pyval(a) for a in args)].entry_point
+    except (AttributeError, KeyError):
+        return build
+
+
 def _renamed(function, build):
     """A twin under its own qualified name: Numba's disk cache tells functions apart by name, not by options."""
     twin = FunctionType(
