@@ -274,9 +274,9 @@ def _runs_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Callab
         runs.finish.serial(groups, shape, per_group, centered, sums, counts, mean, of_groups)
         if summed is not None:
             alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
-            runs.apply.parallel(pieces, x, summed, shape, per_group, *alone)
+            runs.apply.parallel(pieces, threads, x, summed, shape, per_group, *alone)
         affine = by_channel_or_not(view, w, b)
-        runs.apply.parallel(pieces, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more)
+        runs.apply.parallel(pieces, threads, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more)
         if rooted:
             take_roots(var, eps)
 
@@ -357,10 +357,10 @@ def _columns_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Cal
     return run
 
 
-def scale_plan(view: View, y: Array, parts: int = 1) -> Array:
-    """What `runs.scale` or `columns.scale` is told in numbers; parts: of a block, by columns."""
+def scale_plan(view: View, y: Array, threads: int = 1, parts: int = 1) -> Array:
+    """What `runs.scale` or `columns.scale` is told in numbers; threads, parts of a block: by columns."""
     if view.columns:
-        return _plan(*view.geometry, view.blocks * parts, parts, _past_cache(view, y))
+        return _plan(*view.geometry, view.blocks * parts, threads, parts, _past_cache(view, y))
     count, groups, _, length, _ = view.geometry
     return _plan(*view.geometry, runs.pieces(count * groups, length), _past_cache(view, y))
 
@@ -397,7 +397,7 @@ def direct_apply(view: View, x: Array) -> Callable[..., None]:
         plan = plans.get(threads)
         if plan is None:
             parts = 1 if threads == 1 else min(_ceil(4 * threads, view.blocks), most)
-            plan = plans[threads] = scale_plan(view, x, parts)
+            plan = plans[threads] = scale_plan(view, x, threads, parts)
         by_columns(threads > 1, plan, x, y, *by_channel_or_not(view, w, b), eps, mean, var, like, more)
 
     return scale_columns
@@ -450,9 +450,9 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
-    by_steps, parts, collect = _back_by_steps(view, x, centered), _ceil(prod(size), runs.COLLECTED), repeated(runs.collect_rows)
+    by_steps, parts = _back_by_steps(view, x, centered), _ceil(prod(size), runs.COLLECTED)
     of_runs = runs.rows_backward if view.affine == "element" else runs.backward
-    kernel = repeated(columns.backward if view.columns else of_runs)
+    kernel, collect = repeated(columns.backward if view.columns else of_runs), repeated(runs.collect_rows)
 
     def run(
         threads: int,
@@ -590,13 +590,13 @@ def _runs_backward_of(
     pieces = groups * parts * per_part
     if call.differentiate:
         given = w, call.b, None, None, None, 0, mean, rstd, call.more
-        runs.apply[parallel](groups * per_group, x, dy, shape, per_group, *given)
+        runs.apply[parallel](groups * per_group, threads, x, dy, shape, per_group, *given)
     sums, slopes = np.empty((pieces, 2)), np.empty((groups, 2))
     runs.reduce_back[parallel](pieces, dy, x, call.where, shape, per_part, None, mean, rstd, sums)
     runs.finish_back.serial(groups, shape, per_part, w, rstd, sums, counts, slopes)
     if dx is not None:
         statistics = mean, rstd, slopes, call.beside
-        runs.apply_back[parallel](pieces, dy, x, dx, shape, per_part, w, past_cache, *statistics)
+        runs.apply_back[parallel](pieces, threads, dy, x, dx, shape, per_part, w, past_cache, *statistics)
     runs.collect.serial(channels, sums, per_part, dweight, dbias)
 
 
@@ -608,13 +608,13 @@ def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, th
     grads = np.zeros((blocks, 2, weights))
     if call.differentiate:
         given = None, None, w, call.b, None, 0, np.zeros(rows) if mean is None else mean, rstd, call.more
-        runs.apply[parallel](rows * per_row, x, dy, shape, per_row, *given)
+        runs.apply[parallel](rows * per_row, threads, x, dy, shape, per_row, *given)
     sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
     runs.reduce_back[parallel](rows * per_row, dy, x, call.where, shape, per_row, w, mean, rstd, sums)
     runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
     past_cache, like = _past_cache(view, x, share=2), LIKE[computed_in(x)]
     statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
-    runs.apply_rows[parallel](per_row, dy, x, dx, shape, w, past_cache, *statistics)
+    runs.apply_rows[parallel](per_row, threads, dy, x, dx, shape, w, past_cache, *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 
@@ -651,7 +651,7 @@ def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[...
         columns.finish_back.serial(units, x, shape, channel, centered, sums, counts, mean, rstd, grads, coefficients)
         if dx is not None:
             given = past_cache, row_grads, coefficients, beside
-            columns.apply_back[parallel](pieces, dy, x, dx, shape, row, *given)
+            columns.apply_back[parallel](pieces, threads, dy, x, dx, shape, row, *given)
         _collect(row_grads if by_row else grads, dweight, dbias, parallel)
 
     return run

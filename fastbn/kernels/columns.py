@@ -26,6 +26,7 @@ from fastbn.kernels.runs import (
     beginnings,
     completed,
     hold,
+    last_first,
     lined_up,
     pick,
     rooted,
@@ -448,12 +449,13 @@ def finish(units, x, where, view, centered, sums, counts, mean, var, roots, eps,
 def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
     """y from given mean and variance, float32 or float64, one a group; eps None: `var` is rstd.
 
-    plan: int64, the eight of `view`, the number of units, the parts of a block, `past_cache`.  A unit is a part, the
-    last first: what was read last is still in the cache.
+    plan: int64, the eight of `view`, the number of units, of threads, the parts of a block, `past_cache`.  A unit is a
+    part.
     """
     for u in prange(plan[8]):
-        view, parts, past_cache = _geometry(plan), plan[9], plan[10]
-        block, part = (plan[8] - 1 - u) // parts, (plan[8] - 1 - u) % parts
+        view, parts, past_cache = _geometry(plan), plan[10], plan[11]
+        k = last_first(u, plan[8], plan[9])
+        block, part = k // parts, k % parts
         n = view[1] * view[2]
         scratch = np.empty(3 * _apart(n) + LANES, like.dtype)
         lead = _lead(address(x), view, block, 0, n)
@@ -695,12 +697,13 @@ def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, co
 
 
 @driver
-def apply_back(units, dy, x, dx, view, rw, past_cache, row_grads, columns, more):
-    """dx and row_grads from the coefficients, a piece a unit, the last first."""
+def apply_back(units, threads, dy, x, dx, view, rw, past_cache, row_grads, columns, more):
+    """dx and row_grads from the coefficients, a piece a unit."""
     pieces, panels = _counts(view)
-    for k in prange(units):
+    for u in prange(units):
+        k = last_first(u, units, threads)
         pdy, px, pdx, prw = address(dy), address(x), address(dx), address(rw)
-        block, p = (units - 1 - k) // pieces, (units - 1 - k) % pieces
+        block, p = k // pieces, k % pieces
         for panel in range(panels):
             c0, c1 = _panel(view, panel)
             lead = _lead(px, view, block, c0, c1 - c0)

@@ -5,7 +5,7 @@ from types import FunctionType
 from typing import NamedTuple
 
 import llvmlite.binding
-from numba import njit
+from numba import njit, typeof
 from numba.core import config
 from numba.core.compiler import Compiler
 
@@ -101,7 +101,7 @@ def repeated(driver):
 def _entry(build, args):
     """What Numba calls for arguments of these types; the build itself where that is not to be found."""
     try:
-        return build.overloads[tuple(build.typeof_pyval(a) for a in args)].entry_point
+        return build.overloads[tuple(typeof(a) for a in args)].entry_point
     except (AttributeError, KeyError):
         return build
 

@@ -68,6 +68,18 @@ def pieces(count, length):
 
 
 @tile
+def last_first(u, units, threads):
+    """Which of so many units comes u-th, if every thread is to go from the last of its own back to the first.
+
+    Units are handed out in as many adjacent shares as there are threads.  So a thread has the same share in every step,
+    and what it read last in the one before is still in its core's cache.
+    """
+    share = u * threads // units
+    first, behind = -(-share * units // threads), -(-(share + 1) * units // threads)
+    return first + behind - 1 - u
+
+
+@tile
 def _span(p, count, length):
     """Piece p: chunks j0 to j1, and of each the elements e0 to e1."""
     if length > PIECE:
@@ -317,11 +329,12 @@ def finish(units, view, per_group, centered, sums, counts, mean, var):
 
 
 @driver
-def apply(units, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, more):
+def apply(units, threads, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, more):
     """y from given mean and variance, one a group or one for all, a piece a unit; eps None: `var` is rstd."""
     for u in prange(units):
-        g = u // per_group
-        p = u - g * per_group
+        k = last_first(u, units, threads)
+        g = k // per_group
+        p = k - g * per_group
         c = _around(g, mean.size)
         m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
         px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
@@ -567,9 +580,10 @@ def finish_back(units, view, per_part, w, rstd, sums, counts, group_slopes):
 
 
 @driver
-def apply_back(units, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes, more):
+def apply_back(units, threads, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes, more):
     """dx from the slopes, a piece of a part a unit."""
-    for k in prange(units):
+    for unit in prange(units):
+        k = last_first(unit, units, threads)
         i = k // per_part
         g = i // view[2]
         v, u = group_slopes[g, 0], group_slopes[g, 1]
@@ -604,7 +618,8 @@ def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
 def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, ahead, dy_ahead):
     """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
 
-    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, ahead, dy_ahead: as in `cross_products`.
+    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, ahead, dy_ahead: as in
+    `cross_products`.
     """
     _, _, _, length, affine = view
     step = last - row if affine == length else 1  # rows that lie over the same weights
@@ -619,8 +634,8 @@ def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, 
 def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
     """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
 
-    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`, `ahead`
-    and `dy_ahead` of `cross_products`, and whether rows are collected before they are written past the cache.
+    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`,
+    `ahead` and `dy_ahead` of `cross_products`, and whether rows are collected before they are written past the cache.
     mean: None for RMS norm.  grads: float64 (blocks, 2, weights).  like: any array of the type computed in.
     rest: as in `backward`.
     """
@@ -689,10 +704,11 @@ def finish_rows(units, view, per_row, centered, rstd, sums, counts, row_slopes):
 
 
 @driver
-def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
+def apply_rows(units, threads, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
     """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
     _, rows, _, length, affine = view
-    for p in prange(units):
+    for unit in prange(units):
+        p = last_first(unit, units, threads)
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
         also = weighed(more)
