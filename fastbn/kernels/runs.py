@@ -53,6 +53,7 @@ SHORT = 1024  # and the whole one where it is no longer than that
 FAR = 1 << 21  # elements of x: more than a core's own cache holds
 NEAR = 512  # elements: so far ahead longer ones are fetched then,
 SLAB = 114688  # unless a group has so few, in all arrays read (float32), that it is fetched while another is written
+LINED_UP = 256  # elements of a run at least, for which it is begun at a cache line
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
 NOTHING = None, None, None, None, None, None, None, None  # of what may go along
@@ -144,6 +145,15 @@ def lined_up(array):
 def _as_lined_up(memory, target, i):
     """Where cache lines begin as in `target` from i on, in memory that begins at one."""
     return advance(memory, -gap(target, i) % LANES)
+
+
+@tile
+def _lead(y, i, n):
+    """How many elements of a run of n come before a cache line of y, if it pays to begin there.
+
+    A store across two lines takes twice the time, but the pieces at both ends take as long as a short run.
+    """
+    return gap(y, i) if n >= LINED_UP else 0
 
 
 @tile
@@ -257,7 +267,8 @@ def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, more, past_cache, ahead):
             fetched = ahead > 0 and not _written_first(j)
             past = min(past_cache, 1) if fetched else past_cache
             vs = splat(x, hi), splat(x, a), splat(x, t)
-            normalize(x, y, start, last - first, vs[0], vs[1], vs[2], we, be, f + first, more, past)
+            n, lead = last - first, _lead(y, start, last - first)
+            normalize(x, y, start, n, vs[0], vs[1], vs[2], we, be, f + first, more, past, None, lead)
 
 
 @inlined
@@ -358,7 +369,9 @@ def scale(plan, x, y, w, b, eps, mean, var, more):
             hi = rounded(px, m)
             a = r * pick(pw, c, 1.0)
             vs = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a)
-            normalize(px, py, j * length + e0, e1 - e0, vs[0], vs[1], vs[2], None, None, 0, also, past_cache)
+            start, n = j * length + e0, e1 - e0
+            lead = _lead(py, start, n)
+            normalize(px, py, start, n, vs[0], vs[1], vs[2], None, None, 0, also, past_cache, None, lead)
             c = c + 1 if c + 1 < groups else 0
 
 
@@ -403,7 +416,7 @@ def slopes(s, q, n, rstd, centered):
 
 
 @inlined
-def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache):
+def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache, lined_up):
     """The gradient of piece p of part i; w: a Vec, or a weight an element from place f on, or None."""
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = _span(p, count, length)
@@ -412,7 +425,8 @@ def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache)
     vs = splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
-        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, more, past_cache)
+        lead = _lead(dx, start, e1 - e0) if lined_up else 0
+        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, more, past_cache, None, lead)
 
 
 @tile
@@ -530,7 +544,7 @@ def _backward_of_group(
     for k in range(parts - 1, -1, -1):
         weight = splat(x, pick(w, first + k, 1.0))
         for p in range(per_part - 1, -1, -1):
-            _apply_back(*arrays, view, part + k, p, mean, rstd, v, u, weight, 0, more_arrays, past_cache)
+            _apply_back(*arrays, view, part + k, p, mean, rstd, v, u, weight, 0, more_arrays, past_cache, True)
     if collect:
         pour(there, dx, begin, parts * length)
 
@@ -589,7 +603,8 @@ def apply_back(units, threads, dy, x, dx, view, per_part, w, past_cache, mean, r
         v, u = group_slopes[g, 0], group_slopes[g, 1]
         pdy, px, pdx, pw = address(dy), address(x), address(dx), address(w)
         weight = splat(px, pick(pw, i % view[4], 1.0))
-        _apply_back(pdy, px, pdx, view, i, k % per_part, mean[g], rstd[g], v, u, weight, 0, weighed(more), past_cache)
+        given = mean[g], rstd[g], v, u, weight, 0, weighed(more), past_cache, True
+        _apply_back(pdy, px, pdx, view, i, k % per_part, *given)
 
 
 @driver
@@ -683,7 +698,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
                 m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(per_row):
-                    _apply_back(*arrays, view, r - base, p, m, pr[r], v, u, pw, f, more, past_cache)
+                    _apply_back(*arrays, view, r - base, p, m, pr[r], v, u, pw, f, more, past_cache, False)
             if plan[11]:
                 pour(target, pdx, begin, (above - row) * length)
         hold(coefficients)
@@ -725,7 +740,7 @@ def apply_rows(units, threads, dy, x, dx, view, w, past_cache, mean, rstd, block
         for r in range(rows):
             v, u = row_slopes[r, 0], row_slopes[r, 1]
             m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
-            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache)
+            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache, False)
 
 
 @driver

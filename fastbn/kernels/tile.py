@@ -353,7 +353,7 @@ def normalize(x, y, i, n, hi, a, t, w, b, j, more, past_cache, period=None, lead
     that of z.
     past_cache: 0, or y is written past the cache, and x fetched so many elements ahead.
     period: None, or the columns repeat after so many, of which the first 32 are there a second time.
-    lead: how many elements come before a cache line of x, where it is better to begin there; less than 16.
+    lead: how many elements come before a cache line of x or y, where it is better to begin there.
     """
     end = i + n
     residual, _, _, dy = more
