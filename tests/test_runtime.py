@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import threading
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -13,6 +14,7 @@ from processes import on_layer, python
 import fastbn
 from fastbn import _config, _runtime, _warmup
 from fastbn._warmup import warmup
+from fastbn.kernels import runs
 
 LAYERS = ("omp", "tbb", "workqueue")
 
@@ -124,6 +126,18 @@ def test_a_layer_that_cannot_be_loaded_leaves_one_thread():
     out, err = python(program, NUMBA_THREADING_LAYER="tbb", LD_LIBRARY_PATH=None, FASTBN_NUM_THREADS=None)
     assert err == ""
     assert out.startswith("right 1\n")
+
+
+def test_every_thread_goes_back_over_its_own_units():
+    last_first = getattr(runs.last_first, "py_func", runs.last_first)
+    for units in range(1, 40):
+        for threads in range(1, 10):
+            order = [last_first(u, units, threads) for u in range(units)]
+            shares = [range(units * k // threads, units * (k + 1) // threads) for k in range(threads)]
+            if units % threads == 0:
+                assert order == [u for share in shares for u in reversed(share)]
+            assert sorted(order) == list(range(units))
+            assert sum(a < b for a, b in pairwise(order)) == min(units, threads) - 1  # where another thread's begin
 
 
 # Forks ----------------------------------------------------------------------------------------------------------------

@@ -2,13 +2,16 @@
 
 import weakref
 from itertools import product
+from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 from cases import Case, assert_same_bits
 
 import fastbn
 from fastbn import _calls, _checks, _runtime
+from fastbn.kernels.jit import Driver, repeated
 
 CASES = [  # by runs, and by columns where there are any
     Case("batch_norm", (2, 8, 16, 16)),
@@ -253,3 +256,52 @@ def test_a_remembered_call_keeps_no_array(shape, axis):
     del arrays
     assert _calls._remembered
     assert [reference() for reference in references] == [None, None]
+
+
+class Build:
+    """One build of a driver, as `repeated` sees it: called by Numba, or by its entry point for one float64."""
+
+    def __init__(self):
+        self.calls = []
+        entry = SimpleNamespace(entry_point=lambda *args: self.calls.append(("entry", *args)))
+        self.overloads = {(numba.float64,): entry}
+
+    def __call__(self, *args):
+        self.calls.append(("numba", *args))
+
+
+def test_from_the_second_call_on_numba_does_not_look_at_the_types():
+    serial, parallel = Build(), Build()
+    call = repeated(Driver(serial, parallel))
+    call(False, 1.0)
+    call(True, 2.0)
+    call(False, 3.0)
+    call(False, 4.0)
+    call(True, 5.0)
+    assert serial.calls == [("numba", 1.0), ("entry", 3.0), ("entry", 4.0)]
+    assert parallel.calls == [("numba", 2.0), ("entry", 5.0)]
+
+
+def test_numba_is_called_where_no_entry_is_to_be_found():
+    build = Build()
+    call = repeated(Driver(build, build))
+    for n in range(3):
+        call(False, n)  # of a type that the build has no overload for
+    plain = []
+    call = repeated(Driver(plain.append, plain.append))  # as without compilation
+    for n in range(3):
+        call(False, n)
+    assert build.calls == [("numba", 0), ("numba", 1), ("numba", 2)]
+    assert plain == [0, 1, 2]
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_what_numba_compiled_has_an_entry():
+    """Where Numba keeps it has moved if this fails: calls then are as right as before, but slower."""
+    from fastbn.kernels import runs
+
+    x, y, plan, statistics = np.ones(4), np.empty(4), np.array([1, 1, 1, 4, 4, 1, 0, 0]), np.zeros(1)
+    args = plan, x, y, None, None, None, statistics, statistics, None
+    runs.scale.serial(*args)
+    key = tuple(numba.typeof(a) for a in args)
+    assert callable(runs.scale.serial.overloads[key].entry_point)
