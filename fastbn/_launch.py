@@ -22,7 +22,7 @@ Maybe = Array | None
 
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half of it on,
 _PAST_CACHE_ROW = 1536  # bytes: unless its runs have too many ends that share a cache line with their neighbours,
-_PAST_CACHE_ROW_BACK = 1024  # which hurts a gradient less, that takes more arithmetic,
+_PAST_CACHE_ROW_BACK = 1024  # which hurts a gradient less, that takes more arithmetic, and the rows of a panel,
 _PAST_CACHE_PLANE = 512  # and least where those are another channel's
 
 _COLLECTED = 16384  # elements at most of a group of short planes that is collected before it is written past the cache
@@ -140,7 +140,7 @@ class Backward(NamedTuple):
 def _past_cache(view: View, y: Array, ahead: int = AHEAD, share: int = 1) -> int:
     """How many elements ahead to fetch while y is written past the cache; 0: it is not."""
     run = view.geometry[6 if view.columns else 3]
-    least = _PAST_CACHE_ROW if share == 1 else _PAST_CACHE_ROW_BACK
+    least = _PAST_CACHE_ROW_BACK if share > 1 or view.columns else _PAST_CACHE_ROW
     if view.affine == "channel" and not view.columns:
         least = _PAST_CACHE_PLANE
     return ahead if share * y.nbytes >= PAST_CACHE_BYTES and run * y.itemsize >= least else 0
@@ -614,7 +614,7 @@ def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, th
     runs.finish_rows.serial(rows, shape, per_row, mean is not None, rstd, sums, counts, slopes)
     past_cache, like = _past_cache(view, x, share=2), LIKE[computed_in(x)]
     statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
-    runs.apply_rows[parallel](per_row, threads, dy, x, dx, shape, w, past_cache, *statistics)
+    runs.apply_rows[parallel](per_row, dy, x, dx, shape, w, past_cache, *statistics)
     _collect(grads, dweight, dbias, parallel)
 
 

@@ -32,7 +32,7 @@ _MOST_PIECES = 64  # but no more than these, so that their sums stay small besid
 _LEAST_PIECE = 64  # nor fewer rows in one
 _PANEL = 131072  # elements: what stays in a core's own cache between being read and being written,
 _NARROWEST_PANEL = 512  # columns: if its rows are not too short for that to pay
-_PANEL_STEP = 32  # columns: two cache lines of float32
+_PANEL_STEP = 32  # columns: two cache lines of float32, where groups have one column
 
 
 class View(NamedTuple):
@@ -179,7 +179,7 @@ def _columns(
     panel = columns
     if fold == 1 and rows * columns > _PANEL and rows * _NARROWEST_PANEL <= _PANEL:
         step = span if span > 1 else _PANEL_STEP
-        panels = -(-columns // max(1, _PANEL // rows))
+        panels = -(-columns // max(span, _PANEL // rows // span * span))
         panel = -(-columns // (panels * step)) * step
     geometry = (rows, width, fold, span, repeat, weights_, min(panel, columns), piece)
     return View(True, geometry, affine, blocks=blocks, **(defaults | common))

@@ -84,15 +84,17 @@ def repeated(driver):
     From the second of either build on, it goes to the compiled code without Numba looking at the types again, which
     takes as long as a small array.
     """
-    entries, called = [None, None], [False, False]
+    entries, compiled = [None, None], [False, False]
 
     def call(parallel, *args):
         entry = entries[parallel]
         if entry is None:
-            entry = driver[parallel]
-            if called[parallel]:
-                entry = entries[parallel] = _entry(entry, args)
-            called[parallel] = True
+            build = driver[parallel]
+            if not compiled[parallel]:
+                build(*args)
+                compiled[parallel] = True
+                return
+            entry = entries[parallel] = _entry(build, args)
         entry(*args)
 
     return call

@@ -719,11 +719,10 @@ def finish_rows(units, view, per_row, centered, rstd, sums, counts, row_slopes):
 
 
 @driver
-def apply_rows(units, threads, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
+def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
     """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
     _, rows, _, length, affine = view
-    for unit in prange(units):
-        p = last_first(unit, units, threads)
+    for p in prange(units):
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         _, _, e0, e1 = _span(p, 1, length)
         also = weighed(more)

@@ -321,7 +321,8 @@ def cross_products(dy, x, where, i, stride, rows, n, f, hi, a, t, p, q, along, a
 
     p, q: float64, one a column, are added to.  along: float64, for each of at most ROWS_AT_ONCE rows the lanes of both
     sums, to which the same is added in the same order as by `products`; or None.  hi, a, t: memory, one a row; f:
-    memory, one a column, or None.  ahead, dy_ahead: 0, or how many elements further on x and dy are fetched.
+    memory, one a column, or None.  ahead: 0, or how many elements further on x is fetched, and dy_ahead further on
+    dy, which is 0 where dy is fetched at another time.
     """
     j = 0
     while j + 4 * LANES <= n:
