@@ -376,13 +376,15 @@ def _forward_again(x: Array, view: _views.View, eps: float, keep: int, centered:
     shape, dtype, nbytes, small = x.shape, x.dtype, x.nbytes, x.nbytes < _runtime.SERIAL_BYTES
     bits, direct = bits_of(dtype), _launch.direct_forward(view, x, centered, keep == RSTD)
     stats_shape, kind, with_mean = view.stats_shape, object(), keep and centered
+    stats_are_flat = not keep or len(stats_shape) == 1
     empty = np.empty if nbytes < _memory.LEAST else _memory.empty
 
     def again(x: Array, w: Array | None, b: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
         y = empty(shape, dtype) if out is None else out
         mean = np.empty(stats_shape) if with_mean else _EMPTY
         var = np.empty(stats_shape) if keep else _EMPTY
-        fx, fy, fmean, fvar = x.ravel(), y.ravel(), mean.ravel(), var.ravel()
+        fx, fy = x.ravel(), y.ravel()
+        fmean, fvar = (mean, var) if stats_are_flat else (mean.ravel(), var.ravel())
         if bits is not None:
             fx, fy = fx.view(bits), fy.view(bits)
         if by_axes:
