@@ -450,9 +450,9 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
     plan, like = backward_plan(view, x, centered), LIKE[computed_in(x)]
     units, whole = plan[_UNITS[view.columns]], undivided_back(view)
     size, by_row = (_blocks_of_gradients(view, x), 2, view.weights), view.affine == "row"
-    by_steps, parts = _back_by_steps(view, x, centered), _ceil(prod(size), runs.COLLECTED)
+    by_steps, collect = _back_by_steps(view, x, centered), _collecting(size)
     of_runs = runs.rows_backward if view.affine == "element" else runs.backward
-    kernel, collect = repeated(columns.backward if view.columns else of_runs), repeated(runs.collect_rows)
+    kernel = repeated(columns.backward if view.columns else of_runs)
 
     def run(
         threads: int,
@@ -481,7 +481,7 @@ def direct_backward(view: View, x: Array, centered: bool = True) -> Callable[...
             kernel(parallel, plan, dy, x, dx, w, mean, rstd, grads, like, rest)
         else:
             kernel(parallel, plan, dy, x, dx, w, mean, rstd, grads, rest)
-        collect(parallel and parts > 1, parts, grads, dweight, dbias)
+        collect(parallel, grads, dweight, dbias)
 
     return run
 
@@ -562,14 +562,13 @@ def backward_plan(view: View, x: Array, centered: bool = True) -> Array:
         return _plan(*view.geometry, view.blocks * extent(view)[1], centered, past_cache)
     count, groups, parts, length, _ = view.geometry
     if view.affine == "element":
-        rows, per_row = _blocks_of_rows(view), runs.pieces(1, length)
-        far, past_cache = x.nbytes >= _FAR_BYTES, _past_cache(view, x, share=2)
+        rows, per_row, next_rows = _blocks_of_rows(view), runs.pieces(1, length), ROWS_AT_ONCE * length
+        past_cache = _past_cache(view, x, share=2)
+        if past_cache and 2 * next_rows * x.itemsize <= _ROWS_BYTES:  # x is fetched while there are sums, dy with dx
+            return _plan(*view.geometry, *rows, per_row, next_rows, next_rows, 0, False)
         collected = not past_cache and 2 * x.nbytes >= PAST_CACHE_BYTES
-        next_rows, ahead = ROWS_AT_ONCE * length, AHEAD if collected else runs.NEAR
-        dy_ahead = ahead
-        if past_cache and 2 * next_rows * x.itemsize <= _ROWS_BYTES:
-            past_cache, ahead, dy_ahead = next_rows, next_rows, 0  # x is fetched while there are sums, dy with dx
-        return _plan(*view.geometry, *rows, per_row, past_cache, far * ahead, far * dy_ahead, collected)
+        ahead = AHEAD if collected else min(past_cache, runs.NEAR)
+        return _plan(*view.geometry, *rows, per_row, past_cache, ahead, ahead, collected)
     samples, per_block = _blocks_of_samples(view, x.itemsize)
     of_sample = groups // samples
     units = of_sample * _ceil(samples, per_block)
@@ -615,7 +614,7 @@ def _rows_in_pieces(view: View, call: Backward, dweight: Array, dbias: Array, th
     past_cache, like = _past_cache(view, x, share=2), LIKE[computed_in(x)]
     statistics: tuple[Any, ...] = mean, rstd, block, grads, slopes, like, call.beside
     runs.apply_rows[parallel](per_row, dy, x, dx, shape, w, past_cache, *statistics)
-    _collect(grads, dweight, dbias, parallel)
+    _collecting(grads.shape)(parallel, grads, dweight, dbias)
 
 
 def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[..., None]:
@@ -624,6 +623,7 @@ def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[...
     pieces, panels, width = extent(view)
     units, pieces, past_cache = view.blocks * panels, view.blocks * pieces, _past_cache(view, x, share=2)
     of_panels = units * 6 * columns.apart(shape[6]) + LANES
+    collect = _collecting((units, 2, shape[0]) if by_row else (view.blocks, 2, shape[5]))
 
     def run(
         threads: int,
@@ -652,14 +652,19 @@ def _columns_back_by_steps(view: View, x: Array, centered: bool) -> Callable[...
         if dx is not None:
             given = past_cache, row_grads, coefficients, beside
             columns.apply_back[parallel](pieces, threads, dy, x, dx, shape, row, *given)
-        _collect(row_grads if by_row else grads, dweight, dbias, parallel)
+        collect(parallel, row_grads if by_row else grads, dweight, dbias)
 
     return run
 
 
-def _collect(grads: Array, dweight: Array, dbias: Array, parallel: bool) -> None:
-    units = _ceil(grads.size, runs.COLLECTED)
-    runs.collect_rows[parallel and units > 1](units, grads, dweight, dbias)
+def _collecting(size: tuple[int, ...]) -> Callable[..., None]:
+    """What adds up gradients of blocks, of this size: a function of (parallel, grads, dweight, dbias)."""
+    units, kernel = _ceil(prod(size), runs.COLLECTED), repeated(runs.collect_rows)
+
+    def collect(parallel: bool, *arrays: Array) -> None:
+        kernel(parallel and units > 1, units, *arrays)
+
+    return collect
 
 
 def extent(view: View) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from cases import Case, assert_same_bits
 
 import fastbn
 from fastbn import _calls, _checks, _runtime
+from fastbn.kernels import runs
 from fastbn.kernels.jit import Driver, repeated
 
 CASES = [  # by runs, and by columns where there are any
@@ -298,8 +299,6 @@ def test_numba_is_called_where_no_entry_is_to_be_found():
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
 def test_what_numba_compiled_has_an_entry():
     """Where Numba keeps it has moved if this fails: calls then are as right as before, but slower."""
-    from fastbn.kernels import runs
-
     x, y, plan, statistics = np.ones(4), np.empty(4), np.array([1, 1, 1, 4, 4, 1, 0, 0]), np.zeros(1)
     args = plan, x, y, None, None, None, statistics, statistics, None
     runs.scale.serial(*args)

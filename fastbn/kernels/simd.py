@@ -387,6 +387,8 @@ def gap(typing, memory, index):
 
 
 def _fetching(locality):
+    """fetch(memory, index): ask for memory[index : index + 32], which may lie outside of the array; not of None."""
+
     @intrinsic
     def fetch(typing, memory, index):
         def codegen(context, builder, sig, args):
@@ -408,7 +410,6 @@ def _fetching(locality):
     return fetch
 
 
-# fetch(memory, index): ask for memory[index : index + 32], which may lie outside of the array; not of None.
 fetch = _fetching(3)  # to the nearest cache: it will be needed soon
 fetch_early = _fetching(2)  # to a core's own cache, but not the nearest: what is in there is needed before
 
