@@ -52,6 +52,7 @@ from fastbn.layers import (
     RMSNorm2d,
 )
 from fastbn.moments import Moments, dataset_statistics, population_statistics
+from fastbn.preprocessing import denormalize, normalize
 from fastbn.variants import (
     batch_renorm_backward,
     batch_renorm_forward,
@@ -111,6 +112,7 @@ __all__ = [
     "channel_rms_norm_backward",
     "channel_rms_norm_forward",
     "dataset_statistics",
+    "denormalize",
     "filter_response_norm",
     "filter_response_norm_backward",
     "filter_response_norm_forward",
@@ -136,6 +138,7 @@ __all__ = [
     "layer_norm_forward",
     "local_response_norm",
     "local_response_norm_backward",
+    "normalize",
     "num_threads",
     "population_statistics",
     "rms_norm",

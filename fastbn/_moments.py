@@ -9,10 +9,13 @@ from fastbn import _calls
 
 Array = NDArray[Any]
 
+_ZERO = np.zeros(())
+_ZERO.flags.writeable = False
+
 
 def unwarned() -> np.errstate:
     """Infinite and huge elements spoil the statistics of their own group, which says enough."""
-    return np.errstate(over="ignore", invalid="ignore")
+    return np.errstate(all="ignore")
 
 
 class Sums(NamedTuple):
@@ -21,7 +24,8 @@ class Sums(NamedTuple):
     n: Array  # elements, or the sum of their weights
     shift: Array  # one of the elements
     offset: Array  # mean - shift
-    m2: Array  # the sum of squared deviations from the mean
+    m2: Array  # the sum of squared deviations from the mean, in units of 4**power,
+    power: Array = _ZERO  # where their squares would leave the range of float64; else 0
 
     def mean(self) -> Array:
         with unwarned():
@@ -37,13 +41,14 @@ class Sums(NamedTuple):
     def root_of_squares(self) -> Array:
         """The square root of the sum of squares."""
         with unwarned():
-            return np.asarray(np.sqrt(self.m2 + self.n * self.mean() ** 2))
+            mean = self.mean()
+            return np.asarray(np.sqrt(self.m2 + self.n * (mean * mean)))
 
 
 def from_sums(n: Array, shift: Array, s: Array, q: Array) -> Sums:
     """From the sums of d = x - shift and d^2."""
-    offset = np.divide(s, n, out=np.zeros_like(s), where=n > 0)
     with unwarned():
+        offset = np.divide(s, n, out=np.zeros_like(s), where=n > 0)
         return Sums(n, shift, offset, np.maximum(q - s * offset, 0.0))
 
 

@@ -1,0 +1,127 @@
+"""Exact statistics for the batch norms of a trained network."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastbn import _checks
+from fastbn.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from fastbn.moments._class import Moments
+from fastbn.moments._progress import tracked
+
+
+def population_statistics(
+    layers: Iterable[BatchNorm1d | BatchNorm2d | BatchNorm3d],
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    *,
+    ddof: float = 0,
+    progress: bool = True,
+) -> list[Moments]:
+    """Set running statistics to the exact statistics of what the layers are given ("precise batch norm").
+
+    Parameters
+    ----------
+    layers : iterable of BatchNorm1d, BatchNorm2d or BatchNorm3d
+        The layers to set, with running statistics.
+    batches : iterable
+        What the network is run on; large batches are better, see Notes.
+    forward : callable
+        ``forward(batch)`` runs the network, calling each layer at least once.
+    ddof : float
+        As for `Moments.var`; 1 for the unbiased variance.
+    progress : bool
+        Whether to draw a bar, if Rich is installed and standard error is a terminal.
+
+    Returns
+    -------
+    list of Moments
+        Of all inputs of each layer.
+
+    Raises
+    ------
+    TypeError
+        If one of `layers` is not a batch norm layer.
+    ValueError
+        If a layer has no running statistics, is named twice, or was not called in training mode with at least one
+        element.
+
+    Notes
+    -----
+    The batches are run in training mode: each layer normalizes by the statistics of the batch, so that the input of the
+    next one is what it was trained on [1]_.  Then running_mean and running_var become the mean and the variance of all
+    elements that the layer was given, as if they had been one batch.  Moving averages, by contrast, favour the last
+    batches, and those of the batches' variances miss how the batches' means differ.
+
+    While the network runs, the layers' own attribute ``forward`` is replaced by one that looks at the input first.
+    Afterwards, or if anything was raised, mode, context and num_batches_tracked are as they were; running_mean and
+    running_var too, if anything was raised.
+
+    References
+    ----------
+    .. [1] Y. Wu and J. Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.random.default_rng(0).normal(5.0, 2.0, (1000, 3))
+    >>> layer = fastbn.BatchNorm1d(3)
+    >>> (seen,) = fastbn.population_statistics([layer], np.split(x, 10), layer)
+    >>> bool(np.allclose(layer.running_mean, x.mean(0))), bool(np.allclose(layer.running_var, x.var(0)))
+    (True, True)
+    """
+    layers = _with_statistics(layers)
+    _checks.real(ddof, "ddof")
+    with _observed(layers) as seen:
+        for batch in tracked(batches, "population statistics", progress):
+            forward(batch)
+        for i, moments in enumerate(seen):
+            if not moments.count.any():
+                raise ValueError(
+                    f"layers[{i}], {layers[i]}, saw no input; expected batches, and a forward that calls every layer "
+                    "in training mode"
+                )
+    for layer, moments in zip(layers, seen, strict=True):
+        layer.running_mean[...] = moments.mean
+        layer.running_var[...] = moments.var(ddof)
+    return seen
+
+
+def _with_statistics(layers: Iterable[Any]) -> list[Any]:
+    layers = list(layers)
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, BatchNorm1d | BatchNorm2d | BatchNorm3d):
+            raise TypeError(f"layers[{i}] is a {type(layer).__name__}; expected a batch norm layer")
+        if not layer.track_running_stats:
+            raise ValueError(f"layers[{i}], {layer}, has no running statistics to set")
+        if any(layer is before for before in layers[:i]):
+            raise ValueError(f"layers[{i}], {layer}, is named twice")
+    return layers
+
+
+@contextmanager
+def _observed(layers: list[Any]) -> Iterator[list[Moments]]:
+    """Training mode, with the moments of every layer's inputs; all state is put back at the end."""
+    before = [dict(vars(layer)) for layer in layers]
+    saved = [layer.state_dict() for layer in layers]
+    seen = [Moments(layer.axis) for layer in layers]
+    try:
+        for layer, moments in zip(layers, seen, strict=True):
+            layer.forward = _observing(layer.forward, moments)
+            layer.training = True
+        yield seen
+    finally:
+        for layer, attributes, state in zip(layers, before, saved, strict=True):
+            vars(layer).clear()
+            vars(layer).update(attributes)
+            layer.load_state_dict(state)
+
+
+def _observing(forward: Callable[..., Any], moments: Moments) -> Callable[..., Any]:
+    def observe(x: Any, *args: Any, **kwargs: Any) -> Any:
+        result = forward(x, *args, **kwargs)
+        moments.update(x, kwargs.get("where"))
+        return result
+
+    return observe

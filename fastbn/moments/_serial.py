@@ -1,0 +1,54 @@
+"""Moments as plain numbers, strings, lists and dicts."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastbn._moments import Sums
+from fastbn.moments._states import Exact, State, integers
+
+FORMAT, VERSION = "fastbn.Moments", 1
+
+_EXACT = ("count", "sum", "sum_of_squares")
+_SUMS = ("count", "shift", "offset", "m2", "power")
+
+
+def to_dict(axes: tuple[int, ...], state: State) -> dict[str, Any]:
+    """See `Moments.to_dict`."""
+    shape = state.n.shape
+    kind, names = ("exact", _EXACT) if isinstance(state, Exact) else ("float", _SUMS)
+    numbers = {name: np.broadcast_to(v, shape).ravel().tolist() for name, v in zip(names, state, strict=True)}
+    return {"format": FORMAT, "version": VERSION, "axis": list(axes), "shape": list(shape), kind: numbers}
+
+
+def from_dict(data: Any) -> tuple[tuple[int, ...], State]:
+    """See `Moments.from_dict`."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"data is a {type(data).__name__}; expected the dict that Moments.to_dict returned")
+    if data.get("format") != FORMAT:
+        raise ValueError(
+            f"data has the format {data.get('format')!r}; expected {FORMAT!r}, as Moments.to_dict writes it"
+        )
+    if data.get("version") != VERSION:
+        raise ValueError(
+            f"data has version {data.get('version')!r} of its form; this release of fastbn reads version {VERSION}"
+        )
+    try:
+        return tuple(int(a) for a in data["axis"]), _state(data)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"data is damaged: {type(error).__name__}: {error}; expected what to_dict returned") from None
+
+
+def _state(data: Mapping[str, Any]) -> State:
+    shape = tuple(int(v) for v in data["shape"])
+    exact = "exact" in data
+    columns = [list((data["exact"] if exact else data["float"])[name]) for name in (_EXACT if exact else _SUMS)]
+    if any(len(column) != prod(shape) for column in columns):
+        raise ValueError(f"expected {prod(shape)} numbers each for the shape {shape}")
+    if exact:
+        if any(not isinstance(v, int) for column in columns for v in column):
+            raise ValueError("expected integers for what is exact")
+        return Exact(*(integers(column, shape) for column in columns))
+    return Sums(*(np.array(column, np.float64).reshape(shape) for column in columns))

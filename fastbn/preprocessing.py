@@ -1,0 +1,278 @@
+"""Data before a network sees it: integers, booleans or floats normalized by given statistics, and back."""
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastbn import _checks, _memory
+
+__all__ = ["denormalize", "normalize"]
+
+Array = NDArray[Any]
+
+_LAYOUTS = ("channels_first", "channels_last")
+
+
+def normalize(
+    x: ArrayLike,
+    mean: ArrayLike,
+    std: ArrayLike,
+    *,
+    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+    scale: float | None = None,
+    dtype: DTypeLike = np.float32,
+    layout: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Normalize data by given statistics: (x * scale - mean) / std.
+
+    Parameters
+    ----------
+    x : array_like
+        Integers, booleans, or floats: float16, bfloat16, float32 or float64.
+    mean, std : array_like of float
+        A number, or an array of the lengths of x along `axis`.  std is greater than zero.
+    axis : int or tuple of int, optional
+        The axes of x along which mean and std change, as of `Moments`; required unless both are numbers.
+    scale : float, optional
+        What x is multiplied by first, such as 1/255 for pixels from 0 to 255; not zero.
+    dtype : dtype_like
+        That of the result: float16, bfloat16, float32 or float64.
+    layout : {"channels_first", "channels_last"}, optional
+        Where `axis`, one axis, lies in the result: at 1 or at the end, axis 0 being the batch.  None: as in x.
+    out : ndarray, optional
+        Where the result goes, of its shape and dtype; it may be x.
+
+    Returns
+    -------
+    y : ndarray of dtype
+        The shape of x, its channels moved where `layout` tells.
+
+    Raises
+    ------
+    TypeError
+        If a dtype is not as expected, or x is a masked array.
+    ValueError
+        If mean and std do not have the shape that `axis` tells, a number is not finite, std is not greater than zero,
+        or `out` does not have the shape of the result or overlaps x otherwise than by being x.
+
+    Notes
+    -----
+    Computed in float32 where x has at most 16 bits or is float32 and the result is not float64, and in float64
+    otherwise, as (x - hi) * a + t: a is scale / std, hi is mean / scale rounded to the type computed in, and t holds
+    what that left out.  Error: 3 units in the last place of the largest |y| of the type computed in, and one rounding
+    to dtype.  64-bit integers are rounded to float64 first.  The bits do not depend on the number of threads, on the
+    processor, or on how x lies in memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> image = np.array([[[0, 51, 255], [255, 51, 0]]], np.uint8)  # height, width, channels
+    >>> y = fastbn.normalize(image[None], [0.5, 0.2, 0.5], [0.5, 0.1, 0.25], axis=-1, scale=1 / 255)
+    >>> y.round(3)
+    array([[[[-1.,  0.,  2.],
+             [ 1.,  0., -2.]]]], dtype=float32)
+    >>> fastbn.normalize(image[None], 127.5, 127.5, axis=-1, layout="channels_first").shape
+    (1, 3, 1, 2)
+    """
+    data = _data(x, "x")
+    target = _float_dtype(dtype)
+    axes, groups = _groups(data, axis, mean, std)
+    factor = _factor(scale)
+    m, s = _statistics(mean, "mean", groups), _deviations(std, groups)
+    y, moved = _result(data, axes, layout, target, out, "x")
+    _each(data, moved, axes, lambda v, k: (v * factor - m[k]) / s[k])
+    return y
+
+
+def denormalize(
+    y: ArrayLike,
+    mean: ArrayLike,
+    std: ArrayLike,
+    *,
+    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+    scale: float | None = None,
+    dtype: DTypeLike | None = None,
+    layout: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Take `normalize` back: (y * std + mean) / scale.
+
+    Parameters
+    ----------
+    y : array_like
+        float16, bfloat16, float32 or float64.
+    mean, std, axis, scale, layout, out
+        As for `normalize`; `axis` is one of y.
+    dtype : dtype_like, optional
+        That of the result, of floats or integers; None: the dtype of y.
+
+    Returns
+    -------
+    x : ndarray of dtype
+        The shape of y, its channels moved where `layout` tells.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `normalize`; also if y holds NaN and the result is of integers.
+
+    Notes
+    -----
+    To integers, values are rounded to the nearest, halves to the even one, and those that the type does not hold become
+    its least or largest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> fastbn.denormalize([[-1.0, 0.0, 0.2, 9.0]], 127.5, 127.5, dtype=np.uint8)
+    array([[  0, 128, 153, 255]], dtype=uint8)
+    """
+    data = _data(y, "y")
+    if data.dtype.kind in "iub":
+        raise TypeError(f"y has dtype {data.dtype}; expected float16, bfloat16 (of ml_dtypes), float32 or float64")
+    target = data.dtype if dtype is None else _any_dtype(dtype)
+    axes, groups = _groups(data, axis, mean, std, "y")
+    factor = _factor(scale)
+    m, s = _statistics(mean, "mean", groups), _deviations(std, groups)
+    if target.kind in "iu" and data.size and np.isnan(data.min()):
+        raise ValueError(f"y holds NaN; expected numbers, as the result is of {target}")
+    x, moved = _result(data, axes, layout, target, out, "y")
+    if target.kind in "iu":
+        low, high = (float(v) for v in (np.iinfo(target).min, np.iinfo(target).max))
+        top = np.nextafter(high, 0) if high > 2.0**53 else high
+
+        def back(v: Array, k: Any) -> Array:
+            whole = np.rint((v * s[k] + m[k]) / factor)
+            integers = np.clip(whole, low, top).astype(target)
+            return np.where(whole >= high, np.iinfo(target).max, integers)
+    else:
+
+        def back(v: Array, k: Any) -> Array:
+            return (v * s[k] + m[k]) / factor
+
+    _each(data, moved, axes, back)
+    return x
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def _data(value: Any, name: str) -> Array:
+    """Floats, integers or booleans, native and aligned."""
+    x = _checks._asarray(value, name)
+    if x.dtype.kind not in "iub":
+        return _checks.array(x, name)
+    x = x.astype(x.dtype.newbyteorder("="), copy=False)
+    return x if x.flags.aligned else x.copy()
+
+
+def _any_dtype(value: Any) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"dtype is {value!r}; expected a dtype") from None
+    if dtype.kind in "iu":
+        return dtype.newbyteorder("=")
+    if not _checks._supported(dtype):
+        raise TypeError(f"dtype is {dtype}; expected float16, bfloat16, float32, float64 or integers")
+    return dtype
+
+
+def _float_dtype(value: Any) -> np.dtype[Any]:
+    dtype = _any_dtype(value)
+    if dtype.kind in "iu":
+        raise TypeError(f"dtype is {dtype}; expected float16, bfloat16, float32 or float64")
+    return dtype
+
+
+def _groups(
+    x: Array, axis: Any, mean: Any, std: Any, name: str = "x"
+) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """The axes along which the statistics change, sorted, and their lengths; None where they were left out."""
+    if axis is None:
+        for value, which in ((mean, "mean"), (std, "std")):
+            if np.ndim(value):
+                raise TypeError(
+                    f"axis is missing; expected the axis of {name}, of shape {x.shape}, along which {which}, of shape "
+                    f"{np.shape(value)}, changes"
+                )
+        return None, ()
+    try:
+        given = tuple(axis)
+    except TypeError:
+        given = (axis,)
+    axes = tuple(sorted(_checks.axis(a, x) for a in given))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis is {given}, which names an axis of {name}, of shape {x.shape}, twice")
+    return axes, tuple(x.shape[a] for a in axes)
+
+
+def _statistics(value: Any, name: str, shape: tuple[int, ...]) -> Array:
+    """Finite float64 numbers, a number for all groups included."""
+    v = _checks._asarray(value, name)
+    if v.dtype.kind not in "iu" and not _checks._is_float(v.dtype):
+        raise TypeError(f"{name} has dtype {v.dtype}; expected numbers")
+    if v.shape not in ((), shape):
+        raise ValueError(f"{name} has shape {v.shape}; expected {shape}, the lengths along axis, or a number")
+    v = np.broadcast_to(v.astype(np.float64), shape)
+    if not np.isfinite(v).all():
+        raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+    return v
+
+
+def _deviations(value: Any, shape: tuple[int, ...]) -> Array:
+    std = _statistics(value, "std", shape)
+    if not (std > 0).all():
+        raise ValueError(
+            f"std is {float(std.min())} at least once; expected numbers greater than 0 (1 for what is constant)"
+        )
+    return std
+
+
+def _factor(value: Any) -> float:
+    factor = 1.0 if value is None else _checks.real(value, "scale")
+    if factor == 0:
+        raise ValueError("scale is 0; expected another number, such as 1/255, or None")
+    return factor
+
+
+def _result(
+    x: Array, axes: tuple[int, ...] | None, layout: Any, dtype: np.dtype[Any], out: Any, name: str
+) -> tuple[Array, Array]:
+    """Where the result goes, as the caller sees it, and with its axes in the order of x's."""
+    source, place = 0, 0
+    if layout is not None:
+        if not isinstance(layout, str) or layout not in _LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; expected 'channels_first', 'channels_last' or None")
+        if axes is None or len(axes) != 1 or axes[0] == 0:
+            raise ValueError(f"layout is {layout!r}; expected axis to be one axis of {name}, not 0, that of the batch")
+        source, place = axes[0], 1 if layout == "channels_first" else x.ndim - 1
+    order = list(range(x.ndim))
+    order.insert(place, order.pop(source)) if source != place else None
+    shape = tuple(x.shape[a] for a in order)
+    inverse = sorted(range(x.ndim), key=order.__getitem__)
+    if out is None:
+        y = _memory.empty(shape, dtype)
+    else:
+        y = out
+        _checks.out(y, (np.broadcast_to(np.empty((), dtype), shape), *([x] if order == list(range(x.ndim)) else [])), x)
+    return y, y.transpose(inverse)
+
+
+def _each(x: Array, y: Array, axes: tuple[int, ...] | None, function: Any) -> None:
+    """y = function(x, k), k being what broadcasts statistics to x, some samples at a time."""
+    kept = axes or ()
+    index = tuple(slice(None) if a in kept else None for a in range(x.ndim))
+    if not x.ndim:
+        y[...] = function(x.astype(np.float64), ())
+        return
+    step = max(1, (1 << 16) // max(1, x[:1].size))
+    with np.errstate(all="ignore"):
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            k = (part, *index[1:]) if kept and kept[0] == 0 else index
+            y[part] = function(x[part].astype(np.float64), k)
