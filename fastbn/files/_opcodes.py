@@ -1,0 +1,317 @@
+"""A machine for pickles that executes nothing: it knows containers, numbers and text, and refuses all other names.
+
+Only the names that its caller lists may be looked up, and each stands for a function of this package, never for the
+one that the pickle names.  Memo, stack, opcodes and the length of names and numbers are bounded.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from fastbn.files._source import FileError, Source
+
+MOST_OPCODES = 20_000_000
+MOST_VALUES = 5_000_000  # on the stack and in the memo
+LONGEST_TEXT = 1 << 20
+LONGEST_INTEGER = 64
+KEPT = 256  # bytes strings that are longer stay in the file
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A bytes string that was passed over: where it is."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A name of the list, and what stands for it."""
+
+    name: str
+    call: Callable[..., Any] | None
+
+
+@dataclass(slots=True)
+class Built:
+    """An object that takes a state after it was made: an array or a dtype of NumPy's."""
+
+    kind: str
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
+class Cursor:
+    """Reads on through a part of the file, or through bytes that came from it."""
+
+    def __init__(self, source: Source, at: int = 0, end: int | None = None, data: bytes | None = None) -> None:
+        self.source, self.at, self._data = source, at, data
+        self.end = (source.size if data is None else len(data)) if end is None else end
+        self._chunk, self._chunk_at = b"", at
+
+    def take(self, count: int) -> bytes:
+        if count < 0 or self.at + count > self.end:
+            self.bad(f"the pickle ends {self.at + max(count, 0) - self.end} bytes early")
+        at, self.at = self.at, self.at + count
+        if self._data is not None:
+            return self._data[at : at + count]
+        inside = at - self._chunk_at
+        if inside < 0 or inside + count > len(self._chunk):
+            self._chunk = self.source.read(at, min(max(count, _CHUNK), self.end - at), "the pickle")
+            self._chunk_at, inside = at, 0
+        return self._chunk[inside : inside + count]
+
+    def line(self) -> bytes:
+        result = bytearray()
+        while (byte := self.take(1)) != b"\n":
+            result += byte
+            if len(result) > 4096:
+                self.bad("a line of over 4096 characters")
+        return bytes(result)
+
+    def string(self, count: int) -> bytes | Span:
+        """A bytes string; a long one is only passed over."""
+        if count <= KEPT or self._data is not None:
+            return self.take(count)
+        if count < 0 or self.at + count > self.end:
+            self.bad(f"a string claims {count} bytes of {self.end - self.at} that are left")
+        at, self.at = self.at, self.at + count
+        return Span(at, count)
+
+    def bad(self, what: str) -> NoReturn:
+        self.source.bad(what, self.at)
+
+
+_MARK = object()
+_SIZES = {"B": 1, "H": 2, "i": 4, "I": 4, "Q": 8, "q": 8}
+
+
+class Machine:
+    """Reads one pickle."""
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        names: Mapping[str, Callable[..., Any] | None],
+        persistent: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._cursor, self._names, self._persistent = cursor, names, persistent
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+
+    def load(self) -> Any:
+        for _ in range(MOST_OPCODES):
+            code = self._cursor.take(1)[0]
+            if code == 0x2E:  # STOP
+                return self._pop()
+            step = _STEPS.get(code)
+            if step is None:
+                self._cursor.bad(f"the opcode {code:#04x} is no part of an array's pickle")
+            try:
+                step(self)
+            except FileError:
+                raise
+            except (TypeError, AttributeError, struct.error, ValueError, OverflowError) as error:
+                self._cursor.bad(f"the pickle is damaged: {error}")
+            if len(self._stack) > MOST_VALUES or len(self._memo) > MOST_VALUES:
+                self._cursor.bad(f"the pickle holds over {MOST_VALUES} values")
+        self._cursor.bad(f"the pickle has over {MOST_OPCODES} opcodes")
+
+    def _number(self, letter: str) -> int:
+        return int(struct.unpack("<" + letter, self._cursor.take(_SIZES[letter]))[0])
+
+    def _pop(self) -> Any:
+        if not self._stack or self._stack[-1] is _MARK:
+            self._cursor.bad("the pickle takes a value where there is none")
+        return self._stack.pop()
+
+    def _top(self, kind: Any) -> Any:
+        if not self._stack or not isinstance(self._stack[-1], kind):
+            self._cursor.bad("the pickle adds to something that is no container")
+        return self._stack[-1]
+
+    def _marked(self) -> list[Any]:
+        for at in range(len(self._stack) - 1, -1, -1):
+            if self._stack[at] is _MARK:
+                values = self._stack[at + 1 :]
+                del self._stack[at:]
+                return values
+        self._cursor.bad("the pickle has no mark where one is needed")
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _text(self, count: int) -> None:
+        if count > LONGEST_TEXT:
+            self._cursor.bad(f"a text of {count} bytes; expected at most {LONGEST_TEXT}")
+        self.push(self._cursor.take(count).decode("utf-8", "surrogatepass"))
+
+    def _long(self, count: int) -> None:
+        if not 0 <= count <= LONGEST_INTEGER:
+            self._cursor.bad(f"an integer of {count} bytes; expected at most {LONGEST_INTEGER}")
+        self.push(int.from_bytes(self._cursor.take(count), "little", signed=True))
+
+    def _ascii_integer(self) -> None:
+        line = self._cursor.line().rstrip(b"L")
+        if len(line) > 2 * LONGEST_INTEGER:
+            self._cursor.bad("an integer of too many digits")
+        try:
+            self.push({b"00": False, b"01": True}.get(line) if line in (b"00", b"01") else int(line))
+        except ValueError:
+            self._cursor.bad(f"{line[:40]!r} is no integer")
+
+    def _tuple(self, count: int) -> None:
+        values = [self._pop() for _ in range(count)]
+        self.push(tuple(reversed(values)))
+
+    def _look_up(self, module: Any, name: Any) -> None:
+        full = f"{module}.{name}"
+        if full not in self._names:
+            self._cursor.bad(
+                f"the pickle asks for {full[:200]!r}, which is not on the list of names that arrays need; it was "
+                "refused, and nothing was executed. Save the state alone: a dict of arrays"
+            )
+        self.push(Global(full, self._names[full]))
+
+    def _global_line(self) -> None:
+        module, name = self._cursor.line().decode(), self._cursor.line().decode()
+        self._look_up(module, name)
+
+    def _global_stack(self) -> None:
+        name, module = self._pop(), self._pop()
+        self._look_up(module, name)
+
+    def _reduce(self) -> None:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, Global) or function.call is None or not isinstance(arguments, tuple):
+            self._cursor.bad("the pickle calls something that is no function")
+        self.push(function.call(*arguments))
+
+    def _build(self) -> None:
+        state, value = self._pop(), self._top((Built, dict))
+        if isinstance(value, Built):
+            value.state = state  # a dict's attributes, as torch's _metadata, are passed over
+
+    def _set_items(self, values: list[Any]) -> None:
+        target = self._top(dict)
+        if len(values) % 2:
+            self._cursor.bad("the pickle has a key without a value")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, str | int | float | bytes | None):
+                self._cursor.bad(f"a dict has a key that is a {type(key).__name__}; expected text or a number")
+            if key in target:
+                self._cursor.bad(f"the key {str(key)[:200]!r} comes twice")
+            target[key] = value
+
+    def _set_item(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set_items([key, value])
+
+    def _append(self) -> None:
+        value = self._pop()
+        self._top(list).append(value)
+
+    def _add_items(self) -> None:
+        values = self._marked()
+        self._top(list).extend(values)
+
+    def _new_dict(self) -> None:
+        values = self._marked()
+        self.push({})
+        self._set_items(values)
+
+    def _put(self, key: int) -> None:
+        if not self._stack:
+            self._cursor.bad("the pickle remembers a value where there is none")
+        self._memo[key] = self._stack[-1]
+
+    def _get(self, key: int) -> None:
+        if key not in self._memo:
+            self._cursor.bad(f"the pickle asks for the value {key}, which it has not remembered")
+        self.push(self._memo[key])
+
+    def _persist(self) -> None:
+        if self._persistent is None:
+            self._cursor.bad("the pickle refers to something outside it")
+        self.push(self._persistent(self._pop()))
+
+    def _protocol(self) -> None:
+        if (version := self._number("B")) > 5:
+            self._cursor.bad(f"a pickle of protocol {version}; expected at most 5")
+
+    def _pop_mark(self) -> None:
+        self._marked()
+
+    def _drop(self) -> None:
+        if self._stack:
+            self._stack.pop()
+
+    def _frame(self) -> None:
+        self._cursor.take(8)  # its length, which tells nothing that is needed
+
+    def _dup(self) -> None:
+        self.push(self._stack[-1] if self._stack else self._pop())
+
+    def _ascii_float(self) -> None:
+        try:
+            self.push(float(self._cursor.line()))
+        except ValueError:
+            self._cursor.bad("a float that is none")
+
+
+_STEPS: dict[int, Callable[[Machine], None]] = {
+    ord("\x80"): Machine._protocol,
+    ord("\x95"): Machine._frame,
+    ord("("): lambda m: m.push(_MARK),
+    ord("0"): Machine._drop,
+    ord("1"): Machine._pop_mark,
+    ord("2"): Machine._dup,
+    ord("N"): lambda m: m.push(None),
+    ord("\x88"): lambda m: m.push(True),
+    ord("\x89"): lambda m: m.push(False),
+    ord("I"): Machine._ascii_integer,
+    ord("L"): Machine._ascii_integer,
+    ord("J"): lambda m: m.push(m._number("i")),
+    ord("K"): lambda m: m.push(m._number("B")),
+    ord("M"): lambda m: m.push(m._number("H")),
+    ord("\x8a"): lambda m: m._long(m._number("B")),
+    ord("\x8b"): lambda m: m._long(m._number("i")),
+    ord("F"): Machine._ascii_float,
+    ord("G"): lambda m: m.push(struct.unpack(">d", m._cursor.take(8))[0]),
+    ord("X"): lambda m: m._text(m._number("I")),
+    ord("\x8c"): lambda m: m._text(m._number("B")),
+    ord("\x8d"): lambda m: m._text(m._number("Q")),
+    ord("C"): lambda m: m.push(m._cursor.string(m._number("B"))),
+    ord("B"): lambda m: m.push(m._cursor.string(m._number("I"))),
+    ord("\x8e"): lambda m: m.push(m._cursor.string(m._number("Q"))),
+    ord("\x96"): lambda m: m.push(m._cursor.string(m._number("Q"))),  # BYTEARRAY8
+    ord("T"): lambda m: m.push(m._cursor.string(m._number("i"))),
+    ord("U"): lambda m: m.push(m._cursor.string(m._number("B"))),
+    ord(")"): lambda m: m.push(()),
+    ord("]"): lambda m: m.push([]),
+    ord("}"): lambda m: m.push({}),
+    ord("t"): lambda m: m.push(tuple(m._marked())),
+    ord("\x85"): lambda m: m._tuple(1),
+    ord("\x86"): lambda m: m._tuple(2),
+    ord("\x87"): lambda m: m._tuple(3),
+    ord("l"): lambda m: m.push(m._marked()),
+    ord("d"): Machine._new_dict,
+    ord("a"): Machine._append,
+    ord("e"): Machine._add_items,
+    ord("s"): Machine._set_item,
+    ord("u"): lambda m: m._set_items(m._marked()),
+    ord("c"): Machine._global_line,
+    ord("\x93"): Machine._global_stack,
+    ord("R"): Machine._reduce,
+    ord("\x81"): Machine._reduce,  # NEWOBJ, of the same two
+    ord("b"): Machine._build,
+    ord("Q"): Machine._persist,
+    ord("q"): lambda m: m._put(m._number("B")),
+    ord("r"): lambda m: m._put(m._number("I")),
+    ord("\x94"): lambda m: m._put(len(m._memo)),
+    ord("h"): lambda m: m._get(m._number("B")),
+    ord("j"): lambda m: m._get(m._number("I")),
+}

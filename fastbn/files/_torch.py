@@ -1,0 +1,234 @@
+"""torch's .pt and .pth: a pickle of tensors over raw storages, in a zip or, in the older form, one after the other."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastbn.files import _pickled
+from fastbn.files._content import Content
+from fastbn.files._opcodes import Built, Cursor, Global, Machine
+from fastbn.files._source import Array, Entry, Source, Table, dtype_of, shape_of
+from fastbn.files._states import PLAIN, find
+from fastbn.files._zip import Archive
+
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_LARGEST_EXPANDED = 1 << 28  # bytes of a tensor that is larger than its storage
+
+_STORAGES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "|i1",
+    "ByteStorage": "|u1",
+    "BoolStorage": "|b1",
+    "ComplexFloatStorage": "<c8",
+    "ComplexDoubleStorage": "<c16",
+}
+_DTYPES = {
+    "float64": "<f8",
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "bfloat16",
+    "int64": "<i8",
+    "int32": "<i4",
+    "int16": "<i2",
+    "int8": "|i1",
+    "uint8": "|u1",
+    "uint16": "<u2",
+    "uint32": "<u4",
+    "uint64": "<u8",
+    "bool": "|b1",
+    "complex64": "<c8",
+    "complex128": "<c16",
+    "float8_e4m3fn": "float8_e4m3fn",
+    "float8_e5m2": "float8_e5m2",
+    "float8_e4m3fnuz": "float8_e4m3fnuz",
+    "float8_e5m2fnuz": "float8_e5m2fnuz",
+}
+
+
+@dataclass(slots=True)
+class _Storage:
+    dtype: str | None  # None: bytes of no type
+    key: str
+    elements: int
+    shift: int = 0  # elements from the start of the storage that is written
+    place: int = -1  # in the file
+
+
+@dataclass(slots=True)
+class _Tensor:
+    storage: _Storage
+    offset: Any
+    shape: Any
+    stride: Any
+    dtype: str | None = None
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise TypeError("a tensor without a storage")
+    return _Tensor(storage, offset, shape, stride)
+
+
+def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any) -> Any:
+    tensor = _tensor(storage, offset, shape, stride)
+    tensor.dtype = _DTYPES.get(dtype.name.removeprefix("torch.")) if isinstance(dtype, Global) else None
+    return tensor
+
+
+_NAMES = _pickled.NAMES | {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": lambda function, kind, arguments, state: function.call(*arguments),
+    "torch.nn.parameter.Parameter": lambda data, *_: data,
+    "torch.Tensor": None,
+    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.device": lambda *_: None,
+    "torch.serialization._get_layout": lambda *_: None,
+    "torch.storage.UntypedStorage": None,
+    "torch.storage.TypedStorage": None,
+}
+_NAMES |= {f"torch.{name}": None for name in (*_STORAGES, *_DTYPES)}
+_NAMES |= {f"torch.storage.{name}": None for name in _STORAGES}
+
+
+def _persistent(source: Source, storages: list[_Storage]) -> Any:
+    def load(told: Any) -> _Storage:
+        if not isinstance(told, tuple) or len(told) < 5 or told[0] not in ("storage", b"storage"):
+            source.bad("the pickle refers to something that is no storage")
+        kind, key, elements = told[1], told[2], told[4]
+        if not isinstance(kind, Global) or not isinstance(key, str) or len(key) > 200:
+            source.bad("a storage has no type or no key")
+        storage = _Storage(_STORAGES.get(kind.name.rsplit(".", 1)[-1]), key, *shape_of(source, [elements], "a storage"))
+        if len(told) > 5 and told[5] is not None:  # the older form's views of storages: key, offset, elements
+            if not isinstance(told[5], tuple) or len(told[5]) != 3:
+                source.bad(f"storage {key!r} has a view that is none")
+            storage.shift, storage.elements = shape_of(source, told[5][1:], f"the view of storage {key!r}")
+        storages.append(storage)
+        return storage
+
+    return load
+
+
+def read_zip(source: Source, archive: Archive, root: str) -> Content:
+    if f"{root}/constants.pkl" in archive.members and any(m.startswith(f"{root}/code/") for m in archive.members):
+        source.bad("it is a TorchScript archive, which is a program; expected a state: save module.state_dict()")
+    order = f"{root}/byteorder"
+    if order in archive.members and archive.read(order).strip() != b"little":
+        source.bad("its storages are big-endian; expected little-endian: load and save it on a little-endian machine")
+    storages: list[_Storage] = []
+    cursor = Cursor(source, data=archive.read(f"{root}/data.pkl"))
+    value = Machine(cursor, _NAMES, _persistent(source, storages)).load()
+    for storage in storages:
+        member = f"{root}/data/{storage.key}"
+        if member not in archive.members:
+            source.bad(f"the storage {storage.key[:200]!r} is not in it")
+        storage.place = archive.place(member)
+        item = 1 if storage.dtype is None else _item(storage.dtype)
+        if storage.elements * item > archive.members[member].file_size:
+            source.bad(
+                f"the storage {storage.key[:200]!r} claims {storage.elements * item} bytes but has "
+                f"{archive.members[member].file_size}"
+            )
+    return _content(source, value)
+
+
+def read_legacy(source: Source) -> Content:
+    cursor = Cursor(source, len(LEGACY))
+    protocol = Machine(cursor, {}).load()
+    system = Machine(cursor, _NAMES).load()
+    if protocol != 1001 or not isinstance(system, dict):
+        source.bad(f"it is of torch's older form, protocol {str(protocol)[:40]}; expected 1001")
+    if system.get("little_endian") is not True:
+        source.bad("its storages are big-endian; expected little-endian: load and save it on a little-endian machine")
+    storages: list[_Storage] = []
+    value = Machine(cursor, _NAMES, _persistent(source, storages)).load()
+    keys = Machine(cursor, {}).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+        source.bad("its list of storages is none, or has a key twice", cursor.at)
+    by_key: dict[str, list[_Storage]] = {}
+    for storage in storages:
+        by_key.setdefault(storage.key, []).append(storage)
+    at = cursor.at
+    for key in keys:
+        (elements,) = shape_of(
+            source, [int.from_bytes(source.read(at, 8, f"storage {key[:200]!r}"), "little")], "a storage"
+        )
+        if key not in by_key or by_key[key][0].dtype is None:
+            source.bad(f"the storage {key[:200]!r} belongs to no tensor", at)
+        for storage in by_key[key]:
+            if storage.shift + storage.elements > elements:
+                source.bad(f"the storage {key[:200]!r} has {elements} elements, fewer than its tensors take", at)
+            storage.place = at + 8 + storage.shift * _item(storage.dtype or "|u1")
+        at += 8 + elements * _item(by_key[key][0].dtype or "|u1")
+        source.check(at, 0, f"storage {key[:200]!r}")
+    if any(storage.place < 0 for storage in storages):
+        source.bad("a tensor's storage is not in it")
+    return _content(source, value)
+
+
+def _item(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else 1 if dtype.startswith("float8") else np.dtype(dtype).itemsize
+
+
+def _content(source: Source, value: Any) -> Content:
+    numpy_entry = _pickled.numpy_entry(source)
+
+    def entry(value: Any, name: str, container: tuple[str, ...]) -> Entry | None:
+        if isinstance(value, _Tensor):
+            return _entry(source, value, name, container)
+        return numpy_entry(value, name, container) if isinstance(value, Built) else None
+
+    entries: Table = _pickled.table(source, value, ".", entry)
+    return Content("torch", entries, lambda: find(entries, PLAIN))
+
+
+def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...]) -> Entry:
+    what, storage = f"tensor {name[:200]!r}", tensor.storage
+    shape = shape_of(source, tensor.shape, what)
+    stride = shape_of(source, tensor.stride, f"the stride of {what}")  # a negative stride is refused here
+    (offset,) = shape_of(source, [tensor.offset], f"the offset of {what}")
+    dtype = tensor.dtype or storage.dtype
+    if dtype is None:
+        source.bad(f"{what} has a dtype that NumPy has none for")
+    if len(stride) != len(shape):
+        source.bad(f"{what} has the shape {shape} and the stride {stride}, which are not of one length")
+    item = _item(dtype)
+    held = storage.elements * (1 if storage.dtype is None else _item(storage.dtype)) // item
+    count = prod(shape)
+    extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
+    if offset + extent > held:
+        source.bad(f"{what} takes elements {offset} to {offset + extent} of a storage of {held}")
+    if count > held and count * item > _LARGEST_EXPANDED:
+        source.bad(
+            f"{what} has {count} elements over a storage of {held}; expected no more than {_LARGEST_EXPANDED} bytes"
+        )
+    dense = count == 0 or all(
+        n == 1 or step == prod(shape[k + 1 :]) for k, (n, step) in enumerate(zip(shape, stride, strict=True))
+    )
+    place = storage.place + offset * item
+    source.check(place, extent * item, what)
+
+    def load() -> Array:
+        kind = dtype_of(dtype)
+        if dense:
+            return source.array(place, kind, shape, what)
+        if count > held:
+            source.inflate(what, count * item)
+        values = source.array(place, kind, (extent,), what)
+        strides = tuple(step * item for step in stride)
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, shape, strides, writeable=False)).reshape(
+            shape
+        )
+
+    return Entry(dtype, shape, load, container)

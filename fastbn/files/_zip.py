@@ -1,0 +1,98 @@
+"""Zip archives: members read lazily, stored ones by position."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from fastbn.files._source import Source
+
+
+class Archive:
+    """A zip whose members are looked up once, with names that come once."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        with self._told():
+            self._zip = zipfile.ZipFile(source.path)
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            if info.filename in self.members:
+                self.close()
+                source.bad(f"member {info.filename[:200]!r} comes twice")
+            self.members[info.filename] = info
+
+    def close(self) -> None:
+        self._zip.close()
+
+    @contextmanager
+    def _told(self, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+            self.source.bad(
+                f"the zip archive is damaged or of a kind not read: {error}", name and f"member {name[:200]!r}"
+            )
+
+    def is_stored(self, name: str) -> bool:
+        return self.members[name].compress_type == zipfile.ZIP_STORED
+
+    def place(self, name: str) -> int:
+        """Where the bytes of a stored member begin."""
+        info = self.members[name]
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+            self.source.bad(f"member {name[:200]!r} is compressed or encrypted; expected it stored")
+        header = self.source.read(info.header_offset, 30, f"the header of {name[:200]!r}")
+        if header[:4] != b"PK\x03\x04":
+            self.source.bad(f"member {name[:200]!r} has no header", info.header_offset)
+        offset = (
+            info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        )
+        self.source.check(offset, info.file_size, f"member {name[:200]!r}")
+        return offset
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        with self._told(name), self._zip.open(self.members[name]) as member:
+            yield member
+
+    def read(self, name: str) -> bytes:
+        """The whole of a member, which counts as inflated."""
+        info = self.members[name]
+        if self.is_stored(name):
+            return self.source.read(self.place(name), info.file_size, f"member {name[:200]!r}")
+        self.source.inflate(f"member {name[:200]!r}", info.file_size, info.compress_size)
+        with self.open(name) as member:
+            data = member.read(info.file_size + 1)
+        if len(data) != info.file_size:
+            self.source.bad(f"member {name[:200]!r} has {len(data)} bytes, not {info.file_size} as its header says")
+        return data
+
+
+class Window(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, source: Source, offset: int, length: int) -> None:
+        self._source, self._offset, self._length, self._at = source, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        count = max(0, min(len(view), self._length - self._at))
+        view[:count] = self._source.read(self._offset + self._at, count)
+        self._at += count
+        return count
