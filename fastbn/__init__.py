@@ -1,5 +1,9 @@
 """fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward."""
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from fastbn._config import show_config
 from fastbn._memory import get_memory_pool, set_memory_pool
 from fastbn._runtime import get_num_threads, num_threads, set_num_threads
@@ -155,3 +159,24 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
+# package asks for that package only where it is used.
+_DOORS = (
+    "reference",
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from fastbn import reference as reference
+
+
+def __dir__() -> list[str]:
+    return sorted((*__all__, *_DOORS, "__version__"))
+
+
+if not TYPE_CHECKING:  # to a type checker any name would be an attribute
+
+    def __getattr__(name: str) -> ModuleType:
+        if name in _DOORS:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

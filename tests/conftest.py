@@ -1,18 +1,115 @@
-"""Settings of the whole suite."""
+"""What a run of the tests chooses, and settings of the whole suite."""
 
+import secrets
+from pathlib import Path
+
+import draws
 import pytest
-from hypothesis import HealthCheck, settings
+import remembered
+from hypothesis import HealthCheck, seed, settings
 
-from fastbn import _calls
+SYSTEMS = Path(__file__).parent / "systems"  # a folder for each package that tests of its own need
+EXISTING = sorted(folder.name for folder in SYSTEMS.iterdir() if any(folder.glob("test_*.py")))
 
-# No deadline: the first example of a kind compiles a kernel.  Derandomized: a run says the same thing twice.
-settings.register_profile(
-    "fastbn", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("fastbn")
+
+def pytest_addoption(parser):
+    group = parser.getgroup("fastbn")
+    group.addoption("--all", action="store_true", help="also run the tests marked full, which take many minutes")
+    group.addoption("--systems", default="", help=f"run the tests that need these, of {', '.join(EXISTING)}")
+    group.addoption("--docs", action="store_true", help="run every example of README.md and docs/")
+    group.addoption("--seed", help="draw other inputs: a number, or random, which is then printed")
+
+
+def pytest_configure(config):
+    for line in (
+        "full: takes long, or repeats at length what another test touches; left out unless asked for with --all",
+        "slow: needs minutes or many GB of memory; left out unless asked for with -m slow",
+        "system(name): needs another package, as all of tests/systems/NAME do; run by --systems=NAME alone",
+        "example: runs the examples of a page; all of them are run by --docs",
+    ):
+        config.addinivalue_line("markers", line)
+    chosen = config.getoption("--seed")
+    draws.seed = secrets.randbelow(2**32) if chosen == "random" else None if chosen is None else int(chosen)
+    # No deadline: the first example of a kind compiles a kernel.  Without --seed, a run says the same thing twice.
+    settings.register_profile(
+        "fastbn",
+        deadline=None,
+        derandomize=draws.seed is None,
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("fastbn")
+    config.fastbn_choice = Choice(config)
+
+
+class Choice:
+    """Which tests are run, and how many are left out for which reason."""
+
+    def __init__(self, config):
+        self.all, self.docs = config.getoption("--all"), config.getoption("--docs")
+        self.systems = {name for name in config.getoption("--systems").split(",") if name}
+        for name in self.systems.difference(EXISTING):
+            raise pytest.UsageError(f"--systems={name}: tests/systems/ has {', '.join(EXISTING)}")
+        self.plain = not (self.all or self.docs or self.systems)
+        self.left_out = {"full": 0, "slow": 0}
+        self.slow_too = config.getoption("markexpr") != "not slow"
+
+    def has(self, item):
+        if item.get_closest_marker("slow") and not self.slow_too:
+            self.left_out["slow"] += 1
+            return True  # so that -m, whose default leaves it out, tells of it
+        needed = {name for marker in item.iter_markers("system") for name in marker.args}
+        if item.get_closest_marker("example") and self.docs:
+            return True
+        if needed:
+            return needed <= self.systems
+        if item.get_closest_marker("full") and not self.all:
+            self.left_out["full"] += self.plain
+            return False
+        return self.plain or self.all
+
+    def __str__(self):
+        drawn = "" if draws.seed is None else f"inputs drawn by --seed={draws.seed}; "
+        told = []
+        if self.left_out["full"]:
+            told.append(f"{self.left_out['full']} longer tests (pytest --all)")
+        if self.left_out["slow"]:
+            told.append(f"{self.left_out['slow']} that need minutes or many GB (pytest -m slow)")
+        if missing := [name for name in EXISTING if name not in self.systems]:
+            told.append(f"those of other systems (pytest --systems=NAME[,NAME], of {', '.join(missing)})")
+        return drawn + ("left out: " + "; ".join(told) if told else "nothing was left out")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if SYSTEMS in collection_path.parents:
+        name = collection_path.relative_to(SYSTEMS).parts[0]
+        return None if name in config.fastbn_choice.systems else True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if SYSTEMS in item.path.parents:
+            item.add_marker(pytest.mark.system(item.path.relative_to(SYSTEMS).parts[0]))
+        if draws.seed is not None and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            seed(draws.seed)(item.obj)
+    named = [str(arg) for arg in config.args if "::" in str(arg)]  # a test that is asked for by its name is run
+    chosen = [item for item in items if config.fastbn_choice.has(item) or named]
+    left = set(items).difference(chosen)
+    if left:
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = chosen
+
+
+def pytest_unconfigure(config):
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and hasattr(config, "fastbn_choice"):
+        reporter.write_line(str(config.fastbn_choice))
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
     """What is remembered of a call includes how it was to run, which tests of other ways would not change."""
-    _calls._remembered.clear()
+    remembered.forget()

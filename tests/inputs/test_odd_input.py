@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 import pytest
+from against_reference import check_backward, check_forward
 from cases import (
     Case,
     assert_close,
@@ -20,8 +21,6 @@ from cases import (
     trailing,
 )
 from numpy.lib.stride_tricks import as_strided
-from test_forward import check_forward
-from test_gradients import check_backward
 
 import fastbn
 from fastbn import reference

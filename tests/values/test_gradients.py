@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from against_reference import assert_gradients_close, check_backward
 from cases import (
     CASES,
     FLOATS,
@@ -22,7 +23,6 @@ from cases import (
     central_differences,
     channels_first_view,
     channels_last_view,
-    gradient_scales,
     gradient_tolerance,
     ids,
     memory_order,
@@ -32,28 +32,6 @@ from cases import (
 
 import fastbn
 from fastbn import reference
-
-
-def check_backward(case, dy, x, offset=0.0, named=None, **frozen):
-    """Given the reference's statistics of the same data, so that only backward is judged."""
-    named = {"weight": case.parameters(x.dtype)["weight"]} if named is None else named
-    _, statistics = case.forward(reference, x)
-    before = dy.copy(), x.copy()
-    gradients = case.backward(fastbn, dy, x, statistics, **named, **frozen)
-    expected = case.backward(reference, dy, x, statistics, **named, **frozen)
-    assert_gradients_close(case, gradients, expected, statistics, gradient_tolerance(x.dtype, offset))
-    for after, array in zip((dy, x), before, strict=True):
-        assert_same_bits(after, array)
-    return gradients
-
-
-def assert_gradients_close(case, gradients, expected, statistics, tolerance, upstream=1.0):
-    assert len(gradients) == (2 if case.op == "rms_norm" else 3)
-    scales = gradient_scales(case, statistics, upstream)[: len(gradients)]
-    for gradient, truth, scale in zip(gradients, expected, scales, strict=True):
-        rounding = np.finfo(gradient.dtype).eps / 2  # counts where a weight is of a narrower type than x
-        assert_close(gradient, truth, tolerance + rounding, scale)
-
 
 # Central differences --------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
+import draws
 import numpy as np
 
 from fastbn import reference
@@ -58,7 +59,7 @@ class Case:
 
     def parameters(self, dtype, seed=1):
         """Weights of both signs away from zero, and biases no larger: w h + b cannot cancel everywhere."""
-        rng = np.random.default_rng(seed)
+        rng = draws.generator(seed)
         shape = self.parameter_shape
         weight = rng.uniform(0.5, 1.5, shape) * rng.choice((-1, 1), shape)
         bias = rng.uniform(-0.5, 0.5, shape)
@@ -69,7 +70,7 @@ class Case:
 
     def data(self, dtype, offset=0.0, seed=0):
         """Unit spread around the offset."""
-        return (np.random.default_rng(seed).standard_normal(self.shape) + offset).astype(dtype)
+        return (draws.generator(seed).standard_normal(self.shape) + offset).astype(dtype)
 
     def upstream(self, dtype):
         return self.data(dtype, seed=2)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from test_cli import RUN, python, without
+from commands import RUN, python, without
 
 import fastbn
 from fastbn.cli import _selfcheck, main

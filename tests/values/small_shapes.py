@@ -1,6 +1,6 @@
 """The small shapes of the table, for a run of the kernels as plain Python, where coverage sees their lines:
 
-    NUMBA_DISABLE_JIT=1 pytest tests/small_shapes.py
+    NUMBA_DISABLE_JIT=1 pytest tests/values/small_shapes.py
 
 An element costs a microsecond there, so ``pytest`` by itself leaves this file alone.
 """
@@ -8,9 +8,8 @@ An element costs a microsecond there, so ``pytest`` by itself leaves this file a
 from math import prod
 
 import pytest
+from against_reference import check_backward, check_forward
 from cases import CASES, FLOATS, ids
-from test_forward import check_forward
-from test_gradients import check_backward
 
 from fastbn import _launch, _runtime
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import remembered
 from cases import (
     OPERATIONS,
     Case,
@@ -27,7 +28,7 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _calls, _launch, _runtime, reference
+from fastbn import _launch, _runtime, reference
 
 MEANS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 FORWARD, BACKWARD = 5e-7, 2e-6  # the worst error allowed, relative to the scale of the output
@@ -352,7 +353,7 @@ def say_digests():
     for threads in THREADS:
         for past_cache in (0, _launch.PAST_CACHE_BYTES):
             _launch.PAST_CACHE_BYTES, before = past_cache, _launch.PAST_CACHE_BYTES
-            _calls._remembered.clear()
+            remembered.forget()
             with fastbn.num_threads(threads):
                 print(_runtime.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
             _launch.PAST_CACHE_BYTES = before
@@ -365,7 +366,7 @@ def say_small_digest():
 def in_a_process(code, **environment):
     """What the code prints, which can import this module, as words."""
     here = Path(__file__).parent
-    path = os.pathsep.join((str(here), str(Path(fastbn.__file__).parents[1])))
+    path = os.pathsep.join(map(str, (here, here.parent / "support", Path(fastbn.__file__).parents[1])))
     done = subprocess.run(
         [sys.executable, "-c", f"import test_numerics as t; t.{code}()"],
         env=os.environ | environment | {"PYTHONPATH": path},

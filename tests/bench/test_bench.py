@@ -22,7 +22,7 @@ from fastbn.cli.bench._copy import copies
 from fastbn.cli.bench._problem import Problem, worst_error
 from fastbn.cli.bench._results import Failure, Measured, Results, Timing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 INSTALLED = [name for name, peer in _peers.PEERS.items() if name != "torch.compile" and not peer.missing()]
 
 

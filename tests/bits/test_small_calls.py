@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
+import remembered
 from cases import Case, assert_same_bits
 
 import fastbn
-from fastbn import _calls, _checks, _runtime
+from fastbn import _checks, _runtime
 from fastbn.kernels import runs
 from fastbn.kernels.jit import Driver, repeated
 
@@ -67,7 +68,7 @@ def ways(case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypatch):
     for (way, running), out, affine in product(ways(case), (None, "new", "x"), (False, True)):
-        _calls._remembered.clear()
+        remembered.forget()
         arguments = {"out": out, "affine": affine, "running": running}
         first = call(case, way, dtype, **arguments)
         with monkeypatch.context() as patched:
@@ -201,12 +202,12 @@ def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, argument
                 odd()
             except KeyError:  # not an argument of this function
                 continue
-            _calls._remembered.clear()
+            remembered.forget()
             expected = outcome(function, odd())
             assert outcome(function, odd()) == expected
-            _calls._remembered.clear()
+            remembered.forget()
             outcome(function, arguments(function) | extra)
-            assert len(_calls._remembered) == 1
+            assert remembered.number() == 1
             assert outcome(function, odd()) == expected
             refused += isinstance(expected[0], str)
     assert refused > 20
@@ -238,10 +239,10 @@ def test_a_layer_norm_of_another_kind_is_not_taken_for_the_first():
 
 
 def test_as_many_calls_are_remembered_as_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(_calls, "_MOST_REMEMBERED", 4)
+    remembered.at_most(4, monkeypatch)
     for n in range(2, 20):
         fastbn.layer_norm(np.ones((1, n), np.float32), n)
-        assert 1 <= len(_calls._remembered) <= 4
+        assert 1 <= remembered.number() <= 4
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 4, 4), (32, 8, 40, 40)], ids=["small", "large"])
@@ -255,7 +256,7 @@ def test_a_remembered_call_keeps_no_array(shape, axis):
         fastbn.batch_norm(arrays[0], mean, rstd, axis=axis)
         fastbn.batch_norm_backward(arrays[1], arrays[0], mean, rstd, axis=axis)
     del arrays
-    assert _calls._remembered
+    assert remembered.number()
     assert [reference() for reference in references] == [None, None]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "features.md").read_text(encoding="utf-8")
 HEADER = ["feature", "fastbn", "PyTorch", "Keras", "Flax", "oneDNN", "ONNX Runtime"]
 NODE = r"`(\w+\.py)::(\w+)`"
@@ -22,7 +22,8 @@ def rows():
 
 @cache
 def defined_in(file):
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    [path] = TESTS.rglob(file)  # the names of test files are their own, whatever folder they lie in
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 

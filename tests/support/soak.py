@@ -1,6 +1,6 @@
 """Random calls against the definitions for as long as is wanted; memory must be flat at the end.
 
-python tests/soak.py --seconds 600
+python tests/support/soak.py --seconds 600
 """
 
 import argparse
@@ -14,9 +14,10 @@ from collections import Counter
 
 import ml_dtypes
 import numpy as np
+import remembered
 
 import fastbn
-from fastbn import _calls, _runtime, _views, reference
+from fastbn import _runtime, _views, reference
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 TOLERANCES = {  # some roundings of the dtype
@@ -143,7 +144,7 @@ def held():
     What the allocators keep for later says nothing of leaks, and how much it is depends on the machine.
     """
     _runtime.clear_paces()  # what fastbn remembers of calls has bounds, see test_runtime, but takes long to get there
-    _calls._remembered.clear()
+    remembered.forget()
     for view_of in (_views.batch_view, _views.group_view, _views.layer_view):
         view_of.cache_clear()
     gc.collect()

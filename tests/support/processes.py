@@ -13,7 +13,7 @@ import pytest
 
 import fastbn
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent
 PACKAGE = Path(fastbn.__file__).parents[1]
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2", "FASTBN_NUM_THREADS": "2"}  # whatever the machine has
 FORK_OF_A_TEAM = "ignore:This process (pid:DeprecationWarning"  # what Python says of any such fork from 3.12 on
@@ -25,7 +25,7 @@ def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **enviro
 
     environment: further variables, None to leave one out.  before: what its process does before Python starts.
     """
-    path = os.pathsep.join(map(str, (package, TESTS)))
+    path = os.pathsep.join(map(str, (package, SUPPORT)))
     variables = {**os.environ, **TWO_THREADS, "PYTHONPATH": path, **environment}
     told = "-W", "default::RuntimeWarning:fastbn", "-W", FORK_OF_A_TEAM
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from against_reference import assert_statistics_close, check_forward
 from cases import (
     CASES,
     FLOATS,
@@ -30,31 +31,6 @@ import fastbn
 from fastbn import reference
 
 # Values ---------------------------------------------------------------------------------------------------------------
-
-
-def assert_statistics_close(case, statistics, expected, tolerance):
-    for value in statistics:
-        assert value.dtype == np.float64
-        assert value.shape == case.statistics_shape
-    *means, rstd = statistics
-    *expected_means, expected_rstd = expected
-    np.testing.assert_allclose(rstd, expected_rstd, rtol=tolerance)
-    for mean, expected_mean in zip(means, expected_means, strict=True):
-        # counted in standard deviations, whatever the mean: that is what becomes an error of y
-        assert np.max(np.abs(mean - expected_mean) * expected_rstd) <= tolerance
-
-
-def check_forward(case, x, offset=0.0):
-    parameters, tolerance = case.parameters(x.dtype), forward_tolerance(x.dtype, offset)
-    expected, expected_statistics = case.forward(reference, x, **parameters)
-    before = x.copy()
-    y, statistics = case.forward(fastbn, x, **parameters)
-    assert y.dtype == x.dtype
-    assert_close(y, expected, tolerance)
-    assert_statistics_close(case, statistics, expected_statistics, tolerance)
-    assert_same_bits(case.normalize(fastbn, x, **parameters), y)
-    assert_same_bits(x, before)
-    return y
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import PACKAGE, TESTS, TWO_THREADS, python
+from processes import PACKAGE, SUPPORT, TWO_THREADS, python
 
 CALL = """
     import os, warnings
@@ -93,7 +93,7 @@ def test_entries_can_be_read_by_other_users(tmp_path):
 
 def test_four_processes_that_fill_it_at_once(tmp_path):
     program = "import workload; print(workload.check_rows())"
-    path = os.pathsep.join(map(str, (PACKAGE, TESTS)))
+    path = os.pathsep.join(map(str, (PACKAGE, SUPPORT)))
     environment = {**os.environ, **TWO_THREADS, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-P", "-W", "error::RuntimeWarning:fastbn", "-c", program]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,33 +1,16 @@
 """The ``fastbn`` command: its frame, its errors, and the demo from end to end."""
 
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import RUN, python, without
 
 import fastbn
 from fastbn.cli import COMMANDS, _digits, _errors, _findings, info, main
 from fastbn.cli._digits import CHANCE, HIGH, LEARNING_RATES, MODEST, NORMS, Run
 from fastbn.cli._network import AvgPool2d, Conv2d, Linear, ReLU, cross_entropy
-
-RUN = "import sys; from fastbn.cli import main; sys.exit(main())"
-
-
-def without(*modules):
-    """The command where `modules` are not installed."""
-    return f"import sys; sys.modules.update(dict.fromkeys({modules})); {RUN}"
-
-
-def python(code, *args, **kwargs):
-    """Run `code` in a process of its own that sees this very fastbn."""
-    env = os.environ | {"PYTHONPATH": str(Path(fastbn.__file__).parents[1])}
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **kwargs)
-
 
 # the frame ------------------------------------------------------------------------------------------------------------
 
