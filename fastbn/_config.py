@@ -13,7 +13,7 @@ import numpy as np
 from numba.core import config as numba_config
 
 from fastbn import _runtime
-from fastbn.kernels import runs
+from fastbn.kernels import folders, runs, sources
 
 PEERS = ("tbb", "scipy", "torch", "jax", "onnxruntime", "ml_dtypes")
 
@@ -88,7 +88,15 @@ def advice() -> list[str]:
             "For a machine whose CPUs are kept busy by others, TBB is better than OpenMP:",
             f"  {_tbb_advice()}",
         ]
-    if not numba_config.DISABLE_JIT and not cache_folder()[1]:
+    return lines + ([] if numba_config.DISABLE_JIT else _cache_advice())
+
+
+def _cache_advice() -> list[str]:
+    lines = []
+    for doubt in folders.ours().refused:
+        lines += ["", f"Compiled kernels in {doubt}, so they are not run:"]
+        lines.append("  take that permission away, or set NUMBA_CACHE_DIR to a folder of your own")
+    if not cache_folder()[1] and sources.digest() is not None:
         lines += ["", "Kernels that the cache lacks are compiled anew in every process, for it cannot be written to:"]
         lines.append("  set NUMBA_CACHE_DIR to a folder that can")
     return lines
@@ -155,6 +163,8 @@ def cache_folder() -> tuple[str | None, bool]:
 def _cache() -> str:
     if numba_config.DISABLE_JIT:
         return "none: NUMBA_DISABLE_JIT is set"
+    if sources.digest() is None:
+        return "none: the modules show neither sources nor byte code, which tell one release from another"
     folder, writable = cache_folder()
     if folder is None:
         return "none: no folder can be written to"

@@ -11,63 +11,74 @@ import hashlib
 import os
 import pickle
 import warnings
-from functools import cache
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numba
 from numba.core import config
 from numba.core.errors import NumbaWarning
 
-try:
-    from numba.core.caching import CompileResultCacheImpl, FunctionCache
-    from numba.core.runtime import rtsys
+from fastbn.kernels import folders, sources
 
-    _LOCATORS: Any = CompileResultCacheImpl._locator_classes
-    _InTree: Any = _LOCATORS[1]
-except (ImportError, AttributeError, IndexError):
-    CompileResultCacheImpl = FunctionCache = _InTree = object
-    _LOCATORS = ()
+try:
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
+    from numba.core.runtime import rtsys
+except ImportError:
+    CompileResultCacheImpl = FunctionCache = NullCache = object
 
 
 def attach(dispatcher):
     """Give a dispatcher its disk cache; without one it compiles anew in every process."""
     try:
-        dispatcher._cache = _KernelCache(dispatcher.py_func)
+        dispatcher._cache = _NoCache() if sources.digest() is None else _KernelCache(dispatcher.py_func)
     except Exception:  # of whatever kind: it is Numba's inside that has changed
         _attach_public(dispatcher)
 
 
 def _attach_public(dispatcher):
+    """Numba's own cache, in a folder of this release alone."""
+    kept = None if sources.digest() is None else folders.ours().kept
+    if kept is None:
+        return
+    before, config.CACHE_DIR = config.CACHE_DIR, str(kept / sources.digest()[:16])
     try:
         dispatcher.enable_caching()
-    except RuntimeError:  # no folder can be written to
+    except RuntimeError:  # Numba finds no file of this name
         return
+    finally:
+        config.CACHE_DIR = before
 
 
-@cache
-def _sources():
-    """A digest of all kernel sources: a driver holds copies of what it calls."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+class _Locator:
+    """Numba asks one for every function where to keep it; here that is settled once (`folders`)."""
 
-
-class _BesideTheSource(_InTree):
-    """The last resort: a folder that cannot be written to may be full of kernels, as in an image."""
+    def __init__(self, function, path):
+        self._py_file, self._line = path, function.__code__.co_firstlineno
 
     @classmethod
     def from_function(cls, function, path):
         return cls(function, path)
 
     def ensure_cache_path(self):
-        pass
+        """Again, when something is kept: meanwhile the folder may have gone."""
+        kept = folders.ours().kept
+        if kept:
+            folders.make(kept)
+
+    def get_cache_path(self):
+        kept, read, _ = folders.ours()
+        path = kept or next(iter(read), None)
+        return path and str(path)
+
+    def get_source_stamp(self):
+        return sources.digest()
+
+    def get_disambiguator(self):
+        return str(self._line)
 
 
 class _Impl(CompileResultCacheImpl):
-    _locator_classes = (*_LOCATORS, _BesideTheSource)
+    _locator_classes = (_Locator,)
 
 
 class _KernelCache(FunctionCache):
@@ -75,12 +86,10 @@ class _KernelCache(FunctionCache):
 
     def __init__(self, function):
         super().__init__(function)
-        self._sources = _sources()  # now: an upgrade may replace them before anything is compiled
-        source = function.__code__.co_filename
-        filled = [Path(source).parent / "__pycache__"]
-        if config.CACHE_DIR:
-            filled.insert(0, Path(config.CACHE_DIR, self._impl.locator.get_suitable_cache_subpath(source)))
-        self._cache_file = _Store(Path(self._cache_path), filled, self._impl.filename_base)
+        self._sources = sources.digest()  # now: an upgrade may replace them before anything is compiled
+        chosen_by_numba = not isinstance(self._impl.locator, _Locator)  # as NUMBA_CACHE_LOCATOR_CLASSES can ask
+        self._folders = folders.only(Path(self._cache_path)) if chosen_by_numba else folders.ours()
+        self._cache_file = _Store(self._folders, self._impl.filename_base)
 
     def _index_key(self, sig, codegen):
         options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
@@ -88,6 +97,8 @@ class _KernelCache(FunctionCache):
 
     def load_overload(self, sig, target_context):
         """As Numba does it, but without getting ready to compile, which takes ten times as long as all the rest."""
+        if self._folders.refused:
+            _tell_refused(self._folders.refused[0])
         try:
             rtsys.initialize(target_context)  # of which kernels ask for memory
             return self._load_overload(sig, target_context)
@@ -102,56 +113,96 @@ class _KernelCache(FunctionCache):
                 )  # code built with NUMBA_OPT=0 cannot be kept, and need not
                 super()._save_overload(sig, data)
         except Exception as error:
-            _tell(error)
+            _tell_not_kept(error)
+
+
+class _NoCache(NullCache):
+    """For modules that show neither sources nor code: of which release a kernel is could not be told."""
+
+    def save_overload(self, sig, data):
+        _tell(
+            "unknown",
+            "fastbn cannot keep its compiled kernels, so every process compiles them anew: its modules were loaded "
+            "in a way that shows neither their sources nor their byte code, which tell one release from another",
+        )
 
 
 class _Store:
     """A file an entry, beginning with the digest of the rest; written to one folder, read from some more."""
 
-    def __init__(self, folder, more, prefix):
-        self._folder, self._prefix = folder, prefix
-        self._folders = dict.fromkeys((folder, *more))
+    def __init__(self, where, prefix):
+        self._where, self._prefix = where, prefix
 
     def _name(self, key):
         return f"{self._prefix}.{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.nbc"
 
     def load(self, key):
-        for folder in self._folders:
-            try:
-                content = (folder / self._name(key)).read_bytes()
-            except OSError:
-                continue
-            if hashlib.sha256(content[32:]).digest() == content[:32]:
+        for folder in self._where.read:
+            content = _read(folder / self._name(key))
+            if content and hashlib.sha256(content[32:]).digest() == content[:32]:
                 return pickle.loads(content[32:])
         return None
 
     def save(self, key, data):
+        folder = self._where.kept
+        if folder is None:
+            raise OSError("there is no folder that it may write to")
         content = pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
-        temporary = self._folder / f"{self._prefix}.{uuid4().hex}"  # not of tempfile: others must be able to read it
+        temporary = folder / f"{self._prefix}.{uuid4().hex}"
         try:
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
-            os.replace(temporary, self._folder / self._name(key))
+            _write(temporary, hashlib.sha256(content).digest() + content)
+            os.replace(temporary, folder / self._name(key))
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
 
     def flush(self):
-        for path in self._folder.glob(f"{self._prefix}.*.nbc"):
+        for path in self._where.kept.glob(f"{self._prefix}.*.nbc") if self._where.kept else ():
             path.unlink(missing_ok=True)
 
 
-_told = False
+def _read(path):
+    """What the file holds; None if there is none, or if it may be another user's."""
+    try:
+        with path.open("rb") as file:
+            doubt = folders.doubt_of_file(path, os.fstat(file.fileno()))
+            content = None if doubt else file.read()
+    except OSError:
+        return None
+    if doubt:
+        _tell_refused(doubt)
+    return content
 
 
-def _tell(error):
-    """Once a process: there may be as many errors as kernels."""
-    global _told
-    if _told:
-        return
-    _told = True
-    warnings.warn(
+def _write(path, content):
+    """Others must be able to read it, and not to write to it, whatever the process's umask."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_EXCL, 0o644)) as file:
+        file.write(content)
+
+
+_told: set[str] = set()
+
+
+def _tell_not_kept(error):
+    place = f"NUMBA_CACHE_DIR is {config.CACHE_DIR}; it has to be" if config.CACHE_DIR else "set NUMBA_CACHE_DIR to"
+    _tell(
+        "not kept",
         f"fastbn cannot keep its compiled kernels ({error}), so every process compiles them anew; "
-        "set NUMBA_CACHE_DIR to a folder that can be written to",
-        RuntimeWarning,
-        stacklevel=2,
+        f"{place} a folder that can be written to",
     )
+
+
+def _tell_refused(doubt):
+    _tell(
+        "refused",
+        f"fastbn does not run the compiled kernels in {doubt}; take that permission away, or set NUMBA_CACHE_DIR to a "
+        "folder of your own",
+    )
+
+
+def _tell(kind, sentence):
+    """Once a process: there may be as many reasons as kernels."""
+    if kind in _told:
+        return
+    _told.add(kind)
+    warnings.warn(sentence, RuntimeWarning, stacklevel=3)
