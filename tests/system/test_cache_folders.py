@@ -128,13 +128,10 @@ def test_a_group_may_write_only_if_it_is_the_users_own(monkeypatch, tmp_path):
     tmp_path.chmod(0o775)
     user = pwd.struct_passwd(("ann", "x", os.geteuid(), os.getegid(), "", "", ""))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: user)
-    for name, members, alone in (
-        ("ann", [], True),
-        ("ann", ["ann"], True),
-        ("ann", ["bob"], False),
-        ("lab", [], False),
-    ):
-        monkeypatch.setattr(grp, "getgrgid", lambda gid, g=(name, "x", os.getegid(), members): grp.struct_group(g))
+    gid = os.getegid()
+    groups = [("ann", [], True), ("ann", ["ann"], True), ("ann", ["bob"], False), ("lab", [], False)]
+    for name, members, alone in groups:
+        monkeypatch.setattr(grp, "getgrgid", lambda _, g=(name, "x", gid, members): grp.struct_group(g))
         assert bool(chosen(monkeypatch, tmp_path).refused) is not alone
 
 
