@@ -12,6 +12,7 @@ from fastbn.kernels import sources
 ROWS = """
     import numpy as np, fastbn
     from fastbn.kernels import runs
+    fastbn.set_num_threads(1)
     print(*fastbn.layer_norm(np.array([[-2.0, 0.0, 2.0, 4.0]], "float32"), 4, activation="relu").round(2).ravel())
     stats = runs.forward.serial.stats
     print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
@@ -45,7 +46,8 @@ def zipped_byte_code(source, target):
     return a_zip(byte_code(source, target), target)
 
 
-KINDS = [a_folder, a_zip, byte_code, zipped_byte_code]
+long = pytest.mark.full
+KINDS = [pytest.param(a_folder, marks=long), a_zip, byte_code, pytest.param(zipped_byte_code, marks=long)]
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ def test_an_upgrade_runs_the_new_code(kind, releases, tmp_path):
     assert len(list(cache.iterdir())) == 2
 
 
+@long
 def test_byte_code_alone_keeps_its_kernels_beside_itself(releases, tmp_path):
     (tmp_path / "installed").mkdir()
     path = byte_code(releases[0], tmp_path / "installed")
@@ -81,6 +84,7 @@ def test_byte_code_alone_keeps_its_kernels_beside_itself(releases, tmp_path):
         assert python(ROWS, package=path, NUMBA_CACHE_DIR=None) == (f"{OLD}\n{counts}\n", "")
 
 
+@long
 def test_modules_that_show_nothing_keep_nothing(tmp_path):
     """An importer may hold code alone: then every process compiles, and one sentence says why."""
     hide = """
