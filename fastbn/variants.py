@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _calls, _checks, _moments, _runtime, _views
 from fastbn import functional as F
+from fastbn._powers import power
 
 __all__ = [
     "batch_renorm_backward",
@@ -1455,9 +1456,7 @@ def local_response_norm(
     def normalize(block: Block) -> None:
         v = x[block].astype(compute, copy=False)
         scale = _base(v, channel, size, alpha, k)
-        scale **= -beta
-        scale *= v
-        y[block] = scale
+        y[block] = np.divide(v, power(scale, beta), out=scale)
 
     _by_blocks(normalize, x, channel)
     return y
@@ -1512,7 +1511,7 @@ def local_response_norm_backward(
     def differentiate(block: Block) -> None:
         v, g = (a[block].astype(compute, copy=False) for a in (x, dy))
         base = _base(v, channel, size, alpha, k)
-        pulled = g * base**-beta
+        pulled = g / power(base, beta)
         np.divide(pulled * v, base, out=base)
         spread = _neighbours(base, channel, (size - 1) // 2, size // 2)
         spread *= v

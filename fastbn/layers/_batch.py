@@ -169,7 +169,7 @@ class _BatchNorm(ChannelNorm):
         plain = all(value is None for value in context.also.values())
         if plain and not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
             dy, _ = _checks.gradient(dy, x)
-            return (F.batch_norm(dy, np.zeros_like(rstd), rstd**-2.0, self.weight, eps=0.0, axis=self.axis),)
+            return (F.batch_norm(dy, np.zeros_like(rstd), 1.0 / (rstd * rstd), self.weight, eps=0.0, axis=self.axis),)
         return F.batch_norm_backward(dy, x, mean, rstd, self.weight, training=context.training, **more)
 
     def _describe(self) -> str:

@@ -287,7 +287,8 @@ class Moments:
             raise ValueError(f"{self} has groups without a finite mean and variance; expected finite data in each")
         if number:
             with unwarned():
-                std = np.where(std == 0, 1.0, np.hypot(std, np.sqrt(number)))
+                rooted = np.sqrt(self.var() + number)
+            std = np.where((std == 0) | np.isinf(rooted), std, rooted)
         return np.where(std == 0, 1.0, std)
 
     def to_dict(self) -> dict[str, Any]:
