@@ -163,10 +163,12 @@ __version__ = "0.1.0"
 # Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
 # package asks for that package only where it is used.
 _DOORS = (
+    "monitor",
     "reference",
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from fastbn import monitor as monitor
     from fastbn import reference as reference
 
 

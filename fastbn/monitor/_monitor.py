@@ -40,8 +40,8 @@ class Monitor:
     Notes
     -----
     Call `step` once for each training step, after backward and before gradients are set to zero.  A layer that is
-    called several times in a step counts with its last call.  Between the steps that are looked at, layers run untouched.
-    Means and variances are exact (`fastbn.Moments`); saturation is taken of at most some 65,536 elements.
+    called several times in a step counts with its last call.  Between the steps that are looked at, layers run
+    untouched.  Means and variances are exact (`fastbn.Moments`); saturation is taken of some 65,536 elements at most.
 
     Examples
     --------

@@ -67,7 +67,9 @@ class LiveWriter:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"step {step}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(
+            title=f"step {step}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
         table.add_column("layer", no_wrap=True)
         for name in self._COLUMNS:
             table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)

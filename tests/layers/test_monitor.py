@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import fastbn
-import fastbn.monitor
 
 
 def data(shape=(64, 3), mean=5.0, spread=2.0):
@@ -147,7 +146,6 @@ def test_nan_is_told_as_it_is():
 
 
 def test_the_live_table(capsys):
-    pytest.importorskip("rich", reason="of the extra monitor")
     layer = fastbn.BatchNorm1d(3)
     with fastbn.monitor.Monitor({"the norm": layer}, "live") as monitor:
         train(layer, data(), monitor)
