@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _checks, _launch, _memory, _runtime, _views
+from fastbn._quiet import cast, quietly
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
@@ -112,7 +113,7 @@ def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tup
         lengths, tail = view.weight_order
         g = g.reshape([lengths[a] for a in tail]).transpose(_inverse(tail))
     g = g.reshape(shape)
-    return g if given is None else g.astype(given.dtype, copy=False)
+    return g if given is None else cast(g, given.dtype)
 
 
 def _statistics(view: _views.View, wanted: Any = True) -> Array:
@@ -134,9 +135,14 @@ def flat_statistics(values: Array, view: _views.View) -> Array:
 
 def rstd(var: Array, eps: float) -> Array:
     """1/sqrt(var + eps)."""
-    values = np.array(var, np.float64)
+    values = cast(np.array(var), np.float64)
     _launch.take_roots(values, eps)
     return values
+
+
+@quietly
+def _inverse_square(values: Array) -> Array:
+    return np.asarray(1.0 / (values * values))
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
@@ -278,7 +284,9 @@ def differentiate(
     compute = _checks.COMPUTED_IN[x.dtype]
     dweight, dbias = np.zeros(view.weights, compute), np.zeros(view.weights, compute)
     if x.size:
-        w, b = (flat_weights(None if v is None else np.ascontiguousarray(v, compute), view) for v in (weight, bias))
+        w, b = (
+            flat_weights(None if v is None else np.ascontiguousarray(cast(v, compute)), view) for v in (weight, bias)
+        )
         m, counts = (None if v is None else flat_statistics(v, view) for v in (mean, also.counts))
         r, gx = flat_statistics(rstd, view), flattened(dx, order)
         more = _more(also, x, order, flattened(dy, order) if inner else None)
@@ -290,7 +298,7 @@ def differentiate(
                 _remember(key, _backward_again(x, view, shape, mean is not None))
         else:
             _launch.backward(view, call._replace(dx=None), dweight, dbias)
-            scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), 1.0 / (r * r))
+            scale = _launch.Forward(call.dy, gx, w, None, 0.0, np.zeros(view.groups), _inverse_square(r))
             _launch.apply(view, scale if call.where is None else scale._replace(more=(None, None, call.where, None)))
     gradients = (
         _deliver(dx, out),

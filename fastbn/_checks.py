@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbn._quiet import cast
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
@@ -178,7 +179,7 @@ def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) 
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
         raise ValueError(f"{name} has shape {v.shape}; expected {shape}")
-    return v if dtype is None else np.ascontiguousarray(v, dtype)
+    return v if dtype is None else np.ascontiguousarray(cast(v, dtype))
 
 
 def given(value: Any, name: str, shape: Shape) -> Array:

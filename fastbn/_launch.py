@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastbn import _runtime
 from fastbn._views import View
-from fastbn.kernels import columns, runs
+from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.jit import repeated
 from fastbn.kernels.simd import LANES
 from fastbn.kernels.tile import AHEAD, ROWS_AT_ONCE
@@ -319,13 +319,7 @@ def _plan(*numbers: int) -> Array:
 
 def take_roots(var: Array, eps: float) -> None:
     """Put 1/sqrt(var + eps) in the place of var (float64)."""
-    var += eps
-    np.sqrt(var, var)
-    if eps:
-        np.divide(1.0, var, var)
-    else:
-        with np.errstate(divide="ignore"):  # a constant group
-            np.divide(1.0, var, var)
+    statistics.take_roots(var.ravel("K"), eps)
 
 
 def _columns_by_steps(view: View, x: Array, centered: bool, rooted: bool) -> Callable[..., None]:

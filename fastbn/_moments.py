@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _calls
+from fastbn._quiet import quiet, quietly
 
 Array = NDArray[Any]
 
@@ -15,7 +16,7 @@ _ZERO.flags.writeable = False
 
 def unwarned() -> np.errstate:
     """Infinite and huge elements spoil the statistics of their own group, which says enough."""
-    return np.errstate(all="ignore")
+    return quiet()
 
 
 class Sums(NamedTuple):
@@ -27,31 +28,34 @@ class Sums(NamedTuple):
     m2: Array  # the sum of squared deviations from the mean, in units of 4**power,
     power: Array = _ZERO  # where their squares would leave the range of float64; else 0
 
+    @quietly
     def mean(self) -> Array:
-        with unwarned():
-            return self.shift + self.offset
+        return self.shift + self.offset
 
+    @quietly
     def mean_and_variance(self) -> tuple[Array, Array]:
         """The biased variance, of groups that are not empty."""
         return self.mean(), self.m2 / self.n
 
+    @quietly
     def sum(self) -> Array:
         return self.mean() * self.n
 
+    @quietly
     def root_of_squares(self) -> Array:
         """The square root of the sum of squares."""
-        with unwarned():
-            mean = self.mean()
-            return np.asarray(np.sqrt(self.m2 + self.n * (mean * mean)))
+        mean = self.mean()
+        return np.asarray(np.sqrt(self.m2 + self.n * (mean * mean)))
 
 
+@quietly
 def from_sums(n: Array, shift: Array, s: Array, q: Array) -> Sums:
     """From the sums of d = x - shift and d^2."""
-    with unwarned():
-        offset = np.divide(s, n, out=np.zeros_like(s), where=n > 0)
-        return Sums(n, shift, offset, np.maximum(q - s * offset, 0.0))
+    offset = np.divide(s, n, out=np.zeros_like(s), where=n > 0)
+    return Sums(n, shift, offset, np.maximum(q - s * offset, 0.0))
 
 
+@quietly
 def of_groups(x: Array, view_of: _calls.ViewOf, *args: Any) -> Sums:
     """Of the view's groups of x, which is not empty."""
     shift, s, q = _calls.sums(x, view_of, args)

@@ -10,7 +10,7 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from fastbn import _checks, _runtime, functional
-from fastbn.kernels import columns, runs
+from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -188,7 +188,8 @@ def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual:
 def _builds() -> list[Any]:
     """Every compiled function, serial and parallel; none where Numba is switched off."""
     drivers = [value for module in (runs, columns) for value in vars(module).values() if isinstance(value, Driver)]
-    return [] if config.DISABLE_JIT else [build for driver in drivers for build in driver]
+    alone = statistics.update, statistics.take_roots
+    return [] if config.DISABLE_JIT else [*(build for driver in drivers for build in driver), *alone]
 
 
 def _counts() -> tuple[int, int]:

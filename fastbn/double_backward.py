@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbn import _calls, _checks, _launch, _views
+from fastbn._quiet import quietly
 from fastbn.kernels import columns, double, runs
 
 __all__ = [
@@ -31,6 +32,7 @@ _ROW_BLOCK = 32  # rows whose gradients of the weights are added up together
 # The operations -------------------------------------------------------------------------------------------------------
 
 
+@quietly
 def batch_norm_double_backward(
     ddx: ArrayLike,
     dy: ArrayLike,
@@ -107,6 +109,7 @@ def batch_norm_double_backward(
     return _differentiate(v, dy, x, m, r, _views.batch_view, (channel,), affine, shape, through)
 
 
+@quietly
 def layer_norm_double_backward(
     ddx: ArrayLike,
     dy: ArrayLike,
@@ -159,6 +162,7 @@ def layer_norm_double_backward(
     return _trailing(ddx, dy, x, mean, rstd, weight, ddweight, ddbias, centered=True)
 
 
+@quietly
 def rms_norm_double_backward(
     ddx: ArrayLike,
     dy: ArrayLike,
@@ -202,6 +206,7 @@ def rms_norm_double_backward(
     return _trailing(ddx, dy, x, None, rstd, weight, ddweight, None, centered=False)
 
 
+@quietly
 def group_norm_double_backward(
     ddx: ArrayLike,
     dy: ArrayLike,
@@ -254,6 +259,7 @@ def group_norm_double_backward(
     return _group(ddx, dy, x, mean, rstd, weight, ddweight, ddbias, axis, by_channel=False)
 
 
+@quietly
 def instance_norm_double_backward(
     ddx: ArrayLike,
     dy: ArrayLike,

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastbn import _calls, _checks
+from fastbn._quiet import quietly
 
 __all__ = ["fold"]
 
 Array = NDArray[Any]
 
 
+@quietly
 def fold(
     conv_weight: ArrayLike,
     conv_bias: ArrayLike | None,

@@ -49,7 +49,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _calls, _checks, _views
+from fastbn import _calls, _checks, _launch, _running, _views
+from fastbn._quiet import quietly
 from fastbn.kernels.activations import LeakyRelu
 
 __all__ = [
@@ -84,16 +85,6 @@ def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[A
     """weight and bias in the type that x is computed in."""
     compute = _checks.COMPUTED_IN[x.dtype]
     return _checks.vector(weight, "weight", shape, compute), _checks.vector(bias, "bias", shape, compute)
-
-
-def update_running(running: Array | None, batch: Array, momentum: float) -> None:
-    """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
-    if running is None:
-        return
-    values = np.asarray(running).astype(np.float64)
-    values *= 1 - momentum
-    values += momentum * batch
-    running[...] = values
 
 
 # Batch norm -----------------------------------------------------------------------------------------------------------
@@ -189,8 +180,8 @@ def batch_norm(
            [2.67, 6.12]])
     """
     if training is not False and _checks.flag(training, "training"):
-        more = activation, residual, where
-        return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)[0]
+        running, more = (running_mean, running_var, None), (activation, residual, where)
+        return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *more, wanted=False)[0]
     key, again, plain = None, None, activation is residual is where is None
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
         key, again = _calls.recall(("batch", axis, eps, momentum), (x, running_mean, running_var, weight, bias), out)
@@ -254,37 +245,41 @@ def batch_norm_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    more = activation, residual, where
-    return _batch(x, weight, bias, running_mean, running_var, momentum, eps, axis, out, *more)
+    running, more = (running_mean, running_var, None), (activation, residual, where)
+    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *more)
 
 
-def _batch(
+def batch_norm_with_running(
     x: Any,
     weight: Any,
     bias: Any,
-    running_mean: Any,
-    running_var: Any,
+    running: Any,
     momentum: Any,
     eps: Any,
     axis: Any,
-    out: Any,
-    activation: Any,
-    residual: Any,
-    where: Any,
+    out: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    where: Any = None,
+    wanted: bool = True,
 ) -> tuple[Array, Array, Array]:
+    """Batch normalization by the statistics of x; running: with the counter of batches, all updated as one.
+
+    wanted: whether mean and rstd are.
+    """
+    running_mean, running_var, _ = running
     key, again, plain = None, None, activation is residual is where is None
     alone = running_mean is None and running_var is None
+    keep = (_calls.RSTD if wanted else _calls.ONLY_Y) if alone else _calls.VARIANCE
     if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        running, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
-        key, again = _calls.recall(("batch forward", axis, eps, momentum), arrays, out, updated=running)
+        updated, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
+        key, again = _calls.recall(("batch forward", axis, eps, momentum, keep), arrays, out, updated=updated)
     if again is not None:
         y, mean, spread = again(x, weight, bias, out)
-        if alone:
-            return y, mean, spread
-        n = x.size // mean.size
-        update_running(running_mean, mean, momentum)
-        update_running(running_var, spread * (n / (n - 1)), momentum)
-        return y, mean, _calls.rstd(spread, eps)
+        if not alone:
+            n = x.size // mean.size
+            _running.update(running, mean, spread, n / (n - 1), momentum, eps if wanted else -1.0)
+        return y, mean, spread
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -305,14 +300,10 @@ def _batch(
                 f"where leaves {int(count[few])} of the values of channel {few}; expected more than 1 when training"
             )
     key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
-    keep = _calls.RSTD if alone else _calls.VARIANCE
     y, mean, spread = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep, key=key, also=also)
-    if alone:
-        return y, mean, spread
-    if x.size:
-        update_running(running_mean, mean, momentum)
-        update_running(running_var, spread * (count / (count - 1)), momentum)
-    return y, mean, _calls.rstd(spread, eps)
+    if x.size and not alone:
+        _running.update(running, mean, spread, count / (count - 1), momentum, eps if wanted else -1.0)
+    return y, mean, spread
 
 
 def batch_norm_backward(
@@ -417,6 +408,7 @@ def _along(shape: list[int], *vectors: Array | None) -> Any:
     return [None if v is None else v.reshape(shape) for v in vectors]
 
 
+@quietly
 def _undone(y: Array, also: _checks.Also, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """x - mean, from y; the other arrays broadcast to it."""
     if also.residual is not None:
@@ -1557,10 +1549,10 @@ def instance_norm_with_running(
         key, again = _calls.recall(("instance", axis, eps, momentum), arrays, out, updated=running)
     if again is not None:
         y, mean, spread = again(x, weight, bias, out)
-        if alone:
-            return y, mean, spread
-        _update_running_of_samples(running_mean, running_var, mean, spread, x.size // mean.size, momentum)
-        return y, mean, _calls.rstd(spread, eps)
+        if not alone:
+            elements = x.size // mean.size
+            _update_running_of_samples((running_mean, running_var, None), mean, spread, elements, momentum, eps)
+        return y, mean, spread
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
@@ -1579,17 +1571,16 @@ def instance_norm_with_running(
     key = _calls.unchanged(key, (x,), (given,))
     keep = _calls.RSTD if alone else _calls.VARIANCE
     y, mean, spread = _group(x, channels, weight, bias, eps, axis, out, keep, activation, None, where, key)
-    if alone:
-        return y, mean, spread
-    if x.size:
-        _update_running_of_samples(running_mean, running_var, mean, spread, count, momentum)
-    return y, mean, _calls.rstd(spread, eps)
+    if x.size and not alone:
+        _update_running_of_samples((running_mean, running_var, None), mean, spread, count, momentum, eps)
+    return y, mean, spread
 
 
+@quietly
 def _update_running_of_samples(
-    running_mean: Any, running_var: Any, mean: Array, var: Array, count: Any, momentum: float
+    running: _running.Running, mean: Array, var: Array, count: Any, momentum: float, eps: float
 ) -> None:
-    if running_mean is not None:
-        update_running(running_mean, mean.mean(0), momentum)
-    if running_var is not None:
-        update_running(running_var, (var * (count / (count - 1))).mean(0), momentum)
+    """Take the averages over the samples into running statistics; then put rstd in the place of var."""
+    unbiased = var * (count / (count - 1))
+    _running.update(running, mean.mean(0), unbiased.mean(0), 1.0, momentum)
+    _launch.take_roots(var, eps)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _calls, _checks, _moments, _runtime, _views
+from fastbn import _calls, _checks, _moments, _running, _runtime, _views
 from fastbn import functional as F
 from fastbn._powers import power
+from fastbn._quiet import quiet, quietly
 
 __all__ = [
     "batch_renorm_backward",
@@ -103,14 +104,10 @@ def _counts(x: Array, channel: int, mask: Array | None) -> Array:
     return _checks.counts(np.ones((1,) * x.ndim, bool) if mask is None else mask, x.shape, (channel,), 0)
 
 
-def _unwarned() -> np.errstate:
-    """Infinite, huge and zero elements spoil the results of their own group, which says enough."""
-    return np.errstate(divide="ignore", over="ignore", invalid="ignore")
-
-
 # Ghost batch norm -----------------------------------------------------------------------------------------------------
 
 
+@quietly
 def ghost_batch_norm_forward(
     x: ArrayLike,
     virtual_batch_size: int,
@@ -171,6 +168,25 @@ def ghost_batch_norm_forward(
     >>> y.round(3).ravel(), mean.ravel()
     (array([-1.,  1., -1.,  1.]), array([ 2., 20.]))
     """
+    running, more = (running_mean, running_var, None), (activation, residual, where)
+    return ghost_batch_norm_with_running(x, virtual_batch_size, weight, bias, running, momentum, eps, axis, out, *more)
+
+
+def ghost_batch_norm_with_running(
+    x: Any,
+    virtual_batch_size: Any,
+    weight: Any,
+    bias: Any,
+    running: Any,
+    momentum: Any,
+    eps: Any,
+    axis: Any,
+    out: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    where: Any = None,
+) -> tuple[Array, Array, Array]:
+    """Ghost batch normalization; running: with the counter of batches, all updated as one."""
     given, (x, channel) = x, _read(x, axis)
     parts = _ghost_batches(x, virtual_batch_size)
     mask, added = _beside(where, residual, x)
@@ -179,18 +195,21 @@ def ghost_batch_norm_forward(
             f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
             f"channel in each part{' that where leaves' * (mask is not None)}"
         )
-    _checks.running(running_mean, running_var, (x.shape[channel],), x, weight, bias, residual, where)
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
+    _checks.running(*running[:2], (x.shape[channel],), x, weight, bias, residual, where)
+    _checks.out(out, (x, given), weight, bias, *running[:2], residual, where)
     y = _target(x, out)
-    rest = weight, bias, running_mean, running_var, momentum, eps
+    after = [v if v is None else v.copy() for v in running]  # the running ones take in every part, or none
+    rest = weight, bias, after, momentum, eps, channel
     statistics = []
     for part in parts:
-        named = _fused(activation, added, mask, part) | {"axis": channel, "out": y[part]}
-        statistics.append(F.batch_norm_forward(x[part], *rest, **named)[1:])
+        named = _fused(activation, added, mask, part) | {"out": y[part]}
+        statistics.append(F.batch_norm_with_running(x[part], *rest, **named)[1:])
     mean, rstd = (np.stack(values) for values in zip(*statistics, strict=True))
+    _running.commit(*([v for v in values if v is not None] for values in (running, after)))
     return y, mean, rstd
 
 
+@quietly
 def ghost_batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -274,6 +293,7 @@ def _fused(activation: Any, residual: Array | None, mask: Array | None, part: sl
 # Batch renormalization ------------------------------------------------------------------------------------------------
 
 
+@quietly
 def batch_renorm_forward(
     x: ArrayLike,
     running_mean: Array,
@@ -342,6 +362,27 @@ def batch_renorm_forward(
     >>> y.round(3).ravel(), r.round(3), d.round(3)  # as in evaluation
     (array([1., 5.]), array([2.]), array([3.]))
     """
+    running, more = (running_mean, running_var, None), (activation, residual, where)
+    return batch_renorm_with_running(x, weight, bias, running, momentum, eps, (r_max, d_max), axis, out, *more)
+
+
+@quietly
+def batch_renorm_with_running(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running: Any,
+    momentum: Any,
+    eps: Any,
+    limits: Any,
+    axis: Any,
+    out: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    where: Any = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Batch renormalization; running: with the counter of batches, all updated as one."""
+    (running_mean, running_var, _), (r_max, d_max) = running, limits
     given, x = x, _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
@@ -370,12 +411,14 @@ def batch_renorm_forward(
         r, d = np.ones(shape), np.zeros(shape)
     scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
     y = _calls.apply(x, channel, scale, shift, eps, mean, var, out, also=also)
+    rstd = _calls.rstd(var, eps)
     if x.size:
-        F.update_running(running_mean, mean, momentum)
-        F.update_running(running_var, var * (count / (count - 1)), momentum)
-    return y, mean, _calls.rstd(var, eps), r, d
+        unbiased = np.ascontiguousarray(var * (count / (count - 1)))
+        _running.update(running, np.ascontiguousarray(mean), unbiased, 1.0, momentum)
+    return y, mean, rstd, r, d
 
 
+@quietly
 def batch_renorm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -455,6 +498,7 @@ def _corrected(weight: Array | None, bias: Array | None, r: Array, d: Array) -> 
 # Weight standardization -----------------------------------------------------------------------------------------------
 
 
+@quietly
 def weight_standardization(
     weight: ArrayLike,
     gain: ArrayLike | None = None,
@@ -513,6 +557,7 @@ def weight_standardization(
     return weight_standardization_forward(weight, gain, eps, gamma=gamma, out=out)[0]
 
 
+@quietly
 def weight_standardization_forward(
     weight: ArrayLike,
     gain: ArrayLike | None = None,
@@ -552,6 +597,7 @@ def weight_standardization_forward(
     return F.batch_norm_forward(w, scale, eps=eps, axis=0, out=out)
 
 
+@quietly
 def weight_standardization_backward(
     dy: ArrayLike,
     weight: ArrayLike,
@@ -616,6 +662,7 @@ def _gain(weight: Array, gain: Any, gamma: Any) -> tuple[Array, float]:
 # Layer norm and RMS norm over the channels ----------------------------------------------------------------------------
 
 
+@quietly
 def channel_layer_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -677,6 +724,7 @@ def channel_layer_norm(
     return channel_layer_norm_forward(x, weight, bias, eps, axis=axis, activation=activation, where=where, out=out)[0]
 
 
+@quietly
 def channel_layer_norm_forward(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -717,6 +765,7 @@ def channel_layer_norm_forward(
     return y, mean, rstd
 
 
+@quietly
 def channel_layer_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -769,6 +818,7 @@ def channel_layer_norm_backward(
     return _over_channels_backward(F.layer_norm_backward, dy, x, (mean, rstd), weight, axis, beside, where, y, out)
 
 
+@quietly
 def channel_rms_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -811,6 +861,7 @@ def channel_rms_norm(
     return channel_rms_norm_forward(x, weight, eps, axis=axis, activation=activation, where=where, out=out)[0]
 
 
+@quietly
 def channel_rms_norm_forward(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -850,6 +901,7 @@ def channel_rms_norm_forward(
     return y, rstd
 
 
+@quietly
 def channel_rms_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -1013,6 +1065,7 @@ def _kept(mask: Array | None, part: slice, x: Array) -> Array | None:
     return None if mask is None else np.ascontiguousarray(np.broadcast_to(mask, x.shape))
 
 
+@quietly
 def global_response_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -1065,6 +1118,7 @@ def global_response_norm(
     return global_response_norm_forward(x, weight, bias, eps, axis=axis, where=where, out=out)[0]
 
 
+@quietly
 def global_response_norm_forward(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -1114,6 +1168,7 @@ def global_response_norm_forward(
     return y, norm
 
 
+@quietly
 def global_response_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -1172,7 +1227,7 @@ def global_response_norm_backward(
     dx = _target(x, out)
     wide = np.ones(shape) if w is None else w.astype(np.float64)
     sums, compute = np.zeros((2, *shape)), _checks.COMPUTED_IN[x.dtype]
-    with _unwarned():
+    with quiet():
         for part in _slabs(x):
             v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
             own, kept = saved[part], _kept(mask, part, v)
@@ -1188,7 +1243,7 @@ def global_response_norm_backward(
 
 def _response(norm: Array, weight: Array | None, eps: float) -> Array:
     """What a sample's channels are multiplied by."""
-    with _unwarned():
+    with quiet():
         response = norm / _total(norm, eps)
     return 1.0 + (response if weight is None else weight * response)
 
@@ -1198,6 +1253,7 @@ def _total(norm: Array, eps: float) -> Array:
     return norm.sum(axis=1, keepdims=True) / max(1, norm.shape[1]) + eps
 
 
+@quietly
 def filter_response_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -1251,6 +1307,7 @@ def filter_response_norm(
     return filter_response_norm_forward(x, weight, bias, tau, eps, axis=axis, where=where, out=out)[0]
 
 
+@quietly
 def filter_response_norm_forward(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -1307,6 +1364,7 @@ def filter_response_norm_forward(
     return y, rstd
 
 
+@quietly
 def filter_response_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -1372,7 +1430,7 @@ def filter_response_norm_backward(
     scale = saved if w is None else saved * w
     shift = None if t is None else -t if b is None else b - t  # y is more than tau where x * scale + shift is positive
     compute, sums = _checks.COMPUTED_IN[x.dtype], np.zeros((3, *shape))
-    with _unwarned():
+    with quiet():
         for part in _slabs(x):
             v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
             own, kept = saved[part], _kept(also.where, part, v)
@@ -1399,6 +1457,7 @@ def _response_parameters(
 # Local response norm --------------------------------------------------------------------------------------------------
 
 
+@quietly
 def local_response_norm(
     x: ArrayLike,
     size: int,
@@ -1462,6 +1521,7 @@ def local_response_norm(
     return y
 
 
+@quietly
 def local_response_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -1527,7 +1587,7 @@ def _by_blocks(work: Callable[[Block], None], x: Array, channel: int) -> None:
     """Call `work` with the indices of blocks of x that have all channels, on as many threads as are good for it."""
 
     def unwarned(block: Block) -> None:
-        with _unwarned():  # which holds for a thread
+        with quiet():  # which holds for a thread
             work(block)
 
     def run(threads: int) -> None:

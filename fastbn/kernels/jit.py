@@ -78,6 +78,15 @@ def driver(function):
     return Driver(serial, parallel)
 
 
+def whole(function):
+    """A small function called from Python that no other thread's Python can see half done: it keeps the lock."""
+    if config.DISABLE_JIT:
+        return function
+    build = njit(**_OPTIONS | {"nogil": False})(function)
+    cache.attach(build)
+    return build
+
+
 def repeated(driver):
     """A function of (parallel, *args) for calls whose arguments have the same types every time.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _checks
+from fastbn._quiet import quietly
 from fastbn.functional import Activation
 
 Array = NDArray[Any]
@@ -340,6 +341,7 @@ class ChannelNorm(Layer):
         """Whether running statistics, if there are any, normalize x."""
         return not self.training
 
+    @quietly
     def _running_context(self, x: Array, also: dict[str, Any]) -> Context | None:
         """A snapshot of the running statistics where these normalize x."""
         if self.running_mean is None or self.running_var is None or not self._by_running(x):
