@@ -88,7 +88,7 @@ def _over_last(x: Array, axes: list[int]) -> tuple[Array, tuple[int, ...], list[
 
 
 @cache
-def _layers() -> dict[type, type]:
+def _layers() -> dict[Any, Any]:
     """Keras' classes and those that take their place."""
     keras = need("keras", "keras")
     register, theirs = keras.saving.register_keras_serializable("fastbn"), keras.layers
