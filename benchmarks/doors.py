@@ -2,8 +2,8 @@
 
 KERAS_BACKEND=numpy python benchmarks/doors.py
 
-Speed: the median of interleaved calls, each of the two first in turn.  Error: the largest, of float32 data of unit spread
-about the mean that the column names, against float64.
+Speed: the median of interleaved calls, each of the two first in turn.  Error: the largest, of float32 data of unit
+spread about the mean that the column names, against float64.
 """
 
 import os

@@ -163,13 +163,19 @@ __version__ = "0.1.0"
 # Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
 # package asks for that package only where it is used.
 _DOORS = (
+    "keras",
     "monitor",
+    "onnx",
+    "thinc",
     "reference",
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from fastbn import keras as keras
     from fastbn import monitor as monitor
+    from fastbn import onnx as onnx
     from fastbn import reference as reference
+    from fastbn import thinc as thinc
 
 
 def __dir__() -> list[str]:
