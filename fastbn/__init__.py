@@ -40,6 +40,7 @@ from fastbn.functional import (
     rms_norm_forward,
 )
 from fastbn.layers import (
+    BatchNorm,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -82,6 +83,7 @@ from fastbn.variants import (
 )
 
 __all__ = [
+    "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",

@@ -28,6 +28,8 @@ ACTIVATIONS: dict[str, type] = {
     "gelu_tanh": activations.GeluTanh,
 }
 
+_SCALARS = {float, int, bool, complex, str, type(None)}  # what lists hold that need no second look
+
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 # A supported dtype -> the dtype it is computed in.  bfloat16, which NumPy does not know, is added when first met.
@@ -36,7 +38,7 @@ COMPUTED_IN: dict[DType, DType] = {np.dtype(np.float16): _FLOAT32, _FLOAT32: _FL
 
 def array(x: Any, name: str) -> Array:
     """x as an ndarray of a supported float dtype, native, aligned, at least one axis."""
-    x = _asarray(x, name)
+    x = ndarray(x, name)
     if not _supported(x.dtype):
         if _supported(x.dtype.newbyteorder("=")):
             return x.astype(x.dtype.newbyteorder("="))
@@ -55,32 +57,91 @@ def _is_float(dtype: DType) -> bool:
     return dtype.kind == "f" or _supported(dtype)
 
 
-def _asarray(x: Any, name: str) -> Array:
+def ndarray(x: Any, name: str) -> Array:
+    """x as an ndarray of any dtype: the one door for arrays, which loses neither a mask nor a gradient silently."""
     if type(x) is np.ndarray:
+        return x
+    values = _anyarray(x, name)
+    _no_mask(values, name)
+    return np.asarray(values)
+
+
+def unmasked(x: Any, name: str) -> tuple[Array, Array | None]:
+    """x as `ndarray` reads it, and where a masked one counts (of its shape, bool); None where all of it does."""
+    values = _anyarray(x, name)
+    counted = None
+    if isinstance(values, np.ma.MaskedArray):
+        mask = np.ma.getmaskarray(values)
+        counted, values = (~mask if mask.any() else None), values.data
+    _no_mask(values, name)
+    return np.asarray(values), counted
+
+
+def _anyarray(x: Any, name: str) -> Array:
+    """x as an array or of a subclass of it, which tells whether there is a mask."""
+    if isinstance(x, np.ndarray):
         return x
     if x is None:
         raise TypeError(f"{name} is None; expected an array of floats")
-    _no_mask(x, name)
-    if str(getattr(x, "dtype", None)) == "torch.bfloat16":
-        return _from_torch(x, name)
+    if isinstance(x, list | tuple):
+        x = _parts_read(x, name)
+    elif getattr(x, "requires_grad", False) is True:
+        raise TypeError(f"{name} is a tensor that requires a gradient, which would be lost; expected {name}.detach()")
     try:
-        return np.asarray(x)
+        return _from_torch(x, name) if _is_torch_bfloat16(x) else np.asanyarray(x)
+    except ImportError as error:
+        raise TypeError(str(error)) from None
     except Exception as error:  # __array__ may raise what it likes: torch, RuntimeError
         raise TypeError(f"{name} cannot be read as an array of floats: {error}") from None
 
 
-def _no_mask(x: Any, name: str) -> None:
-    if isinstance(x, np.ma.MaskedArray):
+def _parts_read(x: Any, name: str) -> Any:
+    """A list with each array in it read as `ndarray` does; NumPy would make one array of them, without their masks."""
+    if isinstance(x, list | tuple):
+        return x if set(map(type, x)) <= _SCALARS else [_parts_read(part, name) for part in x]
+    return x if type(x) in _SCALARS or isinstance(x, np.generic) else ndarray(x, name)
+
+
+def _no_mask(x: Array, name: str) -> None:
+    """Other packages' masked arrays are subclasses with a mask too, such as Astropy's."""
+    if isinstance(x, np.ma.MaskedArray) or (type(x) is not np.ndarray and hasattr(type(x), "mask")):
         raise TypeError(f"{name} is a masked array, and its mask would be ignored; expected {name}.filled(...)")
+
+
+def _is_torch_bfloat16(x: Any) -> bool:
+    return str(getattr(x, "dtype", None)) == "torch.bfloat16"
 
 
 def _from_torch(x: Any, name: str) -> Array:
     """A torch.bfloat16 tensor by its bits; torch has no NumPy dtype for it."""
+    bfloat16 = bfloat16_dtype(f"{name} is a torch.bfloat16 tensor, which is read as an array of ml_dtypes")
+    values: Array = x.view(sys.modules["torch"].int16).numpy()
+    return values.view(bfloat16)
+
+
+def bfloat16_dtype(purpose: str) -> DType:
+    """bfloat16 of ml_dtypes; without it, an error that says for what it is wanted."""
     try:
         from ml_dtypes import bfloat16
     except ImportError:
-        raise TypeError(f'{name} is a torch.bfloat16 tensor: pip install "fastbn[half]" to read it') from None
-    return x.detach().view(sys.modules["torch"].int16).numpy().view(bfloat16)
+        raise ImportError(f'{purpose}: pip install "fastbn[half]"') from None
+    return np.dtype(bfloat16)
+
+
+def parameter_dtype(value: Any) -> DType:
+    """The dtype of a layer's parameters: one of floats that NumPy computes with, or bfloat16."""
+    expected = "expected float16, bfloat16 (of ml_dtypes), float32 or float64"
+    if isinstance(value, str) and value == "bfloat16":
+        return bfloat16_dtype("dtype 'bfloat16' is a type of ml_dtypes")
+    if value is None:  # which would mean float64 to NumPy
+        raise TypeError(f"dtype is None; {expected}")
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"dtype is {value!r}; {expected}") from None
+    if not (issubclass(dtype.type, np.floating) or _supported(dtype)):
+        raise TypeError(f"dtype is {dtype}; {expected}")
+    return dtype
 
 
 def rank(x: Array, least: int, name: str = "x") -> None:
@@ -151,7 +212,7 @@ def groups(value: Any, channels: int) -> int:
 
 def groups_of(rstd: Any, channels: int) -> int:
     """The number of groups that saved statistics tell."""
-    shape = _asarray(rstd, "rstd").shape
+    shape = ndarray(rstd, "rstd").shape
     if len(shape) != 2 or (shape[1] != channels and (shape[1] < 1 or channels % shape[1])):
         raise ValueError(f"rstd has shape {shape}; expected (N, G), where G divides the {channels} channels")
     return int(shape[1])
@@ -174,7 +235,7 @@ def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) 
     """A weight, bias or statistic of exactly this shape, contiguous in `dtype` (None: its own); None stays None."""
     if value is None:
         return None
-    v = _asarray(value, name)
+    v = ndarray(value, name)
     if not _is_float(v.dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
@@ -198,7 +259,7 @@ def statistic(value: Any, name: str, shape: Shape) -> Array:
 
 def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
     """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
-    saved = _asarray(value, name)
+    saved = ndarray(value, name)
     if saved.ndim >= x.ndim:
         raise ValueError(f"{name} has shape {saved.shape}; expected the leading axes of x, which has shape {x.shape}")
     return x.shape[: saved.ndim], x.shape[saved.ndim :]
@@ -258,7 +319,7 @@ def where(value: Any, x: Array) -> Array | None:
     """A mask with as many axes as x, each as long or of length one; None stays None."""
     if value is None:
         return None
-    mask = _asarray(value, "where")
+    mask = ndarray(value, "where")
     if mask.dtype != bool:
         raise TypeError(f"where has dtype {mask.dtype}; expected bool")
     own = (1,) * (x.ndim - mask.ndim) + mask.shape

@@ -11,7 +11,7 @@ from collections import deque
 from math import prod
 from threading import Lock
 from time import monotonic
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def empty(shape: Any, dtype: np.dtype[Any]) -> Array:
     return np.asarray(_Lease(buffer)).view(dtype).reshape(shape)
 
 
-def set_memory_pool(nbytes: SupportsIndex) -> None:
+def set_memory_pool(nbytes: int) -> None:
     """Keep at most so much memory of results that are gone, for those to come.
 
     Parameters

@@ -45,7 +45,7 @@ def fold(
 
     Returns
     -------
-    weight : ndarray, shape and dtype of conv_weight
+    weight : ndarray, shape and dtype of conv_weight, in C order
     bias : ndarray, shape (C_out,), dtype of conv_weight
 
     Raises
@@ -102,7 +102,8 @@ def fold(
     folded = (w * a.reshape(shape)).reshape(weight.shape)
     b = np.zeros(outputs) if bias is None else bias
     b = b + (w * t.reshape(shape)).sum(axis=(1 if on_first else 2, 3)).reshape(-1) if before else a * b + t
-    return folded.astype(weight.dtype), b.astype(weight.dtype)
+    # in C order whatever that of conv_weight: safetensors 0.8 writes memory, not elements
+    return folded.astype(weight.dtype, order="C"), b.astype(weight.dtype)
 
 
 def _channels(weight: Array, transposed: bool, groups: Any) -> tuple[int, int, int, int, int]:

@@ -1,6 +1,6 @@
 """Layers: torch.nn's normalizations for NumPy arrays, with a backward.
 
-A layer holds state and calls :mod:`fastbn.functional`, where all arithmetic is.  Every layer has
+A layer holds state and calls :mod:`fastbn.functional`, where all arithmetic is.  Every layer is a `Layer` and has
 
 - ``parameters`` and ``grads``, dicts with the keys "weight" and "bias" (and "tau"), as far as they exist and are not
   frozen.  An optimiser updates the parameters in place; ``layer.backward(dy)`` adds to the gradients,
@@ -20,13 +20,15 @@ Of the batch, instance, group, layer and RMS normalizations, each has
   backward returns a pair, as in ``dx, dr = layer.backward(dy)``.
 """
 
-from fastbn.layers._batch import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from fastbn.layers._base import Layer
+from fastbn.layers._batch import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from fastbn.layers._group import GroupNorm
 from fastbn.layers._instance import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from fastbn.layers._trailing import LayerNorm, RMSNorm
 from fastbn.layers._variants import FilterResponseNorm2d, GlobalResponseNorm, LayerNorm2d, LocalResponseNorm, RMSNorm2d
 
 __all__ = [
+    "BatchNorm",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -36,6 +38,7 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "Layer",
     "LayerNorm",
     "LayerNorm2d",
     "LocalResponseNorm",

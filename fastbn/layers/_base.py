@@ -4,7 +4,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastbn import _checks
 from fastbn._quiet import quietly
 from fastbn.functional import Activation
+from fastbn.layers._state import IncompatibleKeys, accept
 
 Array = NDArray[Any]
 
@@ -28,13 +29,6 @@ class Context:
     also: dict[str, Any] = field(default_factory=dict)  # activation, residual and where, as far as there are
 
 
-class IncompatibleKeys(NamedTuple):
-    """What ``load_state_dict(state, strict=False)`` passed over."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
 def index(name: str, value: Any) -> int:
     try:
         return operator.index(value)
@@ -47,13 +41,6 @@ def positive(name: str, value: Any) -> int:
     if number < 1:
         raise ValueError(f"{name} must be at least 1 (got {number})")
     return number
-
-
-def _floating(dtype: DTypeLike) -> np.dtype[Any]:
-    # None would mean float64 to NumPy; kind V is bfloat16, which NumPy does not know as a float
-    if dtype is None or np.dtype(dtype).kind not in "fV":
-        raise TypeError(f"dtype must be a floating-point type (got {dtype!r})")
-    return np.dtype(dtype)
 
 
 def check_rank(x: Array, ranks: tuple[int, ...]) -> None:
@@ -72,7 +59,32 @@ def check_channels(x: Array, axis: int, name: str, channels: int) -> None:
 
 
 class Layer(ABC):
-    """State and contexts; a subclass picks the functional calls: `_infer`, `forward` and `_gradients`."""
+    """What all layers are: parameters with their gradients, a mode, and contexts between forward and backward.
+
+    It is an abstract base, for ``isinstance`` and annotations; the classes of `fastbn.layers` are what can be made.
+
+    Attributes
+    ----------
+    parameters : dict of str to ndarray
+        The arrays "weight", "bias" and "tau" that the layer has, as far as they are not frozen.
+    grads : dict of str to ndarray
+        Their gradients, under the same keys, to which each backward adds.
+    training : bool
+        The mode, set by `train` and `eval`.
+    dtype : dtype
+        Type of parameters, gradients and running statistics.
+    activation : str, tuple or None
+        What y goes through, see the module `fastbn.functional`.
+
+    Examples
+    --------
+    >>> from fastbn.layers import GroupNorm, Layer, LayerNorm
+    >>> network = [LayerNorm(4), GroupNorm(2, 4)]
+    >>> all(isinstance(layer, Layer) for layer in network)
+    True
+    >>> sum(value.size for layer in network for value in layer.parameters.values())
+    16
+    """
 
     _buffers: ClassVar[tuple[str, ...]] = ()
 
@@ -86,13 +98,13 @@ class Layer(ABC):
     ) -> None:
         _checks.activation(activation)
         self.activation = activation
-        self.dtype = _floating(dtype)
+        self.dtype = _checks.parameter_dtype(dtype)
         self.training = True
         self.parameters: dict[str, Array] = {}
         if weight:
-            self.parameters["weight"] = np.ones(shape, self.dtype)
+            self.parameters["weight"] = np.full(shape, self._initial("weight"), self.dtype)
         if weight and bias:
-            self.parameters["bias"] = np.zeros(shape, self.dtype)
+            self.parameters["bias"] = np.full(shape, self._initial("bias"), self.dtype)
         self.grads: dict[str, Array] = {name: np.zeros_like(value) for name, value in self.parameters.items()}
         self._constants: dict[str, Array] = {}  # parameters that have been frozen
         self._context: Context | None = None
@@ -104,7 +116,7 @@ class Layer(ABC):
 
     @weight.setter
     def weight(self, value: ArrayLike) -> None:
-        (self.parameters | self._constants)["weight"][...] = value
+        self._assign("weight", value)
 
     @property
     def bias(self) -> Array | None:
@@ -113,7 +125,10 @@ class Layer(ABC):
 
     @bias.setter
     def bias(self, value: ArrayLike) -> None:
-        (self.parameters | self._constants)["bias"][...] = value
+        self._assign("bias", value)
+
+    def _assign(self, name: str, value: ArrayLike) -> None:
+        (self.parameters | self._constants)[name][...] = _checks.ndarray(value, name)
 
     def _also(self, **given: ArrayLike | None) -> dict[str, Any]:
         """What a call asks for beside the normalization, by the names of the functions' arguments."""
@@ -191,10 +206,7 @@ class Layer(ABC):
         """
         used = self._context if context is None else context
         if used is None:
-            raise ValueError(
-                "backward before forward: call layer(x) in training mode once for each backward, "
-                "or pass the context that layer.forward(x) returned"
-            )
+            raise ValueError(self._without_context())
         if not isinstance(used, Context):
             raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
         dx, *gradients = self._gradients(dy, used)
@@ -205,6 +217,31 @@ class Layer(ABC):
         if context is None:
             self._context = None
         return result
+
+    def _without_context(self) -> str:
+        """What to say of a backward that has nothing to go back over."""
+        explicit = "keep the context of y, context = layer.forward(x) and call layer.backward(dy, context)"
+        if not self.training:
+            return (
+                f"no context: the layer is in evaluation mode, where layer(x) keeps none; call layer.train() before, "
+                f"or {explicit}"
+            )
+        return (
+            "no context is left: only that of the last layer(x) in training mode is kept, until one backward has used "
+            f"it or eval() has let go of it; for several calls before their backwards, {explicit} for each"
+        )
+
+    def reset_parameters(self) -> None:
+        """Set parameters, and running statistics if the layer keeps any, to what they were when it was made, in place.
+
+        Gradients stay as they are.
+        """
+        for name, value in (self.parameters | self._constants).items():
+            value[...] = self._initial(name)
+
+    def _initial(self, name: str) -> float:
+        """Where a parameter begins."""
+        return 1.0 if name == "weight" else 0.0
 
     def zero_grad(self) -> None:
         """Set the gradients to zero, in place."""
@@ -240,15 +277,20 @@ class Layer(ABC):
         """
         return {name: value.copy() for name, value in self._state().items()}
 
-    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state: Mapping[str, ArrayLike], strict: bool = True, *, prefix: str = ""
+    ) -> IncompatibleKeys:
         """Copy `state` into the layer's arrays, in place.
 
         Parameters
         ----------
         state : mapping of str to array_like
-            As returned by `state_dict`, of this layer or, converted to NumPy, of torch's.
+            As returned by `state_dict`, of this layer or of torch's, as arrays or tensors.
         strict : bool
             Whether keys must agree.  Shapes must agree in any case.
+        prefix : str
+            What the layer's keys begin with in the state of a whole network, as "bn1." in "bn1.weight".  Keys that
+            begin otherwise are passed over; those that begin so are what must agree.
 
         Returns
         -------
@@ -261,28 +303,32 @@ class Layer(ABC):
             If keys are missing or unexpected, or shapes or dtypes do not fit; all of them are named, and nothing was
             changed.
         TypeError
-            If `state` is not a mapping.
+            If `state` is not a mapping, or holds a masked array or a tensor that requires a gradient.
+
+        Notes
+        -----
+        num_batches_tracked is taken as torch takes it: an integer or a float, of which fractions are cut off, of shape
+        () or (1,).  It may be missing, and then stays as it is, from states of torch's version 1 of batch norm and from
+        those that tell no version, as all mappings do that torch did not make itself.
+
+        A bfloat16 layer also takes the bits of its state as ``numpy.savez`` writes them, of dtype ``|V2``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastbn
+        >>> network = {"conv.weight": np.ones((2, 3)), "norm.weight": np.array([2.0, 3.0]), "norm.bias": np.zeros(2)}
+        >>> layer = fastbn.LayerNorm(2)
+        >>> layer.load_state_dict(network, prefix="norm.")
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        >>> layer.weight
+        array([2., 3.], dtype=float32)
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping from names to arrays (got {type(state).__name__})")
         own = self._state()
-        new = {name: np.asarray(state[name]) for name in own if name in state}
-        missing, unexpected = [name for name in own if name not in new], [str(key) for key in state if key not in own]
-        problems = []
-        if strict and missing:
-            problems.append(f"missing keys: {', '.join(missing)}")
-        if strict and unexpected:
-            problems.append(f"unexpected keys: {', '.join(unexpected)}")
-        for name, value in new.items():
-            if value.shape != own[name].shape:
-                problems.append(f"size mismatch for {name}: {value.shape} in the state, {own[name].shape} in the layer")
-            if not np.can_cast(value.dtype, own[name].dtype, "same_kind"):
-                problems.append(f"dtype of {name}: {value.dtype} in the state, {own[name].dtype} in the layer")
-        if problems:
-            raise ValueError("\n  ".join([f"cannot load the state into {self}:", *problems]))
-        for name, value in new.items():
-            np.copyto(own[name], value, casting="same_kind")
-        return IncompatibleKeys(missing, unexpected)
+        accepted = accept(own, state, prefix, _checks.flag(strict, "strict"), self)
+        for name, value in accepted.values.items():
+            own[name][...] = value
+        return accepted.keys
 
     def __getstate__(self) -> dict[str, Any]:
         # a saved or copied layer is a model: not a step of its training, and nobody watches it
@@ -308,17 +354,18 @@ class ChannelNorm(Layer):
 
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
     _ranks: ClassVar[tuple[int, ...]]
+    _tracks = True  # until told otherwise
 
     def __init__(
         self,
-        num_features: SupportsIndex,
+        num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
         *,
         bias: bool = True,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
@@ -334,8 +381,42 @@ class ChannelNorm(Layer):
 
     @property
     def track_running_stats(self) -> bool:
-        """Whether the layer has running statistics."""
-        return self.running_mean is not None
+        """Whether training updates the layer's running statistics.
+
+        Set to False on a layer that has them, it keeps them as they are, in `state_dict` too.  Training normalizes by
+        the statistics of the batch as before; evaluation by the running ones in batch norm, by those of each sample in
+        instance norm.
+        """
+        return self._tracks and self.running_mean is not None
+
+    @track_running_stats.setter
+    def track_running_stats(self, value: bool) -> None:
+        tracks = _checks.flag(value, "track_running_stats")
+        if tracks and self.running_mean is None:
+            raise ValueError(
+                f"{self} has no running statistics to track; expected a layer made with track_running_stats=True"
+            )
+        self._check_options(tracks)
+        self._tracks = tracks
+
+    def _check_options(self, tracks: bool) -> None:
+        """Options that need running statistics are refused without them."""
+
+    def _tracked(self) -> tuple[Array | None, Array | None]:
+        """The running statistics that training updates."""
+        return (self.running_mean, self.running_var) if self._tracks else (None, None)
+
+    def reset_running_stats(self) -> None:
+        """Set running_mean to 0, running_var to 1 and num_batches_tracked to 0, in place, if the layer tracks them."""
+        if not self._tracks:
+            return
+        for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+            if (buffer := getattr(self, name)) is not None:
+                buffer[...] = value
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset_running_stats()
 
     def _by_running(self, x: Array) -> bool:
         """Whether running statistics, if there are any, normalize x."""

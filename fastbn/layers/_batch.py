@@ -1,7 +1,7 @@
 """Batch normalization."""
 
 import operator
-from typing import Any, Literal, Self, SupportsIndex
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -13,20 +13,36 @@ from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank, positive
 
 
-class _BatchNorm(ChannelNorm):
+class BatchNorm(ChannelNorm):
+    """Batch normalization of (N, C, ...) input with any number of axes from two on; in all else as `BatchNorm1d`.
+
+    A layer for weights that come without the rank of their inputs.  `BatchNorm1d`, `BatchNorm2d` and `BatchNorm3d` are
+    subclasses that refuse input of other ranks than theirs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn.layers import BatchNorm
+    >>> layer = BatchNorm(3).eval()
+    >>> [layer(np.ones((2, 3) + positions)).shape for positions in [(), (4,), (4, 5), (2, 2, 2, 2)]]
+    [(2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 2, 2, 2, 2)]
+    """
+
+    _ranks: ClassVar[tuple[int, ...]] = ()
+
     def __init__(
         self,
-        num_features: SupportsIndex,
+        num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
         *,
         bias: bool = True,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         on_single: Literal["raise", "eval", "zero"] = "raise",
-        virtual_batch_size: SupportsIndex | None = None,
+        virtual_batch_size: int | None = None,
         renorm: tuple[float, float] | None = None,
         activation: Activation = None,
     ) -> None:
@@ -36,16 +52,16 @@ class _BatchNorm(ChannelNorm):
         self.virtual_batch_size = virtual_batch_size
         self.renorm = renorm
         self.frozen = False
-        self._check_options()
+        self._check_options(self.track_running_stats)
 
-    def _check_options(self) -> None:
+    def _check_options(self, tracks: bool) -> None:
         if self.on_single not in ("raise", "eval", "zero"):
             raise ValueError(f"on_single must be 'raise', 'eval' or 'zero' (got {self.on_single!r})")
         if self.renorm is not None and np.shape(self.renorm) != (2,):
             raise ValueError(f"renorm must be a pair of limits, r_max and d_max (got {self.renorm!r})")
         ghost = self.virtual_batch_size is not None
         needing = {"on_single='eval'": self.on_single == "eval", "virtual_batch_size": ghost, "renorm": self.renorm}
-        if not self.track_running_stats and any(needing.values()):
+        if not tracks and any(needing.values()):
             names = " and ".join(name for name, given in needing.items() if given)
             raise ValueError(f"{names} cannot do without running statistics (got track_running_stats=False)")
         if not ghost:
@@ -70,7 +86,7 @@ class _BatchNorm(ChannelNorm):
         ValueError
             If the layer keeps no running statistics.
         """
-        if not self.track_running_stats:
+        if self.running_mean is None:
             raise ValueError(f"cannot freeze {self}: it keeps no running statistics")
         self.unfreeze()
         self.frozen = True
@@ -89,8 +105,9 @@ class _BatchNorm(ChannelNorm):
         return self
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = np.asarray(x)
-        check_rank(x, self._ranks)
+        x = _checks.ndarray(x, "x")
+        if self._ranks:
+            check_rank(x, self._ranks)
         check_channels(x, self.axis, "num_features", self.num_features)
         return x
 
@@ -127,14 +144,16 @@ class _BatchNorm(ChannelNorm):
         if self._is_single(x, "zero"):
             return self._without_deviation(x, also)
         y, context = self._normalize(x, also)
-        if self.num_batches_tracked is not None and x.size:  # an empty batch has no part in the statistics
+        if (
+            self.num_batches_tracked is not None and self._tracks and x.size
+        ):  # an empty batch has no part in the statistics
             self.num_batches_tracked[()] += 1 if self.virtual_batch_size is None else len(context.mean)
         return y, context
 
     def _normalize(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
         """By the batch's own statistics."""
         affine, momentum = (self.weight, self.bias), self._weight_of_batch()
-        running: tuple[Any, Any] = self.running_mean, self.running_var
+        running: tuple[Any, Any] = self._tracked()
         more = {"axis": self.axis, **also}
         if self.virtual_batch_size is not None:
             size = operator.index(self.virtual_batch_size)
@@ -156,7 +175,9 @@ class _BatchNorm(ChannelNorm):
         """The momentum for the batch at hand; None makes all batches weigh the same."""
         if self.momentum is not None:
             return self.momentum
-        return 1.0 if self.num_batches_tracked is None else 1 / (self.num_batches_tracked.item() + 1)
+        if self.num_batches_tracked is None or not self._tracks:
+            return 1.0
+        return 1 / (self.num_batches_tracked.item() + 1)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x, mean, rstd = context.x, context.mean, context.rstd
@@ -178,7 +199,7 @@ class _BatchNorm(ChannelNorm):
         return super()._describe() + "".join(f", {name}={value!r}" for name, value in unusual.items())
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(BatchNorm):
     """Batch normalization of (N, C) or (N, C, L) input, with statistics per channel.
 
     Parameters
@@ -256,7 +277,7 @@ class BatchNorm1d(_BatchNorm):
     _ranks = (2, 3)
 
 
-class BatchNorm2d(_BatchNorm):
+class BatchNorm2d(BatchNorm):
     """Batch normalization of (N, C, H, W) input; in all else as `BatchNorm1d`.
 
     Examples
@@ -272,7 +293,7 @@ class BatchNorm2d(_BatchNorm):
     _ranks = (4,)
 
 
-class BatchNorm3d(_BatchNorm):
+class BatchNorm3d(BatchNorm):
     """Batch normalization of (N, C, D, H, W) input; in all else as `BatchNorm1d`.
 
     Examples

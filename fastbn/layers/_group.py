@@ -1,10 +1,11 @@
 """Group normalization."""
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastbn import _checks
 from fastbn import functional as F
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, index, positive
@@ -54,13 +55,13 @@ class GroupNorm(Layer):
 
     def __init__(
         self,
-        num_groups: SupportsIndex,
-        num_channels: SupportsIndex,
+        num_groups: int,
+        num_channels: int,
         eps: float = 1e-5,
         affine: bool = True,
         *,
         bias: bool = True,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
@@ -74,7 +75,7 @@ class GroupNorm(Layer):
         super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = np.asarray(x)
+        x = _checks.ndarray(x, "x")
         check_channels(x, self.axis, "num_channels", self.num_channels)
         return x
 

@@ -1,10 +1,11 @@
 """Instance normalization."""
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastbn import _checks
 from fastbn import functional as F
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
@@ -13,14 +14,14 @@ from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, che
 class _InstanceNorm(ChannelNorm):
     def __init__(
         self,
-        num_features: SupportsIndex,
+        num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
         *,
         bias: bool = True,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
@@ -34,23 +35,26 @@ class _InstanceNorm(ChannelNorm):
         check_channels(batch, self.axis, "num_features", self.num_features)
         return batch
 
+    def _by_running(self, x: Array) -> bool:
+        return not self.training and self._tracks
+
     def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
-        x = np.asarray(x)
+        x = _checks.ndarray(x, "x")
         batch = self._batched(x)
-        mean, var = self.running_mean, self.running_var
+        mean, var = self._tracked()
         affine, also = (self.weight, self.bias), self._also(where=where)
         y = F.instance_norm(batch, mean, var, *affine, mean is None, 0.0, self.eps, axis=self.axis, **also)
         return y if batch is x else y[0]
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        x = np.asarray(x)
+        x = _checks.ndarray(x, "x")
         also = self._also(where=where)
         if constant := self._running_context(x, also):
             return self._infer(x, where=where), constant
         batch = self._batched(x)
         # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
         momentum = 0.0 if self.momentum is None else self.momentum
-        affine, running = (self.weight, self.bias), (self.running_mean, self.running_var)
+        affine, running = (self.weight, self.bias), self._tracked()
         y, mean, rstd = F.instance_norm_with_running(
             batch, *affine, *running, momentum, self.eps, self.axis, None, **also
         )
@@ -60,7 +64,7 @@ class _InstanceNorm(ChannelNorm):
         x = context.x
         single = x.ndim == self._ranks[0]
         if single:
-            dy, x = np.asarray(dy)[None], x[None]
+            dy, x = _checks.ndarray(dy, "dy")[None], x[None]
         arguments = dy, x, context.mean, context.rstd, self.weight
         more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
         if context.training:

@@ -1,7 +1,7 @@
 """Layer and RMS normalization."""
 
 from collections.abc import Iterable
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -60,7 +60,7 @@ class LayerNorm(Layer):
 
     def __init__(
         self,
-        normalized_shape: SupportsIndex | Iterable[SupportsIndex],
+        normalized_shape: int | Iterable[int],
         eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
@@ -131,7 +131,7 @@ class RMSNorm(Layer):
 
     def __init__(
         self,
-        normalized_shape: SupportsIndex | Iterable[SupportsIndex],
+        normalized_shape: int | Iterable[int],
         eps: float | None = None,
         elementwise_affine: bool = True,
         *,
@@ -143,11 +143,12 @@ class RMSNorm(Layer):
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
         self.offset = _checks.real(offset, "offset")
+        if self.offset and not elementwise_affine:
+            raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
         super().__init__(self.normalized_shape, elementwise_affine, False, dtype, activation)
-        if self.offset:
-            if not elementwise_affine:
-                raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
-            self.weight = 1.0 - self.offset
+
+    def _initial(self, name: str) -> float:
+        return 1.0 - self.offset
 
     def _scale(self) -> Array | None:
         if not self.offset or self.weight is None:

@@ -1,10 +1,11 @@
 """The layers of `fastbn.variants`."""
 
-from typing import Any, ClassVar, SupportsIndex
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from fastbn import _checks
 from fastbn import variants as V
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, check_rank, index, positive
@@ -17,11 +18,11 @@ class _PerChannel(Layer):
 
     def __init__(
         self,
-        num_channels: SupportsIndex,
+        num_channels: int,
         eps: float,
         affine: bool,
         bias: bool,
-        axis: SupportsIndex,
+        axis: int,
         dtype: DTypeLike,
         activation: Activation = None,
     ) -> None:
@@ -31,7 +32,7 @@ class _PerChannel(Layer):
         super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = np.asarray(x)
+        x = _checks.ndarray(x, "x")
         if self._ranks:
             check_rank(x, self._ranks)
         check_channels(x, self.axis, "num_channels", self.num_channels)
@@ -87,12 +88,12 @@ class LayerNorm2d(_PerChannel):
 
     def __init__(
         self,
-        num_channels: SupportsIndex,
+        num_channels: int,
         eps: float = 1e-6,
         affine: bool = True,
         *,
         bias: bool = True,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
@@ -123,11 +124,11 @@ class RMSNorm2d(_PerChannel):
 
     def __init__(
         self,
-        num_channels: SupportsIndex,
+        num_channels: int,
         eps: float = 1e-6,
         affine: bool = True,
         *,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
@@ -178,14 +179,16 @@ class GlobalResponseNorm(_PerChannel):
 
     def __init__(
         self,
-        num_channels: SupportsIndex,
+        num_channels: int,
         eps: float = 1e-6,
         *,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(num_channels, eps, True, True, axis, dtype)
-        self.weight = 0.0
+
+    def _initial(self, name: str) -> float:
+        return 0.0
 
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
         x = self._checked(x)
@@ -233,11 +236,11 @@ class FilterResponseNorm2d(_PerChannel):
 
     def __init__(
         self,
-        num_channels: SupportsIndex,
+        num_channels: int,
         eps: float = 1e-6,
         tlu: bool = True,
         *,
-        axis: SupportsIndex = 1,
+        axis: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(num_channels, eps, True, True, axis, dtype)
@@ -288,9 +291,7 @@ class LocalResponseNorm(Layer):
     array([[0.2  , 0.222, 0.25 ]])
     """
 
-    def __init__(
-        self, size: SupportsIndex, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, axis: SupportsIndex = 1
-    ) -> None:
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, axis: int = 1) -> None:
         self.size = positive("size", size)
         self.alpha = alpha
         self.beta = beta
