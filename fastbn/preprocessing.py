@@ -163,7 +163,7 @@ def denormalize(
 
 def _data(value: Any, name: str) -> Array:
     """Floats, integers or booleans, native and aligned."""
-    x = _checks._asarray(value, name)
+    x = _checks.ndarray(value, name)
     if x.dtype.kind not in "iub":
         return _checks.array(x, name)
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
@@ -213,7 +213,7 @@ def _groups(
 
 def _statistics(value: Any, name: str, shape: tuple[int, ...]) -> Array:
     """Finite float64 numbers, a number for all groups included."""
-    v = _checks._asarray(value, name)
+    v = _checks.ndarray(value, name)
     if v.dtype.kind not in "iu" and not _checks._is_float(v.dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected numbers")
     if v.shape not in ((), shape):

@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.files._shim import BatchNorm, Layer
 from fastbn.files._source import Array, Entry
-from fastbn.layers import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm
+from fastbn.layers import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    Layer,
+    LayerNorm,
+    RMSNorm,
+)
 
 ROLES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

@@ -14,8 +14,8 @@ from fastbn import _checks
 from fastbn.files._content import Content, Norm, Unknown, filled, layer_of, values_of
 from fastbn.files._detect import FORMATS, open_file
 from fastbn.files._folded import ask_for_pairs, fold_state
-from fastbn.files._shim import Layer
 from fastbn.files._source import Array, Arrays, Source, dtype_of
+from fastbn.layers import Layer
 
 Kinds = Mapping[str, Callable[[tuple[int, ...]], Layer]]
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile

@@ -40,11 +40,7 @@ def kept_axes(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
 
 def read(value: Any, name: str) -> tuple[Array, Array | None]:
     """Floats, integers or booleans as the kernels take them, and which of them count if a mask tells."""
-    counted = None
-    if isinstance(value, np.ma.MaskedArray):
-        counted = ~np.ma.getmaskarray(value)
-        value = value.data
-    x = _checks._asarray(value, name)
+    x, counted = _checks.unmasked(value, name)
     if x.dtype.kind not in "iub":
         return _checks.array(x, name), counted
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
@@ -53,7 +49,7 @@ def read(value: Any, name: str) -> tuple[Array, Array | None]:
 
 def _beside(value: Any, name: str, x: Array) -> Array:
     """An array that NumPy broadcasts to the shape of x."""
-    v = _checks._asarray(value, name)
+    v = _checks.ndarray(value, name)
     try:
         np.broadcast_to(v, x.shape)
     except ValueError:

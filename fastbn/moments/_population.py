@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastbn import _checks
-from fastbn.layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from fastbn.layers import BatchNorm
 from fastbn.moments._class import Moments
 from fastbn.moments._progress import tracked
 
 
 def population_statistics(
-    layers: Iterable[BatchNorm1d | BatchNorm2d | BatchNorm3d],
+    layers: Iterable[BatchNorm],
     batches: Iterable[Any],
     forward: Callable[[Any], object],
     *,
@@ -22,7 +22,7 @@ def population_statistics(
 
     Parameters
     ----------
-    layers : iterable of BatchNorm1d, BatchNorm2d or BatchNorm3d
+    layers : iterable of BatchNorm (1d, 2d and 3d among them)
         The layers to set, with running statistics.
     batches : iterable
         What the network is run on; large batches are better, see Notes.
@@ -91,7 +91,7 @@ def population_statistics(
 def _with_statistics(layers: Iterable[Any]) -> list[Any]:
     layers = list(layers)
     for i, layer in enumerate(layers):
-        if not isinstance(layer, BatchNorm1d | BatchNorm2d | BatchNorm3d):
+        if not isinstance(layer, BatchNorm):
             raise TypeError(f"layers[{i}] is a {type(layer).__name__}; expected a batch norm layer")
         if not layer.track_running_stats:
             raise ValueError(f"layers[{i}], {layer}, has no running statistics to set")

@@ -1,30 +1,11 @@
-"""Masked arrays and tensors at every entry for arrays: nothing of them is lost silently."""
+"""Masked arrays at every entry of layers: a mask is never dropped silently."""
 
 import numpy as np
 import pytest
+from every_layer import LAYERS
 
 import fastbn
 from fastbn import layers
-
-LAYERS = {
-    "BatchNorm": (layers.BatchNorm(2), (4, 2, 3)),
-    "BatchNorm1d": (layers.BatchNorm1d(2), (4, 2)),
-    "BatchNorm2d": (layers.BatchNorm2d(2), (4, 2, 3, 3)),
-    "BatchNorm3d": (layers.BatchNorm3d(2), (4, 2, 3, 2, 2)),
-    "ghost": (layers.BatchNorm1d(2, virtual_batch_size=2), (4, 2)),
-    "renorm": (layers.BatchNorm1d(2, renorm=(2.0, 1.0)), (4, 2)),
-    "InstanceNorm1d": (layers.InstanceNorm1d(2), (4, 2, 3)),
-    "InstanceNorm2d of one": (layers.InstanceNorm2d(2, affine=True), (2, 3, 3)),
-    "InstanceNorm3d": (layers.InstanceNorm3d(2), (4, 2, 3, 2, 2)),
-    "GroupNorm": (layers.GroupNorm(1, 2), (4, 2, 3)),
-    "LayerNorm": (layers.LayerNorm(3), (4, 3)),
-    "RMSNorm": (layers.RMSNorm(3), (4, 3)),
-    "LayerNorm2d": (layers.LayerNorm2d(2), (4, 2, 3, 3)),
-    "RMSNorm2d": (layers.RMSNorm2d(2), (4, 2, 3, 3)),
-    "GlobalResponseNorm": (layers.GlobalResponseNorm(2), (4, 2, 3)),
-    "FilterResponseNorm2d": (layers.FilterResponseNorm2d(2), (4, 2, 3, 3)),
-    "LocalResponseNorm": (layers.LocalResponseNorm(3), (4, 2, 3)),
-}
 
 
 class Lazy:
@@ -113,60 +94,3 @@ def test_lists_are_read_as_ever():
     for wrong in ([[1.0], [2.0, 3.0]], [None, 1.0], ["a"], [rows[0], object()]):
         with pytest.raises(TypeError, match=r"^x (cannot be read as an array of floats|has dtype)"):
             fastbn.layer_norm(wrong, 2)
-
-
-# tensors ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_torch_tensors(torch, name):
-    layer, shape = LAYERS[name]
-    values = torch.from_numpy(np.random.default_rng(0).normal(3, 2, shape).astype(np.float32))
-    half = values.to(torch.bfloat16)
-    layer.train()
-    before = layer.state_dict()
-    y = layer(half)
-    assert (y.dtype.name, y.shape) == ("bfloat16", shape)
-    assert layer.backward(half).shape == shape
-    layer.load_state_dict(before)
-    np.testing.assert_array_equal(y, layer([*half]))
-    layer.load_state_dict(before)
-    for tensor in (values, half):
-        tracked = tensor.clone().requires_grad_()
-        for given in (tracked, [*tracked]):
-            with pytest.raises(TypeError, match=r"^x is a tensor that requires a gradient.*expected x.detach\(\)"):
-                layer(given)
-    _, context = layer.forward(half)
-    with pytest.raises(TypeError, match=r"^dy is a tensor that requires a gradient"):
-        layer.backward(half.clone().requires_grad_(), context)
-    layer.load_state_dict(before)
-
-
-def test_states_of_tensors(torch):
-    layer = layers.LayerNorm(3)
-    module = torch.nn.LayerNorm(3).to(torch.bfloat16)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([1.0, 2.0, 3.5]))
-    assert layer.load_state_dict(module.state_dict()) == ([], [])
-    np.testing.assert_array_equal(layer.weight, [1, 2, 3.5])
-    with pytest.raises(TypeError, match=r"^weight is a tensor that requires a gradient.*weight.detach"):
-        layer.load_state_dict(dict(module.named_parameters()))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_functions_refuse_a_lost_gradient_whatever_the_type(torch, dtype):
-    tracked = torch.ones((4, 2), dtype=getattr(torch, dtype), requires_grad=True)
-    for call in (
-        lambda: fastbn.batch_norm(tracked, training=True),
-        lambda: fastbn.rms_norm(tracked, 2),
-        lambda: fastbn.channel_rms_norm(tracked),
-        lambda: fastbn.local_response_norm(tracked, 3),
-        lambda: fastbn.fold(tracked, None, layers.BatchNorm1d(4)),
-    ):
-        with pytest.raises(TypeError, match=r"requires a gradient, which would be lost; expected \w+.detach\(\)"):
-            call()
