@@ -446,7 +446,7 @@ def layer_norm(
 
     Parameters
     ----------
-    x : array_like, shape (..., *normalized_shape)
+    x : array_like, shape (..., normalized_shape)
         float16, bfloat16, float32 or float64.
     normalized_shape : int or tuple of int
         The lengths of the trailing axes that share statistics.
