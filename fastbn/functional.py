@@ -44,7 +44,7 @@ References
    Recommendations", The American Statistician 37(3), 1983, pp. 242-247.
 """
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,7 +78,9 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Activation = str | tuple[str, float] | None
+Statistics = NDArray[np.float64]
+ActivationName = Literal["relu", "leaky_relu", "sigmoid", "silu", "gelu", "gelu_tanh"]
+Activation = ActivationName | tuple[Literal["leaky_relu"], float] | None
 
 
 def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[Array | None, Array | None]:
@@ -216,7 +218,7 @@ def batch_norm_forward(
     residual: ArrayLike | None = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Statistics, Statistics]:
     """Batch normalization by the statistics of x, which it returns as well.
 
     Parameters
@@ -306,6 +308,40 @@ def batch_norm_with_running(
     return y, mean, spread
 
 
+@overload
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    training: bool = True,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    training: bool = True,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
 def batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -509,7 +545,7 @@ def layer_norm_forward(
     activation: Activation = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Statistics, Statistics]:
     """Layer normalization that also returns its statistics.
 
     Parameters
@@ -551,7 +587,7 @@ def layer_norm_backward(
     where: ArrayLike | None = None,
     y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array, Array]:
     """The gradients of layer normalization.
 
     Parameters
@@ -662,7 +698,7 @@ def rms_norm_forward(
     activation: Activation = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Statistics]:
     """RMS normalization that also returns its statistic.
 
     Parameters
@@ -702,7 +738,7 @@ def rms_norm_backward(
     where: ArrayLike | None = None,
     y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array]:
     """The gradients of RMS normalization.
 
     Parameters
@@ -819,7 +855,7 @@ def _trailing_backward(
     where: Any = None,
     y: Any = None,
     dsum: Any = None,
-) -> tuple[Array, ...]:
+) -> Any:  # as many gradients as its caller says
     key, again = None, None
     if bias is activation is where is y is dsum is None:
         key, again = _calls.recall(("trailing backward", centered), (dy, x, mean, rstd, weight), out, like=2)
@@ -903,7 +939,7 @@ def add_layer_norm_forward(
     eps: float = 1e-5,
     *,
     out: Array | None = None,
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Statistics, Statistics]:
     """Layer normalization of x + residual that also returns its statistics.
 
     Parameters
@@ -942,7 +978,7 @@ def add_layer_norm_backward(
     weight: ArrayLike | None = None,
     *,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array, Array]:
     """The gradients of `add_layer_norm`.
 
     Parameters
@@ -1027,7 +1063,7 @@ def add_rms_norm_forward(
     eps: float | None = None,
     *,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, Statistics]:
     """RMS normalization of x + residual that also returns its statistic.
 
     Parameters
@@ -1065,7 +1101,7 @@ def add_rms_norm_backward(
     weight: ArrayLike | None = None,
     *,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array]:
     """The gradients of `add_rms_norm`.
 
     Parameters
@@ -1194,7 +1230,7 @@ def group_norm_forward(
     residual: ArrayLike | None = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Statistics, Statistics]:
     """Group normalization that also returns its statistics.
 
     Parameters
@@ -1223,6 +1259,38 @@ def group_norm_forward(
     return _group(x, num_groups, weight, bias, eps, axis, out, _calls.RSTD, activation, residual, where)
 
 
+@overload
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
 def group_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -1380,7 +1448,7 @@ def instance_norm_forward(
     activation: Activation = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Statistics, Statistics]:
     """Instance normalization by the statistics of x, which it returns as well.
 
     Parameters
@@ -1422,7 +1490,7 @@ def instance_norm_backward(
     where: ArrayLike | None = None,
     y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array, Array]:
     """The gradients of instance normalization by the statistics of x.
 
     Parameters
@@ -1501,7 +1569,7 @@ def _group_backward(
     residual: Any,
     where: Any,
     y: Any,
-) -> tuple[Array, ...]:
+) -> Any:  # as many gradients as its caller says
     """by_channel: a group a channel; else rstd tells their number."""
     key, again = None, None
     if bias is activation is residual is where is y is None and type(axis) is int:

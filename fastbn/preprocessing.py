@@ -1,6 +1,6 @@
 """Data before a network sees it: integers, booleans or floats normalized by given statistics, and back."""
 
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,7 +19,7 @@ def normalize(
     mean: ArrayLike,
     std: ArrayLike,
     *,
-    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+    axis: int | tuple[int, ...] | None = None,
     scale: float | None = None,
     dtype: DTypeLike = np.float32,
     layout: str | None = None,
@@ -92,7 +92,7 @@ def denormalize(
     mean: ArrayLike,
     std: ArrayLike,
     *,
-    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+    axis: int | tuple[int, ...] | None = None,
     scale: float | None = None,
     dtype: DTypeLike | None = None,
     layout: str | None = None,

@@ -8,7 +8,7 @@ counts the samples.  Where copies are needed, they are of a few samples at a tim
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import prod, sqrt
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -123,7 +123,7 @@ def ghost_batch_norm_forward(
     residual: ArrayLike | None = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, F.Statistics, F.Statistics]:
     """Batch normalization of each `virtual_batch_size` consecutive samples by their own statistics.
 
     Parameters
@@ -210,6 +210,40 @@ def ghost_batch_norm_with_running(
 
 
 @quietly
+@overload
+def ghost_batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    virtual_batch_size: int,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def ghost_batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    virtual_batch_size: int,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
 def ghost_batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -310,7 +344,7 @@ def batch_renorm_forward(
     residual: ArrayLike | None = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Array, F.Statistics, F.Statistics, F.Statistics, F.Statistics]:
     """Batch normalization in training that agrees with evaluation, as far as the limits allow.
 
     Parameters
@@ -419,6 +453,42 @@ def batch_renorm_with_running(
 
 
 @quietly
+@overload
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+@overload
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
 def batch_renorm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -565,7 +635,7 @@ def weight_standardization_forward(
     *,
     gamma: float | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, F.Statistics, F.Statistics]:
     """Weight standardization that also returns its statistics.
 
     Parameters
@@ -735,7 +805,7 @@ def channel_layer_norm_forward(
     activation: F.Activation = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, F.Statistics, F.Statistics]:
     """Layer normalization over the channels that also returns its statistics.
 
     Parameters
@@ -779,7 +849,7 @@ def channel_layer_norm_backward(
     where: ArrayLike | None = None,
     y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array, Array]:
     """The gradients of layer normalization over the channels.
 
     Parameters
@@ -871,7 +941,7 @@ def channel_rms_norm_forward(
     activation: F.Activation = None,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, F.Statistics]:
     """RMS normalization over the channels that also returns its statistic.
 
     Parameters
@@ -913,7 +983,7 @@ def channel_rms_norm_backward(
     where: ArrayLike | None = None,
     y: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array]:
     """The gradients of RMS normalization over the channels.
 
     Parameters
@@ -975,7 +1045,7 @@ def _over_channels_backward(
     where: Any,
     y: Any,
     out: Any,
-) -> tuple[Array, ...]:
+) -> Any:  # as many gradients as its caller says
     given, (dy, start, channel) = (x, y, dy), _read_gradient(dy, _checks.either(x, y), axis)
     _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
     mask = _checks.where(where, start)
@@ -1128,7 +1198,7 @@ def global_response_norm_forward(
     axis: int = 1,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, F.Statistics]:
     """Global response normalization that also returns the norms.
 
     Parameters
@@ -1318,7 +1388,7 @@ def filter_response_norm_forward(
     axis: int = 1,
     where: ArrayLike | None = None,
     out: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, F.Statistics]:
     """Filter response normalization that also returns its statistic.
 
     Parameters

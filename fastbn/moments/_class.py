@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from fastbn.moments._measure import axes_of, kept_axes, measured, read
 from fastbn.moments._states import State
 
 Array = NDArray[Any]
+Statistics = NDArray[np.float64]
 
 
 class Moments:
@@ -72,7 +73,7 @@ class Moments:
     array([6., 5.])
     """
 
-    def __init__(self, axis: SupportsIndex | tuple[SupportsIndex, ...] = 1) -> None:
+    def __init__(self, axis: int | tuple[int, ...] = 1) -> None:
         self._axes = axes_of(axis)
         self._state: State = _states.nothing()  # before anything is known about the shape, it broadcasts
 
@@ -82,7 +83,7 @@ class Moments:
         return self._axes[0] if len(self._axes) == 1 else self._axes
 
     @property
-    def count(self) -> Array:
+    def count(self) -> Statistics:
         """The sum of the weights, or the number of elements where they have none: float64, shape of the kept axes.
 
         Before the first update or merge all statistics have the shape ().
@@ -90,11 +91,11 @@ class Moments:
         return np.array(self._state.n, np.float64)
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Statistics:
         """The mean: float64, shape of the kept axes; NaN where nothing was counted."""
         return _states.mean(self._state)
 
-    def var(self, ddof: float = 0) -> Array:
+    def var(self, ddof: float = 0) -> Statistics:
         """The variance: the sum of squared deviations divided by count - ddof.
 
         Parameters
@@ -117,7 +118,7 @@ class Moments:
         with unwarned():
             return np.asarray(np.ldexp(value, 2 * power))
 
-    def std(self, ddof: float = 0) -> Array:
+    def std(self, ddof: float = 0) -> Statistics:
         """The standard deviation: the square root of the variance, right where that leaves the range of float64."""
         value, power = _states.variance(self._state, _checks.real(ddof, "ddof"))
         with unwarned():

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,7 @@ _PIXEL = (1, 3, 4)  # numbers of channels of images
 
 def dataset_statistics(
     data: Any,
-    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
+    axis: int | tuple[int, ...] | None = None,
     *,
     where: ArrayLike | Iterable[ArrayLike] | Callable[[Any], ArrayLike] | None = None,
     skipna: bool = False,
