@@ -59,7 +59,8 @@ class Content:
     entries: dict[str, Entry]
     find: Callable[[], Found]
     closers: list[Callable[[], Any]] = field(default_factory=list)
-    last_is_out: Callable[[str], bool] = lambda name: False  # whether a kernel's axes are (..., in, out)
+    # How the axes of a weight lie: (out, in, ...), (..., in, out), or for "depthwise" (..., channels, multiplier).
+    layout: Callable[[str], str] = lambda name: "first"
     bias_of: Callable[[str], str] | None = None  # the name of the bias that belongs to a weight
     pairs: Callable[[], dict[str, dict[str, Any]]] | None = None  # what lies beside each norm, where the file tells
     graph: Any = None  # an ONNX model, which is folded as a whole

@@ -30,10 +30,10 @@ def read_pickle(source: Source) -> Content:
             "paddle",
             entries,
             lambda: find(entries, PADDLE),
-            last_is_out=lambda name: len(entries[name].shape) == 2,  # Linear's are (in, out)
+            layout=lambda name: "last" if len(entries[name].shape) == 2 else "first",  # Linear's are (in, out)
         )
     entries = _pickled.table(source, root, "/", entry)
-    return Content("pickle", entries, lambda: find_nested(entries), last_is_out=lambda name: True)
+    return Content("pickle", entries, lambda: find_nested(entries), layout=lambda name: "last")
 
 
 def read_msgpack(source: Source) -> Content:
@@ -44,7 +44,7 @@ def read_msgpack(source: Source) -> Content:
     if not isinstance(root, dict):
         source.bad(f"it holds a {type(root).__name__}; expected a map of arrays")
     entries = _pickled.table(source, _unchunked(source, root), "/", _entry_in(source))
-    return Content("flax", entries, lambda: find_nested(entries), last_is_out=lambda name: True)
+    return Content("flax", entries, lambda: find_nested(entries), layout=lambda name: "last")
 
 
 class _Leaf:

@@ -81,8 +81,12 @@ def _fold_one(
         )
     bias = present[bias_key] if bias_key in present else arrays.get(bias_key)
     options = {option: told[option] for option in ("transposed", "groups", "before") if option in told}
-    turned = content.last_is_out(key)
-    w = np.moveaxis(weight, (-1, -2), (0, 1)) if turned else weight
+    layout = content.layout(key)
+    w = weight if layout == "first" else np.moveaxis(weight, (-1, -2), (0, 1))
+    if layout == "depthwise":  # (..., channels, multiplier): as many groups as channels
+        w = np.moveaxis(weight, (-2, -1), (0, 1))
+        options["groups"] = len(w)
+        w = w.reshape(-1, 1, *w.shape[2:])
     affine = (layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
     try:
         new, shift = fold(w, bias, affine, **options)
@@ -90,7 +94,11 @@ def _fold_one(
         raise ValueError(
             f"the norm {name} of {layer.num_features} channels and {key} {weight.shape}: {error}"
         ) from None
-    return np.ascontiguousarray(np.moveaxis(new, (0, 1), (-1, -2)) if turned else new), shift
+    if layout == "depthwise":
+        new = np.moveaxis(new.reshape(weight.shape[-2:] + weight.shape[:-2]), (0, 1), (-2, -1))
+    elif layout == "last":
+        new = np.moveaxis(new, (0, 1), (-1, -2))
+    return np.ascontiguousarray(new), shift
 
 
 def ask_for_pairs(norms: Mapping[str, Norm], shapes: Mapping[str, tuple[int, ...]]) -> ValueError:

@@ -6,13 +6,12 @@ import pickle
 import struct
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import fastbn
 from fastbn import files
-
-ml_dtypes = pytest.importorskip("ml_dtypes")
 
 DTYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "u8", "?")
 

@@ -1,0 +1,143 @@
+"""Normalizations that an exporter has written out in simpler operators."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastbn.files._content import Norm, Unknown
+from fastbn.files._onnx_graph import Graph, attribute
+from fastbn.files._onnx_norms import inputs, trailing_shape
+
+
+def group_norm(graph: Graph, node: Any) -> Norm | Unknown | None:
+    """Group norm as an instance norm of groups: Reshape, InstanceNormalization of 1 and 0, Reshape, Mul, Add."""
+    before, after = graph.maker(node.input[0]), graph.taker(node.output[0])
+    if before is None or after is None or (before.op_type, after.op_type) != ("Reshape", "Reshape"):
+        return None
+    unit = [graph.value(name) for name in node.input[1:3]]
+    if len(unit) < 2 or unit[0] is None or unit[1] is None:
+        return None
+    groups = unit[0].size
+    known = graph.shape(before.input[0]) or graph.shape(after.output[0])
+    channels = known[1] if known and len(known) > 1 else None
+    arrays, _ = affine(graph, after, channels)
+    plain = bool((unit[0] == 1).all() and (unit[1] == 0).all())
+    if channels is None and "weight" in arrays:
+        channels = prod(graph.entries[arrays["weight"]].shape)
+    if not plain or channels is None or channels % groups:
+        why = (
+            "an instance norm between two Reshapes"
+            + ("" if plain else " with weights of its own")
+            + ": of which channels?"
+        )
+        return Unknown(why, arrays, (groups,))
+    eps = float(f"{attribute(node, 'epsilon', 1e-5):.7g}")
+    return Norm("group", arrays, (channels,), eps, False, groups=groups)
+
+
+def affine(graph: Graph, node: Any, size: int | None) -> tuple[dict[str, str], Any]:
+    """The constants that a norm's result is multiplied by and that are added to it, and the last of these nodes."""
+    arrays: dict[str, str] = {}
+    last = node
+    for operator, role in (("Mul", "weight"), ("Add", "bias")):
+        following = graph.taker(last.output[0])
+        if following is None or following.op_type != operator:
+            continue
+        values = [found for name in following.input if (found := graph.constant(name)) is not None]
+        if len(values) == 1 and (size is None or prod(graph.entries[values[0]].shape) == size):
+            arrays[role], last = values[0], following
+    return arrays, last
+
+
+def written_out(graph: Graph, node: Any) -> tuple[Norm | Unknown, Any] | None:
+    """Layer or RMS norm from the mean of squares on: the norm and its last node, or None if it is another mean."""
+    square = graph.maker(node.input[0])
+    base = None if square is None else _squared(graph, square)
+    if base is None:
+        return None
+    found = _rsqrt(graph, node)
+    if found is None:
+        return None
+    eps, root, inverse = found
+    scaled = _scaled(graph, root, inverse, base)
+    if scaled is None:
+        return None
+    axes = _axes(graph, node)
+    if axes is None or sorted(axes) != list(range(-len(axes), 0)):
+        return None
+    subtraction = graph.maker(base)
+    centred = subtraction is not None and subtraction.op_type == "Sub" and _is_mean(graph, subtraction)
+    source = graph.origin(subtraction.input[0]) if centred else base
+    arrays, last = affine(graph, scaled, None)
+    kind = "layer" if centred else "rms"
+    if kind == "rms" and "bias" in arrays:
+        del arrays["bias"]  # an addition behind a norm that has none
+        last = graph.taker(scaled.output[0])
+    own = graph.entries[arrays["weight"]].shape if "weight" in arrays else ()
+    shape = trailing_shape(graph, source, own, -len(axes))
+    if shape is None or prod(shape) != prod(own or shape):
+        return Unknown(f"a {kind} norm written out, over axes whose sizes the file does not tell", arrays, own), last
+    return Norm(kind, arrays, shape, eps, False), last
+
+
+def _squared(graph: Graph, node: Any) -> str | None:
+    if node.op_type == "Pow" and graph.scalar(node.input[1]) == 2:
+        return graph.origin(node.input[0])
+    if node.op_type == "Mul" and graph.origin(node.input[0]) == graph.origin(node.input[1]):
+        return graph.origin(node.input[0])
+    return None
+
+
+def _rsqrt(graph: Graph, node: Any) -> tuple[float, str, bool] | None:
+    """eps, the value of the root, and whether it is 1 / root; from the mean of squares on."""
+    added = graph.taker(node.output[0])
+    if added is None or added.op_type != "Add":
+        return None
+    eps = next((number for name in added.input if (number := graph.scalar(name)) is not None), None)
+    root = graph.taker(added.output[0])
+    if eps is None or root is None or root.op_type != "Sqrt":
+        return None
+    eps = float(f"{eps:.7g}")
+    following = graph.taker(root.output[0])
+    if following is not None and following.op_type == "Reciprocal":
+        return eps, following.output[0], True
+    if following is not None and following.op_type == "Div" and graph.scalar(following.input[0]) == 1:
+        return eps, following.output[0], True
+    return eps, root.output[0], False
+
+
+def _scaled(graph: Graph, root: str, inverse: bool, base: str) -> Any:
+    """The node that divides the centred values by the root."""
+    node = graph.taker(root)
+    if node is None or node.op_type != ("Mul" if inverse else "Div"):
+        return None
+    operands = [graph.origin(name) for name in node.input]
+    if inverse:
+        return node if base in operands else None
+    return node if operands[0] == base else None
+
+
+def _axes(graph: Graph, node: Any) -> list[int] | None:
+    """The axes of a mean, counted from the last; None if the rank would have to be known and is not."""
+    axes = attribute(node, "axes", None)
+    if axes is None and len(node.input) > 1:
+        value = graph.value(node.input[1])
+        axes = None if value is None else [int(n) for n in np.asarray(value).reshape(-1)]
+    if not axes or attribute(node, "keepdims", 1) != 1:
+        return None
+    if all(n < 0 for n in axes):
+        return list(axes)
+    known = graph.shape(node.input[0])
+    return None if known is None else [n - len(known) if n >= 0 else n for n in axes]
+
+
+def _is_mean(graph: Graph, node: Any) -> bool:
+    """Whether a Sub takes a value's own mean from it."""
+    mean = graph.maker(node.input[1])
+    return (
+        mean is not None and mean.op_type == "ReduceMean" and graph.origin(mean.input[0]) == graph.origin(node.input[0])
+    )
+
+
+__all__ = ["group_norm", "inputs", "written_out"]
