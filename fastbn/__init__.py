@@ -165,6 +165,7 @@ __version__ = "0.1.0"
 # Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
 # package asks for that package only where it is used.
 _DOORS = (
+    "files",
     "keras",
     "monitor",
     "onnx",
@@ -173,6 +174,7 @@ _DOORS = (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from fastbn import files as files
     from fastbn import keras as keras
     from fastbn import monitor as monitor
     from fastbn import onnx as onnx
