@@ -1,0 +1,139 @@
+"""Norms as nodes of torch's graph: what is kept for backward, and backward itself.
+
+Kept are x, the weight and, where there is an activation, the bias and the residual: backward computes the activation
+again.  All of them go through save_for_backward, so that torch finds what was changed in place in between.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from fastbn.functional import update_running
+from fastbn.torch import _formulas
+from fastbn.torch._plans import Array, Plan, vector
+
+__all__ = ["Running", "normalized", "plain", "take_in"]
+
+Running = tuple[Tensor | None, Tensor | None, float]  # running mean, running variance, momentum
+
+
+def plain(
+    plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, running: Running | None
+) -> tuple[Tensor, Array, Array]:
+    """y, mean and variance, of which the running statistics have taken in their share."""
+    given = None
+    if plan.frozen is not None:
+        assert running is not None
+        given = _given(plan, running)
+    y, mean, var = plan.forward(x, weight, bias, residual, given)
+    if running is not None and given is None:
+        _update(plan, running, mean, var)
+    return y, mean, var
+
+
+def _given(plan: Plan, running: Running) -> tuple[Array, Array]:
+    """The running statistics as the kernels take them: float32 as they are, others in float64."""
+    mean, var, _ = running
+    dtype = torch.float32 if plan.frozen is torch.float32 else torch.float64
+    m, v = vector(mean, dtype), vector(var, dtype)
+    assert m is not None
+    assert v is not None
+    return m, v
+
+
+def _update(plan: Plan, running: Running, mean: Array, var: Array) -> None:
+    """As torch does it: in place, without a step of the version counter."""
+    running_mean, running_var, momentum = running
+    n = plan.per_group
+    unbiased = var * (n / (n - 1))
+    if plan.kind == "instance":
+        mean, unbiased = (v.reshape(-1, plan.request.number).mean(0) for v in (mean, unbiased))
+    take_in(running_mean, mean, momentum)
+    take_in(running_var, unbiased, momentum)
+
+
+def take_in(running: Tensor | None, batch: Array, momentum: float) -> None:
+    """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
+    if running is None:
+        return
+    if running.dtype is torch.float32 or running.dtype is torch.float64:
+        update_running(running.detach().numpy(), batch, momentum)
+        return
+    values = running.detach().double().numpy()
+    update_running(values, batch, momentum)
+    running.data.copy_(torch.from_numpy(values))
+
+
+class _Norm(Function):
+    """A norm with its residual and activation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        plan: Plan,
+        running: Running | None,
+    ) -> Tensor:
+        y, mean, var = plain(plan, x, weight, bias, residual, running)
+        frozen = (None, None) if plan.frozen is None or running is None else running[:2]
+        kept = (bias, residual) if plan.activated else (None, None)
+        ctx.save_for_backward(x, weight, *kept, *frozen)
+        ctx.plan, ctx.statistics = plan, (mean, var)
+        ctx.dtypes = tuple(None if t is None else t.dtype for t in (weight, bias))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, weight, bias, residual, *_ = ctx.saved_tensors
+        plan, (mean, var), wanted = ctx.plan, ctx.statistics, ctx.needs_input_grad[:4]
+        rstd = plan.rstd(var)
+        if torch.is_grad_enabled():
+            return (*_again(ctx, dy, (x, weight, bias, residual), (mean, rstd)), None, None)
+        if not plan.activated and not any(wanted[:3]):
+            return None, None, None, dy, None, None
+        dx, dweight, dbias, dz = plan.backward(dy, x, weight, bias, residual, (mean, rstd))
+        return (
+            dx if wanted[0] else None,
+            _gradient(dweight, plan, ctx.dtypes[0]) if wanted[1] else None,
+            _gradient(dbias, plan, ctx.dtypes[1]) if wanted[2] else None,
+            dz if wanted[3] else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(
+            "a norm of fastbn.torch met a dual tensor, and it has no forward-mode derivative; use reverse mode "
+            "(torch.autograd.grad), torch.func.jvp, or fastbn.torch.revert(model)"
+        )
+
+
+def _again(ctx: Any, dy: Tensor, tensors: tuple[Any, ...], statistics: tuple[Array, Array]) -> list[Tensor | None]:
+    """Gradients that are to be differentiated themselves."""
+    plan, wanted = ctx.plan, list(ctx.needs_input_grad[:4])
+    x, weight, bias, residual = tensors
+    constants = None
+    if plan.frozen is not None:
+        constants = torch.from_numpy(np.array(statistics[0], np.float64)), torch.from_numpy(statistics[1])
+    unkept: list[Tensor | None] = [None, None]  # without an activation, gradients do not depend on their values
+    if not plan.activated:
+        if wanted[2]:
+            bias = unkept[0] = torch.zeros(plan.weight_shape, dtype=ctx.dtypes[1], requires_grad=True)
+        if wanted[3]:
+            residual = unkept[1] = torch.zeros_like(x, requires_grad=True)
+    return _formulas.differentiable_gradients(plan.request, dy, (x, weight, bias, residual), tuple(wanted), constants)
+
+
+def _gradient(values: Array, plan: Plan, dtype: torch.dtype | None) -> Tensor:
+    """The gradient of a weight or bias in its own shape and dtype."""
+    return torch.from_numpy(values).reshape(plan.weight_shape).to(dtype)
+
+
+normalized = super(Function, _Norm).apply  # Function.apply, without its look for function transforms

@@ -1,0 +1,226 @@
+"""From tensors to kernels: how tensors of one kind are read, written and shared among threads, decided once.
+
+A plan belongs to an operation with its numbers, and to the shape, strides and dtype of its tensors.  All results live
+in torch's own memory, which its allocator uses again: a training step takes no new pages from the system.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbn import _calls, _checks, _launch, _runtime, _views
+from fastbn.kernels import activations
+
+Array = NDArray[Any]
+Maybe = Array | None
+Kind = Literal["batch", "group", "instance", "layer", "rms"]
+
+COMPUTED_IN = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+_NUMPY: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_BITS: dict[torch.dtype, np.dtype[Any]] = {
+    torch.bfloat16: np.dtype(np.int16),
+    torch.float16: np.dtype(np.uint16),
+}  # as the kernels take half precision
+
+_CHANNELS_LAST = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Request(NamedTuple):
+    """What decides a plan beside x itself."""
+
+    kind: Kind
+    number: int  # of groups, or of trailing axes
+    eps: float
+    activation: Any = None  # as users write it
+    weight: bool = False  # whether there is one
+    bias: bool = False
+    residual: bool = False
+    frozen: torch.dtype | None = None  # that of the given statistics
+
+
+def thread_limit() -> int:
+    """How many threads a call may use: as many as torch, unless fastbn is told otherwise."""
+    most, _ = _runtime.available_threads()
+    told = _runtime._here.get() or _runtime._chosen or _runtime._from_environment()
+    return most if told or most == 1 else min(most, torch.get_num_threads())
+
+
+def _run(nbytes: int, kernel: Callable[..., None], *args: Any) -> None:
+    """Run a kernel over so many bytes; torch's own operations share out by size alone, too."""
+    threads = 1 if nbytes < _runtime.SERIAL_BYTES else thread_limit()
+    if threads == 1:
+        kernel(1, *args)
+    else:
+        _runtime._with_threads(threads, _runtime.available_threads()[1], kernel, *args)
+
+
+def vector(tensor: Tensor | None, dtype: torch.dtype) -> Maybe:
+    """A weight, bias or statistic as a flat array of float32 or float64, over its own memory where it can be."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    if tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    values: Array = tensor.numpy()
+    return values if values.ndim == 1 and values.flags.c_contiguous else np.ascontiguousarray(values).reshape(-1)
+
+
+class Plan:
+    """How tensors like x are normalized, forward and backward."""
+
+    def __init__(self, request: Request, x: Tensor) -> None:
+        kind, number, self.eps, function, _, _, residual, frozen = request
+        self.request, self.kind, self.frozen = request, kind, frozen
+        shape, self.dtype = tuple(x.shape), x.dtype
+        self.shape, self.compute = shape, COMPUTED_IN[x.dtype]
+        self.centered, by_channel = kind != "rms", kind in ("batch", "group", "instance")
+        self.format = format_of_result(kind, x)
+        self.read_as = self.format if by_channel else torch.contiguous_format
+        self.order = None if self.read_as is torch.contiguous_format else _CHANNELS_LAST[x.ndim]
+        self.weight_shape = (shape[1],) if by_channel else shape[len(shape) - number :]
+        self.activation = activations.packed(_checks.activation(function))
+        self.activated, self.summed = self.activation is not None, residual
+        self.nbytes = x.numel() * x.element_size()
+        # Memory order None: C-contiguous, which is how the kernels read every format once its axes are in order.
+        if kind == "batch":
+            view: Any = _views.batch_view(shape, self.order, 1)
+        elif by_channel:
+            view = _views.group_view(shape, self.order, 1, number)
+        else:
+            view = _views.layer_view(shape, None, number)
+        if view is None:  # a memory order that no kernel reads
+            self.read_as, self.order = torch.contiguous_format, None
+            view = _views.group_view(shape, None, 1, number)
+        self.view = view
+        self.per_group = prod(shape) // max(view.groups, 1)
+        self.bits = _BITS.get(x.dtype)
+        # The shape, dtype and size of the arrays to come, without their memory:
+        like = np.broadcast_to(np.empty((), self.bits or _NUMPY[x.dtype]), shape)
+        if frozen is None:
+            self._forward = _launch.direct_forward(view, like, self.centered)
+            self._backward = _launch.direct_backward(view, like, self.centered)
+        else:
+            self._scale = _launch.direct_apply(_views.batch_view(shape, self.order, 1, False), like)
+            self._scale_gradient = _launch.direct_apply(view, like)
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """A tensor of x's shape in the memory order that the kernels read; itself if it has it."""
+        return tensor.contiguous(memory_format=self.read_as)
+
+    def flat(self, tensor: Tensor) -> Array:
+        """What `read` returned, as the kernels take it."""
+        tensor = tensor.detach()
+        if self.bits is None:
+            values: Array = tensor.numpy()
+        else:
+            values = tensor.view(torch.int16).numpy().view(self.bits)
+        return (values if self.order is None else values.transpose(self.order)).reshape(-1)
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, given: Any = None
+    ) -> tuple[Tensor, Array, Array]:
+        """y, mean and variance (RMS norm: mean square) of each group; given: the mean and variance to use instead."""
+        x = self.read(x)
+        y = torch.empty_like(x)
+        w, b = vector(weight, self.compute), vector(bias, self.compute)
+        more = None
+        if self.activated or self.summed:
+            added = None if residual is None else self.flat(self.read(residual))
+            more = added, self.activation, None, None
+        fx, fy = self.flat(x), self.flat(y)
+        if given is not None:
+            mean, var = given
+            _run(self.nbytes, self._scale, fx, fy, w, b, self.eps, mean, var, more)
+        else:
+            mean = np.empty(self.view.groups) if self.centered else np.empty(0)
+            var = np.empty(self.view.groups)
+            if more is None:
+                _run(self.nbytes, self._forward, fx, fy, w, b, self.eps, mean, var)
+            else:
+                call = _launch.Forward(fx, fy, w, b, self.eps, mean, var, self.centered, more)
+                _run(self.nbytes, self._forward, fx, fy, w, b, self.eps, mean, var, call, call.rest)
+        return self.given_back(y), mean, var
+
+    def given_back(self, y: Tensor) -> Tensor:
+        """A result in the memory order that torch would return it in."""
+        return y if self.read_as is self.format else y.contiguous(memory_format=self.format)
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        statistics: tuple[Array, Array],
+    ) -> tuple[Tensor, Array, Array, Tensor]:
+        """dx, dweight, dbias (float32, or float64 for float64 x) and dresidual; statistics: mean and rstd."""
+        mean, rstd = statistics
+        dy, x = self.read(dy), self.read(x)
+        dx, dz = torch.empty_like(x), dy
+        w, b = vector(weight, self.compute), vector(bias, self.compute)
+        if self.activated:  # the gradient before the activation: that of the residual, else it waits where dx will be
+            dz = torch.empty_like(x) if self.summed else dx
+        fdz, fx, fdx, m = self.flat(dz), self.flat(x), self.flat(dx), mean if self.centered else None
+        dweight, dbias = np.zeros((2, self.view.weights), _NUMPY[self.compute])
+        call, rest = None, None
+        if self.activated:
+            added = None if residual is None else self.flat(self.read(residual))
+            more = added, self.activation, None, self.flat(dy)
+            call = _launch.Backward(fdz, fx, fdx, w, m, rstd, b=b, more=more)
+            rest = call.rest(*_launch.by_channel_or_not(self.view, b, None)[::2])
+        if self.frozen is None:
+            _run(self.nbytes, self._backward, fdz, fx, fdx, w, m, rstd, dweight, dbias, call, rest)
+        else:
+            self._frozen_backward(call or _launch.Backward(fdz, fx, fdx, w, m, rstd), dweight, dbias)
+        return dx, dweight, dbias, dz
+
+    def _frozen_backward(self, call: Any, dweight: Array, dbias: Array) -> None:
+        """The statistics are constants: dx is a scaled dz."""
+        _run(self.nbytes, _launch._backward, self.view, call._replace(dx=None), dweight, dbias)
+        constants = 0.0, np.zeros(self.view.groups), 1.0 / (call.rstd * call.rstd)
+        _run(self.nbytes, self._scale_gradient, call.dy, call.dx, call.w, None, *constants, None)
+
+    def rstd(self, var: Array) -> Array:
+        """1 / sqrt(var + eps) in float64."""
+        return _calls.rstd(var, self.eps)
+
+
+def format_of_result(kind: str, x: Tensor) -> torch.memory_format:
+    """The memory format in which torch returns the result for x."""
+    from torch._prims_common import suggest_memory_format
+
+    if kind in ("instance", "layer"):
+        return torch.contiguous_format
+    return suggest_memory_format(x)
+
+
+def format_of_gradient(kind: str, x: Tensor) -> torch.memory_format:
+    """The memory format of dx."""
+    return format_of_result(kind, x) if kind in ("batch", "group") else torch.contiguous_format
+
+
+_plans: dict[Any, Plan] = {}
+_MOST_PLANS = 4096
+
+
+def plan_of(request: Request, x: Tensor) -> Plan:
+    """The plan for tensors like x, made when such a one is first met."""
+    key = request, x.shape, x.stride(), x.dtype
+    found = _plans.get(key)
+    if found is None:
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        found = _plans[key] = Plan(request, x)
+    return found

@@ -1,0 +1,174 @@
+"""Models onto fastbn's kernels and back: norms change their class and nothing else."""
+
+import copy
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fastbn.torch import layers, sync
+from fastbn.torch._pending import Behind
+from fastbn.torch._tracing import standing_behind
+
+__all__ = ["convert", "revert"]
+
+Model = TypeVar("Model", bound=nn.Module)
+Skip = Collection[str] | Callable[[str, nn.Module], bool] | None
+
+CLASSES: dict[type, type] = {
+    nn.BatchNorm1d: layers.BatchNorm1d,
+    nn.BatchNorm2d: layers.BatchNorm2d,
+    nn.BatchNorm3d: layers.BatchNorm3d,
+    nn.LayerNorm: layers.LayerNorm,
+    nn.GroupNorm: layers.GroupNorm,
+    nn.InstanceNorm1d: layers.InstanceNorm1d,
+    nn.InstanceNorm2d: layers.InstanceNorm2d,
+    nn.InstanceNorm3d: layers.InstanceNorm3d,
+    nn.RMSNorm: layers.RMSNorm,
+}
+_TORCH_CLASSES: dict[type, type] = {own: theirs for theirs, own in CLASSES.items()}
+_TORCH_CLASSES[sync.SyncBatchNorm] = nn.SyncBatchNorm
+NORMS = (*CLASSES, nn.SyncBatchNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Skip = None) -> Model:
+    """Put the norms of a model on fastbn's kernels.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any module, a norm itself included.
+    fuse : bool
+        Whether a norm takes in the activation and the residual sum behind it, where nobody can see what lies between.
+    inplace : bool
+        Whether to change the model itself instead of a deep copy.
+    skip : collection of str, or callable, optional
+        Norms to leave as they are: their names in ``model.named_modules()``, or a function of name and module.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        Of the same class, with the same module paths, parameters, buffers, `state_dict` keys and hooks.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no torch.nn.Module, or `skip` neither names nor a callable.
+    ValueError
+        If `skip` has a name that no module of the model has.
+
+    Warns
+    -----
+    UserWarning
+        If the model has no norm that could be converted.
+
+    Notes
+    -----
+    Only modules of exactly these classes are converted: BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d
+    and RMSNorm of torch.nn.  Subclasses may compute something else and stay; `report` names them.
+
+    What stands behind a norm is found with torch.fx, one module at a time.  The norm then hands on a tensor that is not
+    computed yet, and the sum and the activation that come by are computed with it in one pass; whatever else touches
+    the tensor gets the norm's own result.  Hooks on the norm or the activation, added at any time, and calls from other
+    places end that for as long as they are there.
+
+    See Also
+    --------
+    revert, report
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU())
+    >>> converted = fastbn.torch.convert(model)
+    >>> type(converted[1]).__module__, list(converted.state_dict()) == list(model.state_dict())
+    ('fastbn.torch.layers', True)
+    """
+    skipped = _skipping(model, skip)
+    if not inplace:
+        model = copy.deepcopy(model)
+    count = 0
+    for name, module in model.named_modules():
+        if skipped(name, module):
+            continue
+        if type(module) in CLASSES:
+            module.__class__ = CLASSES[type(module)]
+        count += type(module) in _TORCH_CLASSES
+    if not count:
+        warnings.warn(
+            f"{type(model).__name__} has no norm that could be converted; it is returned as it is", stacklevel=2
+        )
+        return model
+    fuse_all(model, fuse, skipped)
+    return model
+
+
+def _skipping(model: Any, skip: Any) -> Callable[[str, nn.Module], bool]:
+    """The argument as a function of name and module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if skip is None:
+        return lambda name, module: False
+    if callable(skip):
+        return skip
+    if isinstance(skip, str) or not isinstance(skip, Collection) or not all(isinstance(n, str) for n in skip):
+        raise TypeError(f"skip is {skip!r}; expected names of modules, or a function of name and module")
+    unknown = set(skip).difference(name for name, _ in model.named_modules(remove_duplicate=False))
+    if unknown:
+        raise ValueError(f"skip has {', '.join(map(repr, sorted(unknown)))}; expected names of the model's modules")
+    return lambda name, module: name in skip
+
+
+def fuse_all(model: nn.Module, fuse: bool, skipped: Callable[[str, nn.Module], bool]) -> None:
+    """Tell every norm what stands behind it, or that nothing does."""
+    places: dict[nn.Module, list[Behind | str]] = {}
+    for name, parent in model.named_modules():
+        norms: dict[str, nn.Module] = {
+            path: module
+            for path, module in parent.named_modules(remove_duplicate=False)
+            if path and isinstance(module, layers.Fusable) and not skipped(f"{name}.{path}".lstrip("."), module)
+        }
+        if norms and fuse:
+            for path, found in standing_behind(parent, norms).items():
+                places.setdefault(norms[path], []).append(found)
+    for module in model.modules():
+        if isinstance(module, layers.Fusable):
+            of_calls = places.get(module, ["no forward that was traced calls it" if fuse else "fuse is False"])
+            only = of_calls[0] if len(of_calls) == 1 else "several modules call it"
+            module.__dict__["_behind"] = only if isinstance(only, Behind) else None
+            module.__dict__["_unfused"] = None if isinstance(only, Behind) else only
+
+
+def revert(model: Model, *, inplace: bool = False) -> Model:
+    """Put the norms of a model back on torch's own classes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What `convert` or `convert_sync_batchnorm` returned, or any module.
+    inplace : bool
+        Whether to change the model itself instead of a deep copy.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        With a `state_dict` equal to the bit.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> model = fastbn.torch.convert(torch.nn.Sequential(torch.nn.LayerNorm(4)))
+    >>> type(fastbn.torch.revert(model)[0])
+    <class 'torch.nn.modules.normalization.LayerNorm'>
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if not inplace:
+        model = copy.deepcopy(model)
+    for module in model.modules():
+        if type(module) in _TORCH_CLASSES:
+            module.__class__ = _TORCH_CLASSES[type(module)]
+            for name in ("_behind", "_unfused"):
+                module.__dict__.pop(name, None)
+    return model

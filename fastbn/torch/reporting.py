@@ -1,0 +1,68 @@
+"""What became of a model's norms."""
+
+from typing import Any
+
+from torch import nn
+
+from fastbn.torch import conversion, layers, sync
+
+__all__ = ["report"]
+
+_FOOT = (
+    "gradients of gradients: by torch's operations, float32 in float64",
+    "torch's own kernels: at no size, for their error grows with mean / standard deviation and fastbn's does not",
+)
+
+
+def report(model: nn.Module) -> str:
+    """Say what became of every norm of a model, a row each.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What `convert` returned, or any module.
+
+    Returns
+    -------
+    text : str
+        Name, class, and what it was fused with, or why it was not converted.
+
+    Examples
+    --------
+    >>> import torch, fastbn.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU())
+    >>> print(fastbn.torch.report(fastbn.torch.convert(model)))  # doctest: +ELLIPSIS
+    name  class        norm
+    1     BatchNorm1d  on fastbn, fused with relu
+    ...
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    rows = [("name", "class", "norm")]
+    for name, module in model.named_modules():
+        state = _state(module)
+        if state is not None:
+            rows.append((name or "(the model)", type(module).__name__, state))
+    if len(rows) == 1:
+        return f"{type(model).__name__} has no norms"
+    widths = [max(len(row[k]) for row in rows) for k in range(2)]
+    lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
+    return "\n".join((*lines, "", *_FOOT))
+
+
+def _state(module: Any) -> str | None:
+    """What one module became; None if it is no norm."""
+    if isinstance(module, sync.SyncBatchNorm):
+        return "on fastbn, over all processes"
+    if isinstance(module, layers.Fusable):
+        if module._behind is not None:
+            return f"on fastbn, fused with {module._behind.text}"
+        reason = module.__dict__.get("_unfused")
+        return "on fastbn" + (f"; {reason}" if reason else "")
+    if type(module) in conversion.CLASSES:
+        return "torch's own: not converted, or skipped"
+    if isinstance(module, nn.SyncBatchNorm):
+        return "torch's own: see fastbn.torch.convert_sync_batchnorm"
+    if isinstance(module, (*conversion.CLASSES, *conversion.NORMS)):
+        return f"torch's own: {type(module).__name__} is a subclass, which may compute something else"
+    return None
