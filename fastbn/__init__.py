@@ -170,6 +170,7 @@ _DOORS = (
     "monitor",
     "onnx",
     "thinc",
+    "torch",
     "reference",
 )  # fmt: skip
 
@@ -180,6 +181,7 @@ if TYPE_CHECKING:
     from fastbn import onnx as onnx
     from fastbn import reference as reference
     from fastbn import thinc as thinc
+    from fastbn import torch as torch
 
 
 def __dir__() -> list[str]:

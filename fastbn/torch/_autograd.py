@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from fastbn.functional import update_running
+from fastbn import _running
 from fastbn.torch import _formulas
 from fastbn.torch._plans import Array, Plan, vector
 
@@ -46,25 +46,30 @@ def _given(plan: Plan, running: Running) -> tuple[Array, Array]:
 
 def _update(plan: Plan, running: Running, mean: Array, var: Array) -> None:
     """As torch does it: in place, without a step of the version counter."""
-    running_mean, running_var, momentum = running
-    n = plan.per_group
-    unbiased = var * (n / (n - 1))
+    factor = plan.per_group / (plan.per_group - 1)
     if plan.kind == "instance":
-        mean, unbiased = (v.reshape(-1, plan.request.number).mean(0) for v in (mean, unbiased))
-    take_in(running_mean, mean, momentum)
-    take_in(running_var, unbiased, momentum)
+        mean, var = (v.reshape(-1, plan.request.number).mean(0) for v in (mean, var))
+    take_in(running, mean, var, factor)
 
 
-def take_in(running: Tensor | None, batch: Array, momentum: float) -> None:
-    """running <- (1 - momentum) running + momentum batch, in float64 and in place."""
-    if running is None:
-        return
-    if running.dtype is torch.float32 or running.dtype is torch.float64:
-        update_running(running.detach().numpy(), batch, momentum)
-        return
-    values = running.detach().double().numpy()
-    update_running(values, batch, momentum)
-    running.data.copy_(torch.from_numpy(values))
+def take_in(running: Running, mean: Array, var: Array, factor: float) -> None:
+    """running <- (1 - momentum) running + momentum batch, in float64 and in place; var * factor: unbiased."""
+    running_mean, running_var, momentum = running
+    arrays = [None if t is None else _array_of(t) for t in (running_mean, running_var)]
+    _running.update((arrays[0], arrays[1], None), mean, var, factor, momentum)
+    for tensor, array in zip((running_mean, running_var), arrays, strict=True):
+        if tensor is not None and array is not None and tensor.dtype not in _KNOWN:
+            tensor.data.copy_(torch.from_numpy(array))
+
+
+def _array_of(tensor: Tensor) -> Array:
+    """A running statistic as an array, over its own memory where NumPy has its dtype; else in float64."""
+    tensor = tensor.detach()
+    values: Array = (tensor if tensor.dtype in _KNOWN else tensor.double()).numpy()
+    return values
+
+
+_KNOWN = (torch.float32, torch.float64)
 
 
 class _Norm(Function):

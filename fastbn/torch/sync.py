@@ -121,9 +121,7 @@ class _SyncedNorm(Function):
             shift, s, q = own[1:].numpy().reshape(3, channels)
             _launch.sums(plan.view, plan.flat(plan.read(x)), shift, s, q)
         total, mean, var = _merged_statistics(_gathered(own, group), channels)
-        running_mean, running_var, share = running
-        take_in(running_mean, mean, share)
-        take_in(running_var, var * (total / (total - 1)), share)
+        take_in(running, mean, var, total / (total - 1))
         ctx.save_for_backward(x, weight)
         ctx.plan, ctx.group, ctx.merged, ctx.eps = plan, group, (total, mean, var), eps
         ctx.dtypes = tuple(None if t is None else t.dtype for t in (weight, bias))
