@@ -285,19 +285,19 @@ def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
         _no_overlap(mean, "running_mean", var)
 
 
-def gradient(dy: Any, x: Any) -> tuple[Array, Array]:
-    """dy and x, of one shape and dtype."""
-    x = array(x, "x")
-    return like(dy, "dy", x), x
+def gradient(dy: Any, x: Any, name: str = "x") -> tuple[Array, Array]:
+    """dy and x, of one shape and dtype; name: what the caller calls x."""
+    x = array(x, name)
+    return like(dy, "dy", x, name), x
 
 
-def like(value: Any, name: str, x: Array) -> Array:
-    """An array of the shape and dtype of x."""
+def like(value: Any, name: str, x: Array, of: str = "x") -> Array:
+    """An array of the shape and dtype of x, which the caller calls `of`."""
     a = array(value, name)
     if a.shape != x.shape:
-        raise ValueError(f"{name} has shape {a.shape}; expected {x.shape}, the shape of x")
+        raise ValueError(f"{name} has shape {a.shape}; expected {x.shape}, the shape of {of}")
     if a.dtype != x.dtype:
-        raise TypeError(f"{name} has dtype {a.dtype}; expected {x.dtype}, the dtype of x")
+        raise TypeError(f"{name} has dtype {a.dtype}; expected {x.dtype}, the dtype of {of}")
     return a
 
 

@@ -9,6 +9,8 @@ from math import erf, exp, pi, sqrt
 
 import numpy as np
 
+from fastbn import _checks
+
 __all__ = [
     "add_layer_norm",
     "add_layer_norm_backward",
@@ -51,12 +53,12 @@ __all__ = [
 
 
 def _float64(x):
-    return None if x is None else np.asarray(x).astype(np.float64)
+    return None if x is None else _checks.ndarray(x, "argument").astype(np.float64)
 
 
 def _default_rms_eps(x):
     """torch's default: the machine epsilon of the type computed in (float32 for half precision)."""
-    return float(np.finfo(np.float64 if np.asarray(x).dtype == np.float64 else np.float32).eps)
+    return float(np.finfo(np.float64 if _checks.ndarray(x, "x").dtype == np.float64 else np.float32).eps)
 
 
 def _shape_tuple(normalized_shape):
@@ -146,7 +148,7 @@ def _before(dy, h, weight, bias, activation, residual, where):
 
 
 def _mask(where):
-    return True if where is None else np.asarray(where)
+    return True if where is None else _checks.ndarray(where, "where")
 
 
 def _sums(dy, h, axes, shape=None):
@@ -298,7 +300,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, activation=None, where=None):
 
 def _added(x, residual):
     """The sum in x's dtype, which is what is normalized."""
-    x = np.asarray(x)
+    x = _checks.ndarray(x, "x")
     return (_float64(x) + _float64(residual)).astype(x.dtype)
 
 

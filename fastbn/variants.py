@@ -710,7 +710,7 @@ def weight_standardization_backward(
     >>> dgain.round(3)
     array([ 1., -1.])
     """
-    given, (dy, w) = (weight, dy), _checks.gradient(dy, weight)
+    given, (dy, w) = (weight, dy), _checks.gradient(dy, weight, "weight")
     scale, factor = _gain(w, gain, gamma)
     _checks.out(out, (w, dy, *given), gain, mean, rstd)
     dweight, dscale, _ = F.batch_norm_backward(dy, w, mean, rstd, scale, axis=0, out=out)

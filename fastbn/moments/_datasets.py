@@ -145,7 +145,7 @@ def _parts(arrays: Iterable[Any], where: Any, single: bool) -> Iterator[tuple[An
 def _with_masks(arrays: Iterable[Any], where: Any, single: bool) -> Iterator[tuple[Any, Any]]:
     alone = where is None or callable(where) or hasattr(where, "shape") or isinstance(where, bool)
     if alone or (single and not isinstance(where, Iterator)):
-        one = where if where is None or callable(where) or hasattr(where, "shape") else np.asarray(where)
+        one = where if where is None or callable(where) or hasattr(where, "shape") else _checks.ndarray(where, "where")
         return ((array, one) for array in arrays)
     if not isinstance(where, Iterable):
         raise TypeError(
@@ -160,7 +160,7 @@ def _in_step(arrays: Iterable[Any], where: Iterable[Any]) -> Iterator[tuple[Any,
         mask = next(masks, end)
         if mask is end:
             raise ValueError("where has fewer arrays than data; expected one for each")
-        yield array, mask if hasattr(mask, "shape") else np.asarray(mask)
+        yield array, mask if hasattr(mask, "shape") else _checks.ndarray(mask, "where")
     if next(masks, end) is not end:
         raise ValueError("where has more arrays than data; expected one for each")
 
