@@ -93,6 +93,8 @@ def layer_of(norm: Norm, values: dict[str, Array], name: str) -> Layer:
             "of at least 0 (a framework that takes E[x^2] - E[x]^2 leaves such where the mean is large: train anew)"
         )
     layer = _new(norm, {role: value for role, value in values.items() if role != "num_batches_tracked"})
+    if norm.kind == "scale":  # the statistics are in the scale and the shift
+        values = {"running_mean": np.zeros(norm.shape), "running_var": np.ones(norm.shape), **values}
     return filled(layer, values, name)
 
 

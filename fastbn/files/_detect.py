@@ -120,7 +120,10 @@ def _is_darknet(source: Source, start: bytes) -> bool:
 
 
 def _is_cfg(source: Source, start: bytes) -> bool:
-    return start.lstrip()[:5] in (b"[net]", b"[netw")
+    if any(byte > 127 or (byte < 32 and byte not in b"\t\r\n") for byte in start):
+        return False
+    lines = [line.strip() for line in source.read(0, min(source.size, 1 << 14)).splitlines()]
+    return next((line for line in lines if line and line[:1] not in b"#;"), b"")[:4] == b"[net"
 
 
 def _is_xml(source: Source, start: bytes) -> bool:

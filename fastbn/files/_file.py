@@ -276,7 +276,7 @@ def _back(name: str, place: Norm | Unknown, state: Mapping[str, ArrayLike], cont
     for role, given in state.items():
         value, key = np.asarray(given), place.arrays.get(role)
         if key is None or (fixed and role == "weight"):
-            usual = {"weight": 1, "bias": 0}.get(role)
+            usual = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.get(role)
             if usual is not None and (value != usual).any():
                 raise ValueError(f"the {role} of {name} is not {usual} any more, and the file has no array for it")
             continue

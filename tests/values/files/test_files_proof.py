@@ -202,3 +202,81 @@ def test_keras_folds_depthwise_and_nested(name):
     inner = [value for key, value in folded.items() if ("inner_dense" in key or "sequential/layers/dense" in key)]
     kernel, bias = sorted(inner, key=lambda value: -value.ndim)
     np.testing.assert_allclose(seen["bn4.y"].mean((1, 2)) @ kernel + bias, seen["inner_bn.y"], atol=1e-5)
+
+
+def test_mxnet_counts_gamma_as_the_symbol_says():
+    assert check("mxnet-0000.params", "mxnet.outputs.npz", {"fixed": "fixed", "free": "free"}) == "mxnet"
+    check("mxnet_gluon.params", "mxnet.outputs.npz", {"0": "gluon"})
+    with files.read(DATA / "mxnet_alone.params") as file:
+        assert file.layers() == {}
+        assert all("fix_gamma" in why for why in file.unknown.values())
+        layers = file.layers(kinds={"free": lambda shape: fastbn.BatchNorm(*shape, 2e-3)})
+        seen = np.load(DATA / "mxnet.outputs.npz")
+        assert_same(layers["free"], seen["x"], seen["free"])
+
+
+def test_chainer():
+    of = {"bn": "bn", "layer": "layer"}
+    assert check("chainer.npz", "chainer.outputs.npz", of, kinds={"layer": fastbn.LayerNorm}) == "chainer"
+
+
+@pytest.mark.parametrize("name", ["paddle.pdparams", "paddle_2.pdparams"])
+def test_paddle(name):
+    of = {"bn": "bn", "bn1": "bn1", "layer": "layer"}
+    assert check(name, "paddle.outputs.npz", of, kinds={"layer": fastbn.LayerNorm}) == "paddle"
+    seen = np.load(DATA / "paddle.outputs.npz")
+    with files.read(DATA / name) as file:
+        folded = file.fold({"bn": {"weight": "conv.weight"}, "bn1": {"weight": "linear.weight"}})
+    y = np.einsum("nchw,oc->nohw", seen["image"], folded["conv.weight"][:, :, 0, 0])
+    np.testing.assert_allclose(y + folded["conv.bias"][:, None, None], seen["bn.y"], atol=1e-5)
+    y = seen["rows"] @ folded["linear.weight"] + folded["linear.bias"]  # (in, out)
+    np.testing.assert_allclose(y, seen["bn1.y"], atol=1e-5)
+
+
+def test_mindspore():
+    kinds = {"layer": lambda shape: fastbn.LayerNorm(shape, 1e-7)}
+    of = {"bn": "bn", "layer": "layer"}
+    assert check("mindspore.ckpt", "mindspore.outputs.npz", of, kinds=kinds) == "mindspore"
+
+
+def test_gguf():
+    of = {"blk.0.attn_norm": "attn", "output_norm": "output"}
+    assert check("gguf_rms.gguf", "gguf.outputs.npz", of) == "gguf"
+    check("gguf_layer.gguf", "gguf.outputs.npz", {"blk.0.attn_norm": "layer"})
+    with files.read(DATA / "gguf_rms.gguf") as file, pytest.raises(ValueError, match="quantized"):
+        file.arrays["blk.0.attn_k.weight"]
+
+
+def test_openvino():
+    """The shift of the last batch norm has taken in the bias of the map before it."""
+    seen = np.load(DATA / "onnx_17.outputs.npz")
+    names = {
+        "/before/BatchNormalization": "before",
+        "/group/Add": "group",
+        "/instance/InstanceNormalization": "instance",
+        "/layer/LayerNormalization": "layer",
+    }
+    for name, most in (("openvino.xml", None), ("openvino_half.xml", 1e-3)):  # its weights are float16
+        with files.read(DATA / name) as file:
+            assert file.format == "openvino"
+            layers = file.layers()
+            assert layers.keys() == {*names, "66"}
+            for key, told in names.items():
+                x, y = seen[f"{told}.x"], seen[f"{told}.y"]
+                if most is None:
+                    assert_same(layers[key], x, y)
+                assert np.abs(layers[key](x) - y).max() <= (most or 1e-4) * np.abs(y).max()
+    check("openvino_kept.xml", "openvino_kept.outputs.npz", {"bn": "bn"})
+
+
+@pytest.mark.parametrize("name", ["darknet.weights", "darknet.cfg"])
+def test_darknet(name):
+    assert check(name, "darknet.outputs.npz", {"0.convolutional": "bn"}) == "darknet"
+    seen = np.load(DATA / "darknet.outputs.npz")
+    with files.read(DATA / name) as file:
+        folded = file.fold()
+        padded = np.pad(seen["image"], ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows_of = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    y = np.einsum("nchwij,ocij->nohw", windows_of, folded["0.convolutional.weights"])
+    y = y + folded["0.convolutional.bias"][:, None, None]
+    np.testing.assert_allclose(y, seen["bn.y"], atol=1e-5)
