@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections import OrderedDict
 
 import ml_dtypes
@@ -290,6 +291,12 @@ def test_a_dtype_that_nothing_is_computed_in_is_refused_at_construction(dtype):
     for make in (layers.LayerNorm, layers.BatchNorm2d, layers.GlobalResponseNorm):
         with pytest.raises(TypeError, match=r"dtype is .*; expected float16, bfloat16 \(of ml_dtypes\), float32 or"):
             make(3, dtype=dtype)
+
+
+def test_bfloat16_without_ml_dtypes_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)  # as where it is not installed
+    with pytest.raises(ImportError, match=r'pip install "fastbn\[half\]"'):
+        layers.LayerNorm(3, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4, 5, 6])
