@@ -114,7 +114,8 @@ def ask_for_pairs(norms: Mapping[str, Norm], shapes: Mapping[str, tuple[int, ...
         "\n  ".join(
             [
                 "a state tells no graph, so what stands between a norm and a weight cannot be read from it; expected "
-                "pairs={norm: dict(weight=name)}. Norms and weights of the same width:",
+                "pairs={norm: dict(weight=name)}, or --pair NORM=WEIGHT of the command. Norms and weights of the "
+                "same width:",
                 *lines[:_LISTED],
                 *more,
             ]

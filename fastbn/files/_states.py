@@ -104,6 +104,6 @@ def bare(module: str, arrays: dict[str, str], entries: dict[str, Entry]) -> Unkn
         if 0 in shape or (bias in arrays and not both) or not (len(shape) == 1 or (both and shape)):
             continue
         found = {"weight": arrays[weight]} | ({"bias": arrays[bias]} if both else {})
-        what = f"{weight} and {bias}" if both else f"a bare {weight} of {len(shape)} axis"
+        what = f"{weight} and {bias}" if both else f"a bare {weight} of one axis"
         return Unknown(_WHY_BARE.format(what), found, shape)
     return None

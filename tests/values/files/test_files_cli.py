@@ -1,0 +1,137 @@
+"""fastbn inspect and fastbn fold."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastbn import cli, files
+
+DATA = Path(__file__).parent / "data"
+
+
+def health(tmp_path, capsys, **changes):
+    state = {
+        "bn.weight": np.full(4, 2.0, np.float32),
+        "bn.bias": np.ones(4, np.float32),
+        "bn.running_mean": np.full(4, 0.5, np.float32),
+        "bn.running_var": np.full(4, 2.0, np.float32),
+        "bn.num_batches_tracked": np.array(3, np.int64),
+    }
+    state |= {f"bn.{name}": np.asarray(value) for name, value in changes.items()}
+    files.write(tmp_path / "s.safetensors", state)
+    assert cli.main(["inspect", str(tmp_path / "s.safetensors"), "--json"]) == 0
+    (norm,) = json.loads(capsys.readouterr().out)["norms"]
+    assert cli.main(["inspect", str(tmp_path / "s.safetensors")]) == 0
+    table = capsys.readouterr().out
+    assert all(found["finding"] in table and found["text"] in table for found in norm["health"])
+    return {found["finding"]: found["where"] for found in norm["health"]}
+
+
+def f4(*values):
+    return np.array(values, np.float32)
+
+
+def test_a_norm_in_good_health_has_no_finding(tmp_path, capsys):
+    assert health(tmp_path, capsys) == {}
+
+
+@pytest.mark.parametrize(
+    ("finding", "where", "changes"),
+    [
+        (
+            "untrained",
+            "",
+            {"running_mean": f4(0, 0, 0, 0), "running_var": f4(1, 1, 1, 1), "num_batches_tracked": np.int64(0)},
+        ),
+        ("dead", "1 of 4", {"running_var": f4(1, 1, 1e-12, 1)}),
+        ("dead", "2 of 4", {"weight": f4(1, 0, 0, 1)}),
+        ("negative", "1 of 4", {"running_var": f4(1, -654, 1, 1)}),
+        ("not finite", "2 of 4", {"running_mean": f4(1, np.nan, 1, np.inf)}),
+        ("eps decides", "1 of 4", {"running_var": f4(1, 1e-6, 1, 1)}),
+        ("half", "float16, up to 0.31 off", {"running_mean": np.full(4, 101.5, np.float16)}),
+        ("float16", "1 of 4", {"weight": f4(1, 1e5, 1, 1)}),
+        ("float16", "1 of 4", {"bias": f4(1, 1e-9, 1, 1)}),
+        ("large mean", "1 of 4", {"running_mean": f4(1, 1e4, 1, 1)}),
+    ],
+)
+def test_each_finding(tmp_path, capsys, finding, where, changes):
+    assert health(tmp_path, capsys, **changes)[finding] == where
+
+
+def test_a_picture_is_drawn(tmp_path, capsys):
+    assert cli.main(["inspect", str(DATA / "torch.pt"), "--png", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "1e-05 (assumed)" in capsys.readouterr().out
+
+
+def test_names_do_not_command_the_terminal(tmp_path, capsys):
+    files.write(tmp_path / "s.safetensors", {"\x1b[2J\u202e[red]\n.weight": np.ones(3)})
+    assert cli.main(["inspect", str(tmp_path / "s.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[2J\\u202e[red]\\n:" in out
+    assert all(c.isprintable() or c == "\n" for c in out)
+
+
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "s").write_bytes(b"\xff\xd8 a picture")
+    assert cli.main(["inspect", str(tmp_path / "s")]) == 2
+    assert "none of the formats" in capsys.readouterr().err
+    assert cli.main(["inspect", str(tmp_path / "none")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_fold_of_a_state_by_pairs(tmp_path, capsys):
+    pairs = ["bn=conv.weight", "bn2=down.weight,groups=2", "bn3=up.weight,transposed,groups=2"]
+    command = ["fold", str(DATA / "torch.pt"), "-o", str(tmp_path / "o.safetensors")]
+    assert cli.main([*command, *(part for pair in pairs for part in ("--pair", pair))]) == 0
+    told = {
+        "bn": {"weight": "conv.weight"},
+        "bn2": {"weight": "down.weight", "groups": 2},
+        "bn3": {"weight": "up.weight", "transposed": True, "groups": 2},
+    }
+    with files.read(DATA / "torch.pt") as file, files.read(tmp_path / "o.safetensors") as folded:
+        expected = file.fold(told)
+        assert {name: value.tobytes() for name, value in folded.arrays.items()} == {
+            name: value.tobytes() for name, value in expected.items()
+        }
+        assert not [name for name in folded.arrays if name.startswith("bn")]
+
+
+def test_fold_of_onnx_is_onnx(tmp_path, capsys):
+    assert cli.main(["fold", str(DATA / "onnx_17.onnx"), "-o", str(tmp_path / "o.onnx")]) == 0
+    assert "3 of 3 batch norms folded" in capsys.readouterr().out
+    with files.read(tmp_path / "o.onnx") as file:
+        assert sorted(file.layers()) == [
+            "/group/InstanceNormalization", "/instance/InstanceNormalization", "/layer/LayerNormalization",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.safetensors"], "--pair NORM=WEIGHT"),
+        (["-o", "x.npz", "--pair", "bn"], "expected NORM=WEIGHT"),
+        (["-o", "x.npz", "--pair", "bn=a", "--pair", "bn=b"], "same norm"),
+        (["-o", "x.npz", "--pair", "other=conv.weight"], "no batch norm of the file"),
+        (["-o", "x.npz", "--pair", "bn=other"], "no array of the file"),
+        (["-o", "x.npz", "--pair", "bn=down.weight"], "8 channels"),
+        (["-o", "x.pt", "--pair", "bn=conv.weight"], "expected .safetensors or .npz"),
+    ],
+)
+def test_what_fold_refuses(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fold", str(DATA / "torch.pt"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_fold_does_not_overwrite_the_file_itself(tmp_path, capsys):
+    path = tmp_path / "s.npz"
+    files.write(path, {"a": np.ones(3)})
+    os.link(path, tmp_path / "same.npz")
+    for out in (path, tmp_path / "same.npz"):
+        assert cli.main(["fold", str(path), "-o", str(out), "--pair", "a=b"]) == 2
+        assert "the file itself" in capsys.readouterr().err
