@@ -218,12 +218,17 @@ def groups_of(rstd: Any, channels: int) -> int:
     return int(shape[1])
 
 
-def normalized_shape(value: Any, x: Array) -> Shape:
-    """The trailing shape as a tuple; x ends in it."""
+def lengths(value: Any) -> int | Shape:
+    """A normalized shape, made of int alone: as a key, 5.0 would pass for 5."""
     try:
-        shape = tuple(integer(v, "normalized_shape") for v in value)
+        return tuple(integer(v, "normalized_shape") for v in value)
     except TypeError:
-        shape = (integer(value, "normalized_shape"),)
+        return integer(value, "normalized_shape")
+
+
+def normalized_shape(value: int | Shape, x: Array) -> Shape:
+    """The trailing shape as a tuple; x ends in it."""
+    shape = value if isinstance(value, tuple) else (value,)
     if not shape:
         raise ValueError("normalized_shape is empty; expected the lengths of the trailing axes to normalize over")
     if x.shape[x.ndim - len(shape) :] != shape or len(shape) > x.ndim:
@@ -240,7 +245,7 @@ def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) 
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
         raise ValueError(f"{name} has shape {v.shape}; expected {shape}")
-    return v if dtype is None else np.ascontiguousarray(cast(v, dtype))
+    return v if dtype is None else np.asarray(cast(v, dtype), order="C")
 
 
 def given(value: Any, name: str, shape: Shape) -> Array:
@@ -253,7 +258,7 @@ def given(value: Any, name: str, shape: Shape) -> Array:
 def statistic(value: Any, name: str, shape: Shape) -> Array:
     """A statistic that a call cannot do without, in float32 where it is, else in float64."""
     if type(value) is np.ndarray and value.dtype == np.float32 and value.shape == shape:
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")
     return given(value, name, shape)
 
 
@@ -325,7 +330,16 @@ def where(value: Any, x: Array) -> Array | None:
     own = (1,) * (x.ndim - mask.ndim) + mask.shape
     if len(own) > x.ndim or any(n not in (1, full) for n, full in zip(own, x.shape, strict=True)):
         raise ValueError(f"where has shape {mask.shape}; expected one that broadcasts to {x.shape}, the shape of x")
-    return mask.reshape(own)
+    return mask if mask.shape == own else mask.reshape(own)
+
+
+def extras(x: Array, function: Any, mask: Any, residual: Any) -> tuple[Any, Array | None, Array | None]:
+    """The arguments activation, where and residual."""
+    if function is None and mask is None and residual is None:
+        return None, None, None
+    mask = where(mask, x)
+    added = None if residual is None else like(residual, "residual", x)
+    return activation(function), mask, added
 
 
 class Also(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _calls
 from fastbn._quiet import quiet, quietly
+from fastbn.engine import arrays, forward
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ def from_sums(n: Array, shift: Array, s: Array, q: Array) -> Sums:
 
 
 @quietly
-def of_groups(x: Array, view_of: _calls.ViewOf, *args: Any) -> Sums:
+def of_groups(x: Array, view_of: arrays.ViewOf, *args: Any) -> Sums:
     """Of the view's groups of x, which is not empty."""
-    shift, s, q = _calls.sums(x, view_of, args)
+    shift, s, q = forward.sums(x, view_of, args)
     return from_sums(np.full(shift.shape, x.size / shift.size), shift, s, q)

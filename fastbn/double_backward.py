@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _calls, _checks, _launch, _views
+from fastbn import _checks, _runtime, _views
 from fastbn._quiet import quietly
+from fastbn.engine import arrays, numbers
+from fastbn.engine.operands import computed_in
 from fastbn.kernels import columns, double, runs
 
 __all__ = [
@@ -370,27 +372,36 @@ def _differentiate(
     x: Array,
     mean: Array | None,
     rstd: Array,
-    view_of: _calls.ViewOf,
+    view_of: arrays.ViewOf,
     args: tuple[Any, ...],
     affine: _Affine,
     shape: tuple[int, ...],
     through_statistics: bool = True,
 ) -> tuple[Array, Array, Array]:
     """The gradients for dy, x and weight of checked arguments; v is that for dx; mean: None for RMS norm."""
-    x, order, view = _calls.seen(x, view_of, *args)
-    v, dy = _calls.in_order(v, order), _calls.in_order(dy, order)
-    ddy, gx = _calls.target(x, order, None), _calls.target(x, order, None)
+    x, order, view = arrays.view_of_memory(x, view_of, *args)
+    v, dy = arrays.in_order(v, order), arrays.in_order(dy, order)
+    ddy, gx = arrays.target(x, order), arrays.target(x, order)
     compute = _checks.COMPUTED_IN[x.dtype]
     gweight = np.zeros(view.weights)
     if x.size:
-        flat = [_calls.flattened(a, order) for a in (v, dy, x, ddy, gx)]
-        w, a, b = (None if p is None else _calls.flat_weights(np.ascontiguousarray(p, compute), view) for p in affine)
-        m = None if mean is None else _calls.flat_statistics(mean, view)
-        r = _calls.flat_statistics(rstd, view)
+        flat = [arrays.flattened(a, order) for a in (v, dy, x, ddy, gx)]
+        w, a, b = (_flat_weights(p, compute, view) for p in affine)
+        m = None if mean is None else arrays.flattened(arrays.flat_statistics(mean, view))
+        r = arrays.flattened(arrays.flat_statistics(rstd, view))
         run = _columns_double_backward if view.columns else _runs_double_backward
         with np.errstate(all="ignore"):  # an infinite or huge element spoils its own group, which says enough
-            _launch.with_threads(run, view, flat[2], flat, (w, a, b), m, r, through_statistics, gweight)
-    return ddy, gx, _calls.shaped_gradient(gweight.astype(compute), view, affine[0], shape)
+            kind = run, view, x.dtype
+            _runtime.with_team(kind, x.nbytes, run, view, flat, (w, a, b), m, r, through_statistics, gweight)
+    return ddy, gx, arrays.shaped_gradient(gweight.astype(compute), view, affine[0], shape)
+
+
+def _flat_weights(w: Array | None, compute: np.dtype[Any], view: _views.View) -> Array | None:
+    """A parameter as the kernels take it."""
+    if w is None:
+        return None
+    flat: Any = arrays.flat_weights(np.ascontiguousarray(w, compute), view)
+    return arrays.flattened(flat)
 
 
 # (g, x, weights of g, mean, rstd) -> the sums of g and of g h over the parts of each group: (groups, parts) both
@@ -476,7 +487,7 @@ def _runs_double_backward(
     by_element = view.affine == "element"
     of_elements, of_parts = (affine, _NONE) if by_element else (_NONE, affine)
     per_part = runs.pieces(count, length)
-    compute = _launch.computed_in(flat[2])
+    compute = computed_in(flat[2].dtype)
     kernel_affine = _each(of_elements, weights, compute) if by_element else _NONE
     round_trip = weights // length if by_element else 1  # groups until the weights begin anew
     at_once = round_trip * max(1, _SLAB // (count * parts * length * round_trip))
@@ -530,8 +541,8 @@ def _columns_double_backward(
     rows, width, fold, span, repeat, _, _, _ = shape
     by_row = view.affine == "row"
     of_rows, of_parts = (affine, _NONE) if by_row else (_NONE, affine)
-    pieces, _, folded = _launch.extent(view)
-    like = np.empty(0, _launch.computed_in(flat[2]))
+    pieces, _, folded = numbers.extent(view)
+    like = np.empty(0, computed_in(flat[2].dtype))
     kernel_affine = _each(of_rows, rows, like.dtype) if by_row else _NONE
     groups, parts = width // span, span // repeat  # of a block
     at_once = max(1, _SLAB // (rows * width))

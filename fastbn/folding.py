@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _calls, _checks
+from fastbn import _checks
 from fastbn._quiet import quietly
+from fastbn.functional import rstd_of
 
 __all__ = ["fold"]
 
@@ -146,5 +147,5 @@ def _scale_and_shift(bn: Any, channels: int, before: bool) -> tuple[Array, Array
     eps = _checks.eps(eps)
     if not (var + eps > 0).all():
         raise ValueError(f"running_var + eps is {np.min(var + eps)} in a channel; expected positive numbers")
-    a = _calls.rstd(var, eps) * (1.0 if weight is None else weight)
+    a = rstd_of(var, eps) * (1.0 if weight is None else weight)
     return a, (0.0 if bias is None else bias) - mean * a

@@ -44,13 +44,17 @@ References
    Recommendations", The American Statistician 37(3), 1983, pp. 242-247.
 """
 
+from functools import partial
+from math import inf
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _calls, _checks, _launch, _running, _views
-from fastbn._quiet import quietly
+from fastbn import _checks, _running, _views
+from fastbn._quiet import cast, quietly
+from fastbn.engine import backward, forward, plans
+from fastbn.engine.by_runs import take_roots
 from fastbn.kernels.activations import LeakyRelu
 
 __all__ = [
@@ -87,6 +91,13 @@ def _affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[A
     """weight and bias in the type that x is computed in."""
     compute = _checks.COMPUTED_IN[x.dtype]
     return _checks.vector(weight, "weight", shape, compute), _checks.vector(bias, "bias", shape, compute)
+
+
+def rstd_of(var: Array, eps: float) -> Array:
+    """1/sqrt(var + eps)."""
+    values = cast(np.array(var), np.float64)
+    take_roots(values, eps)
+    return values
 
 
 # Batch norm -----------------------------------------------------------------------------------------------------------
@@ -181,27 +192,19 @@ def batch_norm(
     array([[0.76, 1.75],
            [2.67, 6.12]])
     """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
     if training is not False and _checks.flag(training, "training"):
-        running, more = (running_mean, running_var, None), (activation, residual, where)
-        return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *more, wanted=False)[0]
-    key, again, plain = None, None, activation is residual is where is None
-    if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        key, again = _calls.recall(("batch", axis, eps, momentum), (x, running_mean, running_var, weight, bias), out)
-    if again is not None:
-        return again(x, weight, bias, running_mean, running_var, out)
-    given, x = x, _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
-    shape = (x.shape[channel],)
-    w, b = _affine(weight, bias, shape, x)
-    _checks.real(momentum, "momentum")
-    eps = _checks.eps(eps)
-    mean = _checks.statistic(running_mean, "running_mean", shape)
-    var = _checks.statistic(running_var, "running_var", shape)
-    also = _checks.also(x, activation, where, residual, (channel,))
-    _checks.out(out, (x, given), running_mean, running_var, weight, bias, residual, where)
-    key = _calls.unchanged(key, (x, w, b, mean, var), (given, weight, bias, running_mean, running_var))
-    return _calls.apply(x, channel, w, b, eps, mean, var, out, key, also)
+        others: Any = None if residual is where is out is None else (residual, where, out)
+        if running_mean is running_var is None:
+            _checks.real(momentum, "momentum")
+            return plans.call(_BATCH, (axis, eps, activation), x, weight, bias, others)
+        given = (x, weight, bias), (running_mean, running_var, None), others
+        return _train(_BATCH_TRAINING, (axis, eps, activation), *given, momentum, wanted=False)[0]
+    others = running_mean, running_var
+    if not (residual is where is out is None):
+        others = running_mean, running_var, residual, where, out
+    return plans.call(EVALUATION, (axis, eps, momentum, activation), x, weight, bias, others)
 
 
 def batch_norm_forward(
@@ -247,8 +250,8 @@ def batch_norm_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    running, more = (running_mean, running_var, None), (activation, residual, where)
-    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *more)
+    running, extras = (running_mean, running_var, None), (activation, residual, where)
+    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *extras)
 
 
 def batch_norm_with_running(
@@ -263,49 +266,15 @@ def batch_norm_with_running(
     activation: Any = None,
     residual: Any = None,
     where: Any = None,
-    wanted: bool = True,
 ) -> tuple[Array, Array, Array]:
-    """Batch normalization by the statistics of x; running: with the counter of batches, all updated as one.
-
-    wanted: whether mean and rstd are.
-    """
-    running_mean, running_var, _ = running
-    key, again, plain = None, None, activation is residual is where is None
-    alone = running_mean is None and running_var is None
-    keep = (_calls.RSTD if wanted else _calls.ONLY_Y) if alone else _calls.VARIANCE
-    if plain and type(axis) is int and type(eps) is float and type(momentum) is float:
-        updated, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
-        key, again = _calls.recall(("batch forward", axis, eps, momentum, keep), arrays, out, updated=updated)
-    if again is not None:
-        y, mean, spread = again(x, weight, bias, out)
-        if not alone:
-            n = x.size // mean.size
-            _running.update(running, mean, spread, n / (n - 1), momentum, eps if wanted else -1.0)
-        return y, mean, spread
-    given, x = x, _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
-    shape = (x.shape[channel],)
-    w, b = _affine(weight, bias, shape, x)
-    eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
-    _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
-    also = _checks.also(x, activation, where, residual, (channel,))
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
-    count: Any = x.size // x.shape[channel] if x.size else 0
-    if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    if count and also.counts is not None:
-        count = also.counts
-        if count.min() < 2:
-            few = int(count.argmin())
-            raise ValueError(
-                f"where leaves {int(count[few])} of the values of channel {few}; expected more than 1 when training"
-            )
-    key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
-    y, mean, spread = _calls.normalize(x, _views.batch_view, (channel,), w, b, eps, out, keep, key=key, also=also)
-    if x.size and not alone:
-        _running.update(running, mean, spread, count / (count - 1), momentum, eps if wanted else -1.0)
-    return y, mean, spread
+    """Batch normalization by the statistics of x; running: with the counter of batches, all updated as one."""
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    others = None if residual is where is out is None else (residual, where, out)
+    if running[0] is running[1] is None:
+        _checks.real(momentum, "momentum")
+        return plans.call(_BATCH_FORWARD, (axis, eps, activation), x, weight, bias, others)
+    return _train(_BATCH_TRAINING, (axis, eps, activation), (x, weight, bias), running, others, momentum)
 
 
 @overload
@@ -416,48 +385,172 @@ def batch_norm_backward(
     >>> dweight.round(3), dbias
     (array([2., 0.]), array([2., 2.]))
     """
-    key, again, plain = None, None, bias is activation is residual is where is y is None
-    if plain and training is True and type(axis) is int:
-        key, again = _calls.recall(("batch backward", axis), (dy, x, mean, rstd, weight), out, like=2)
-    if again is not None:
-        return again(dy, x, mean, rstd, weight, out)
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    if training is not True:
+        training = _checks.flag(training, "training")
+    others: Any = mean, weight
+    if not (bias is residual is where is out is None):
+        others = mean, weight, bias, residual, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return _from_y(_BATCH_BACKWARD, (axis, training, activation), dy, y, rstd, others)
+    return plans.call(_BATCH_BACKWARD, (axis, training, activation), dy, x, rstd, others)
+
+
+def _check_statistics_of_batch(
+    keep: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Statistics]:
+    axis, eps, activation = settings
+    x, weight, bias, *running, residual, where, out = operands
+    x = _checks.array(x, "x")
+    _checks.rank(x, 2)
+    channel = _checks.axis(axis, x)
+    shape = (x.shape[channel],)
+    w, b = _affine(weight, bias, shape, x)
+    eps = _checks.eps(eps, zero=False)
+    if running:
+        _checks.running(*running, shape)
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x,))
+    if x.size == shape[0] > 0:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    decided = forward.Statistics(
+        _views.batch_view, (channel,), eps, keep, True, activation, (channel,), 0, _accept_of_channels
+    )
+    return (x, w, b, *running, added, mask, out), decided
+
+
+def _accept_of_channels(counts: Array) -> None:
+    if counts.min() < 2:
+        few = int(counts.argmin())
+        raise ValueError(
+            f"where leaves {int(counts[few])} of the values of channel {few}; expected more than 1 when training"
+        )
+
+
+def _check_evaluation(settings: tuple[Any, ...], operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], forward.Given]:
+    axis, eps, momentum, activation = settings
+    x, weight, bias, running_mean, running_var, residual, where, out = operands
+    x = _checks.array(x, "x")
+    _checks.rank(x, 2)
+    channel = _checks.axis(axis, x)
+    shape = (x.shape[channel],)
+    w, b = _affine(weight, bias, shape, x)
+    _checks.real(momentum, "momentum")
+    eps = _checks.eps(eps)
+    mean = _checks.statistic(running_mean, "running_mean", shape)
+    var = _checks.statistic(running_var, "running_var", shape)
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x,))
+    return (x, w, b, mean, var, added, mask, out), forward.Given(channel, eps, activation, (channel,))
+
+
+def _check_batch_backward(
+    settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], backward.Gradients]:
+    axis, training, activation = settings
+    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
+    dy, x = _checks.gradient(dy, x)
     _checks.rank(x, 2)
     channel = _checks.axis(axis, x)
     shape = (x.shape[channel],)
     r = _checks.given(rstd, "rstd", shape)
     w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    also = _checks.also(x, activation, where, residual, (channel,))
-    through_statistics = _checks.flag(training, "training")
-    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
-    if y is None:
-        m = _checks.given(mean, "mean", shape)
-    else:
-        along = [-1 if a == channel else 1 for a in range(x.ndim)]
-        x, m = _undone(x, also, *_along(along, r, w, b)), np.zeros(shape)
-    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
-    args = _views.batch_view, (channel,), w, shape, out, through_statistics, also, b
-    return _calls.differentiate(dy, x, m, r, *args, key=key)
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x, dy))
+    m = _checks.given(mean, "mean", shape)
+    decided = backward.Gradients(_views.batch_view, (channel,), shape, True, training, activation, (channel,))
+    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 
-def _along(shape: list[int], *vectors: Array | None) -> Any:
-    return [None if v is None else v.reshape(shape) for v in vectors]
+def _train(
+    operation: plans.Operation,
+    settings: Any,
+    operands: Any,
+    running: Any,
+    others: Any,
+    momentum: Any,
+    wanted: bool = True,
+) -> tuple[Array, Array, Array]:
+    """y, mean and rstd (if wanted), which have gone into the running arrays; settings: eps is the last but one."""
+    if type(momentum) is not float or not -inf < momentum < inf:
+        momentum = _checks.real(momentum, "momentum")
+    x, weight, bias = operands
+    others = running[:2] if others is None else (*running[:2], *others)
+    y, mean, var, counts = plans.call(operation, settings, x, weight, bias, others)
+    eps = float(settings[-2]) if wanted else -1.0
+    if mean.ndim == 2:
+        if y.size:
+            _update_by_samples(running, mean, var, y.size // mean.size if counts is None else counts, momentum, eps)
+    elif y.size:
+        count: Any = y.size // mean.size if counts is None else counts
+        _running.update(running, mean, var, count / (count - 1), momentum, eps)
+    return y, mean, var
 
 
 @quietly
-def _undone(y: Array, also: _checks.Also, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
-    """x - mean, from y; the other arrays broadcast to it."""
-    if also.residual is not None:
+def _update_by_samples(
+    running: _running.Running, mean: Array, var: Array, count: Any, momentum: float, eps: float
+) -> None:
+    """Take the averages over the samples into running statistics; then put rstd in the place of var."""
+    unbiased = var * (count / (count - 1))
+    _running.update(running, mean.mean(0), unbiased.mean(0), 1.0, momentum)
+    if eps >= 0:
+        take_roots(var, eps)
+
+
+_FORWARD_OPERANDS = "x weight bias residual where out"
+_TRAINING_OPERANDS = "x weight bias running_mean running_var residual where out"
+_BACKWARD_OPERANDS = "dy x rstd mean weight bias residual where dsum out"
+
+_BATCH = plans.Operation(_FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.ONLY_Y), forward.plan)
+_BATCH_FORWARD = plans.Operation(_FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.RSTD), forward.plan)
+STATISTICS_OF_BATCH = plans.Operation(
+    _FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
+)
+_BATCH_TRAINING = plans.Operation(
+    _TRAINING_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
+)
+EVALUATION = plans.Operation(
+    _TRAINING_OPERANDS.replace("running_", ""), _check_evaluation, forward.plan_with_statistics
+)
+_BATCH_BACKWARD = plans.Operation(_BACKWARD_OPERANDS, _check_batch_backward, backward.plan, same=2)
+
+
+def _from_y(operation: plans.Operation, settings: Any, dy: Any, y: Any, rstd: Any, others: tuple[Any, ...]) -> Any:
+    """A backward that starts from y; the mean, first of the others, counts for nothing."""
+    operands = operation.all(dy, y, rstd, others)
+    checked, decided = operation.check(settings, (dy, y, rstd, rstd, *operands[4:]))
+    plans.check_apart(operation, operands)
+    dy, y, rstd, mean, weight, bias, residual, *rest = checked
+    if residual is not None:
         raise ValueError("a residual is given; expected none where backward starts from y")
-    if also.activation is not None and (type(also.activation) is not LeakyRelu or also.activation.parameter <= 0):
+    view, spread = decided.view_of, [1] * y.ndim  # the shape in which weights broadcast to y
+    if view is _views.layer_view:
+        along, spread = rstd.reshape(rstd.shape + (1,) * len(decided.shape)), list(decided.shape)
+    else:
+        channels = spread[decided.args[0]] = y.shape[decided.args[0]]
+        each = np.repeat(rstd, channels // max(rstd.shape[-1], 1), axis=-1)
+        along = each.reshape([len(each), *spread[1:]] if each.ndim == 2 else spread)
+    w, b = (None if v is None else v.reshape(spread) for v in (weight, bias))
+    x = _undone(y, decided.activation, along, w, b)
+    mean = None if mean is None else np.zeros(rstd.shape)
+    return plans.call(operation, settings, dy, x, rstd, (mean, weight, bias, residual, *rest))
+
+
+@quietly
+def _undone(y: Array, activation: Any, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+    """x - mean, from y; the other arrays broadcast to it."""
+    if activation is not None and (type(activation) is not LeakyRelu or activation.parameter <= 0):
         raise ValueError("the activation cannot be undone; expected None or 'leaky_relu' where backward starts from y")
     if weight is not None and not np.all(weight):
         raise ValueError("weight has zeros; expected none where backward starts from y")
     compute = _checks.COMPUTED_IN[y.dtype]
     scale = (rstd if weight is None else rstd * weight).astype(compute)
     z = y.astype(compute)
-    if also.activation is not None:
-        np.divide(z, compute.type(also.activation.parameter), out=z, where=z < 0)
+    if activation is not None:
+        np.divide(z, compute.type(activation.parameter), out=z, where=z < 0)
     if bias is not None:
         z -= bias.astype(compute)
     z /= scale
@@ -532,7 +625,10 @@ def layer_norm(
     >>> bool(np.all(fastbn.layer_norm(x + 1e9, 4) == fastbn.layer_norm(x, 4)))
     True
     """
-    return _trailing(x, normalized_shape, weight, bias, eps, out, True, activation, where, keep=_calls.ONLY_Y)[0]
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    others = None if where is out is None else (None, where, out)
+    return plans.call(_LAYER, (normalized_shape, eps, activation), x, weight, bias, others)
 
 
 def layer_norm_forward(
@@ -572,7 +668,10 @@ def layer_norm_forward(
     >>> mean, rstd
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    return _trailing_forward(x, normalized_shape, weight, bias, eps, out, True, activation, where)
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    others = None if where is out is None else (None, where, out)
+    return plans.call(_LAYER_FORWARD, (normalized_shape, eps, activation), x, weight, bias, others)
 
 
 def layer_norm_backward(
@@ -634,7 +733,13 @@ def layer_norm_backward(
     >>> dweight, dbias
     (array([-2.,  2.]), array([2., 2.]))
     """
-    return _trailing_backward(dy, x, mean, rstd, weight, out, True, bias, activation, where, y)
+    others: Any = mean, weight
+    if not (bias is where is out is None):
+        others = mean, weight, bias, None, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return _from_y(_LAYER_BACKWARD, (activation,), dy, y, rstd, others)
+    return plans.call(_LAYER_BACKWARD, (activation,), dy, x, rstd, others)
 
 
 def rms_norm(
@@ -686,7 +791,10 @@ def rms_norm(
     >>> fastbn.rms_norm([[1.0, -1.0, 7.0, 7.0]], 4)
     array([[ 0.2, -0.2,  1.4,  1.4]])
     """
-    return _trailing(x, normalized_shape, weight, None, eps, out, False, activation, where, keep=_calls.ONLY_Y)[0]
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    others = None if where is out is None else (None, where, out)
+    return plans.call(_RMS, (normalized_shape, eps, activation), x, weight, None, others)
 
 
 def rms_norm_forward(
@@ -724,7 +832,10 @@ def rms_norm_forward(
     >>> rstd
     array([0.2])
     """
-    y, _, rstd = _trailing_forward(x, normalized_shape, weight, None, eps, out, False, activation, where)
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    others = None if where is out is None else (None, where, out)
+    y, _, rstd = plans.call(_RMS_FORWARD, (normalized_shape, eps, activation), x, weight, None, others)
     return y, rstd
 
 
@@ -773,110 +884,65 @@ def rms_norm_backward(
     >>> dx, dweight
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
-    return _trailing_backward(dy, x, None, rstd, weight, out, False, None, activation, where, y)[:2]
+    others: Any = None, weight
+    if not (where is out is None):
+        others = None, weight, None, None, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return _from_y(_RMS_BACKWARD, (activation,), dy, y, rstd, others)[:2]
+    return plans.call(_RMS_BACKWARD, (activation,), dy, x, rstd, others)[:2]
 
 
-def _is_exact(normalized_shape: Any) -> bool:
-    """Whether it is made of int alone; as a key, 5.0 would pass for 5."""
-    if type(normalized_shape) is tuple:
-        return all(type(n) is int for n in normalized_shape)
-    return type(normalized_shape) is int
-
-
-def _trailing_forward(
-    x: Any,
-    normalized_shape: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    out: Any,
-    centered: bool,
-    activation: Any,
-    where: Any,
-) -> tuple[Array, Array, Array]:
-    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
-    return _trailing(*arguments, keep=_calls.RSTD)
-
-
-def _trailing(
-    x: Any,
-    normalized_shape: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    out: Any,
-    centered: bool,
-    activation: Any,
-    where: Any,
-    keep: int,
-) -> tuple[Array, Array, Array]:
-    key, again = None, None
-    if activation is None and where is None and _is_exact(normalized_shape) and (eps is None or type(eps) is float):
-        key, again = _calls.recall((centered, normalized_shape, eps, keep), (x, weight, bias), out)
-    if again is not None:
-        return again(x, weight, bias, out)
-    arguments = x, normalized_shape, weight, bias, eps, out, centered, activation, where
-    given = x, weight, bias
-    x, w, b, eps, trailing, also = _trailing_arguments(*arguments)
-    key = _calls.unchanged(key, (x, w, b), given)
-    return _calls.normalize(x, _views.layer_view, (trailing,), w, b, eps, out, keep, centered, key, also)
-
-
-def _trailing_arguments(
-    x: Any,
-    normalized_shape: Any,
-    weight: Any,
-    bias: Any,
-    eps: Any,
-    out: Any,
-    centered: bool,
-    activation: Any = None,
-    where: Any = None,
-) -> tuple[Array, Array | None, Array | None, float, int, _checks.Also]:
-    given, x = x, _checks.array(x, "x")
+def _check_statistics_of_rows(
+    keep: int, centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Statistics]:
+    normalized_shape, eps, activation = settings
+    x, weight, bias, residual, where, out = operands
+    x = _checks.array(x, "x")
     shape = _checks.normalized_shape(normalized_shape, x)
     w, b = _affine(weight, bias, shape, x)
     eps = _checks.eps(eps if centered else _rms_eps(eps, x))
-    also = _checks.also(x, activation, where, None, tuple(range(x.ndim - len(shape))))
-    _checks.out(out, (x, given), weight, bias, where)
-    return x, w, b, eps, len(shape), also
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x,))
+    kept = tuple(range(x.ndim - len(shape)))
+    decided = forward.Statistics(_views.layer_view, (len(shape),), eps, keep, centered, activation, kept)
+    return (x, w, b, added, mask, out), decided
 
 
-def _trailing_backward(
-    dy: Any,
-    x: Any,
-    mean: Any,
-    rstd: Any,
-    weight: Any,
-    out: Any,
-    centered: bool,
-    bias: Any = None,
-    activation: Any = None,
-    where: Any = None,
-    y: Any = None,
-    dsum: Any = None,
-) -> Any:  # as many gradients as its caller says
-    key, again = None, None
-    if bias is activation is where is y is dsum is None:
-        key, again = _calls.recall(("trailing backward", centered), (dy, x, mean, rstd, weight), out, like=2)
-    if again is not None:
-        return again(dy, x, mean, rstd, weight, out)
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
+def _check_rows_backward(
+    centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], backward.Gradients]:
+    (activation,) = settings
+    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
+    dy, x = _checks.gradient(dy, x)
     lead, shape = _checks.leading(rstd, "rstd", x)
     r = _checks.given(rstd, "rstd", lead)
     w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    also = _checks.also(x, activation, where, None, tuple(range(len(lead))))
-    added = None if dsum is None else _checks.like(dsum, "dsum", x)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, where, dsum)
-    m: Array | None = None
-    if y is None:
-        m = _checks.given(mean, "mean", lead) if centered else None
-    else:
-        x = _undone(x, also, r.reshape(lead + (1,) * len(shape)), w, b)
-        m = np.zeros(lead) if centered else None
-    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
-    args = _views.layer_view, (len(shape),), w, shape, out
-    return _calls.differentiate(dy, x, m, r, *args, also=also, bias=b, dsum=added, key=key)
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    if dsum is not None:
+        dsum = _checks.like(dsum, "dsum", x)
+    _checks.out(out, (x, dy))
+    m = _checks.given(mean, "mean", lead) if centered else None
+    kept = tuple(range(len(lead)))
+    decided = backward.Gradients(_views.layer_view, (len(shape),), shape, centered, True, activation, kept)
+    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
+
+
+_LAYER, _LAYER_FORWARD, _RMS, _RMS_FORWARD, _ADD_LAYER, _ADD_RMS = (
+    plans.Operation(_FORWARD_OPERANDS, partial(_check_statistics_of_rows, keep, centered), plan)
+    for keep, centered, plan in (
+        (forward.ONLY_Y, True, forward.plan),
+        (forward.RSTD, True, forward.plan),
+        (forward.ONLY_Y, False, forward.plan),
+        (forward.RSTD, False, forward.plan),
+        (forward.RSTD, True, forward.plan_of_sum),
+        (forward.RSTD, False, forward.plan_of_sum),
+    )
+)
+_LAYER_BACKWARD, _RMS_BACKWARD = (
+    plans.Operation(_BACKWARD_OPERANDS, partial(_check_rows_backward, centered), backward.plan, same=2)
+    for centered in (True, False)
+)
 
 
 # Layer norm and RMS norm of a sum -------------------------------------------------------------------------------------
@@ -927,7 +993,12 @@ def add_layer_norm(
     >>> y.round(3), total
     (array([[-1.342, -0.447,  0.447,  1.342]]), array([[0., 2., 4., 6.]]))
     """
-    return _add(x, residual, normalized_shape, weight, bias, eps, out, centered=True)[:2]
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    if residual is None:
+        residual = _checks.array(residual, "residual")
+    operands = x, weight, bias, (residual, None, out)
+    return plans.call(_ADD_LAYER, (normalized_shape, eps, None), *operands)[:2]
 
 
 def add_layer_norm_forward(
@@ -965,8 +1036,12 @@ def add_layer_norm_forward(
     >>> mean, rstd
     (array([20.]), array([0.1]))
     """
-    y, total, mean, var = _add(x, residual, normalized_shape, weight, bias, eps, out, centered=True)
-    return y, total, mean, _calls.rstd(var, eps)
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    if residual is None:
+        residual = _checks.array(residual, "residual")
+    operands = x, weight, bias, (residual, None, out)
+    return plans.call(_ADD_LAYER, (normalized_shape, eps, None), *operands)
 
 
 def add_layer_norm_backward(
@@ -1016,7 +1091,7 @@ def add_layer_norm_backward(
     >>> dx, dweight, dbias
     (array([[1., 1.]]), array([-1.,  1.]), array([1., 1.]))
     """
-    return _trailing_backward(dy, sum, mean, rstd, weight, out, True, dsum=dsum)
+    return plans.call(_LAYER_BACKWARD, (None,), dy, sum, rstd, (mean, weight, None, None, None, dsum, out))
 
 
 def add_rms_norm(
@@ -1052,7 +1127,12 @@ def add_rms_norm(
     >>> fastbn.add_rms_norm([[1.0, -1.0, 3.0, 3.0]], [[0.0, 0.0, 4.0, 4.0]], 4)
     (array([[ 0.2, -0.2,  1.4,  1.4]]), array([[ 1., -1.,  7.,  7.]]))
     """
-    return _add(x, residual, normalized_shape, weight, None, eps, out, centered=False)[:2]
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    if residual is None:
+        residual = _checks.array(residual, "residual")
+    operands = x, weight, None, (residual, None, out)
+    return plans.call(_ADD_RMS, (normalized_shape, eps, None), *operands)[:2]
 
 
 def add_rms_norm_forward(
@@ -1088,9 +1168,13 @@ def add_rms_norm_forward(
     >>> rstd
     array([0.2])
     """
-    arguments = x, residual, normalized_shape, weight, None, eps, out
-    y, total, _, var = _add(*arguments, centered=False)
-    return y, total, _calls.rstd(var, _rms_eps(eps, y))
+    if type(normalized_shape) is not int:
+        normalized_shape = _checks.lengths(normalized_shape)
+    if residual is None:
+        residual = _checks.array(residual, "residual")
+    operands = x, weight, None, (residual, None, out)
+    y, total, _, rstd = plans.call(_ADD_RMS, (normalized_shape, eps, None), *operands)
+    return y, total, rstd
 
 
 def add_rms_norm_backward(
@@ -1127,22 +1211,12 @@ def add_rms_norm_backward(
     >>> fastbn.add_rms_norm_backward([[1.0, 1.0, 0.0, 0.0]], None, total, rstd)
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
-    return _trailing_backward(dy, sum, None, rstd, weight, out, False, dsum=dsum)[:2]
+    return plans.call(_RMS_BACKWARD, (None,), dy, sum, rstd, (None, weight, None, None, None, dsum, out))[:2]
 
 
 def _rms_eps(eps: Any, x: Array) -> Any:
     """The default of RMS norm, which is torch's, where there is none."""
     return float(np.finfo(_checks.COMPUTED_IN[x.dtype]).eps) if eps is None else eps
-
-
-def _add(
-    x: Any, residual: Any, normalized_shape: Any, weight: Any, bias: Any, eps: Any, out: Any, centered: bool
-) -> tuple[Array, Array, Array, Array]:
-    """y, sum, mean and variance."""
-    x, w, b, eps, trailing, _ = _trailing_arguments(x, normalized_shape, weight, bias, eps, out, centered)
-    residual = _checks.like(residual, "residual", x)
-    _checks.out(out, (x,), residual)
-    return _calls.normalize_sum(x, residual, trailing, w, b, eps, out, centered)
 
 
 # Group norm and instance norm -----------------------------------------------------------------------------------------
@@ -1215,7 +1289,12 @@ def group_norm(
     >>> fastbn.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    return _group(x, num_groups, weight, bias, eps, axis, out, _calls.ONLY_Y, activation, residual, where)[0]
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    if type(num_groups) is not int:
+        num_groups = _checks.integer(num_groups, "num_groups")
+    others = None if residual is where is out is None else (residual, where, out)
+    return plans.call(_GROUP, (num_groups, axis, eps, activation), x, weight, bias, others)
 
 
 def group_norm_forward(
@@ -1256,7 +1335,12 @@ def group_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    return _group(x, num_groups, weight, bias, eps, axis, out, _calls.RSTD, activation, residual, where)
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    if type(num_groups) is not int:
+        num_groups = _checks.integer(num_groups, "num_groups")
+    others = None if residual is where is out is None else (residual, where, out)
+    return plans.call(_GROUP_FORWARD, (num_groups, axis, eps, activation), x, weight, bias, others)
 
 
 @overload
@@ -1355,8 +1439,15 @@ def group_norm_backward(
     >>> dweight, dbias
     (array([ 0.,  1., -2.,  1.]), array([0., 1., 2., 1.]))
     """
-    more = bias, activation, residual, where, y
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, False, *more)
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    others: Any = mean, weight
+    if not (bias is residual is where is out is None):
+        others = mean, weight, bias, residual, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return _from_y(_GROUP_BACKWARD, (axis, activation), dy, y, rstd, others)
+    return plans.call(_GROUP_BACKWARD, (axis, activation), dy, x, rstd, others)
 
 
 def instance_norm(
@@ -1428,14 +1519,17 @@ def instance_norm(
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
     if _checks.flag(use_input_stats, "use_input_stats"):
-        arguments = x, weight, bias, running_mean, running_var, momentum, eps, axis, out
-        return instance_norm_with_running(*arguments, activation, where)[0]
-    x = _checks.array(x, "x")
-    _checks.rank(x, 2)
-    _checks.sample_axis(axis, x)
-    more: dict[str, Any] = {"axis": axis, "activation": activation, "where": where, "out": out}
-    return batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps, **more)
+        if running_mean is running_var is None:
+            _checks.real(momentum, "momentum")
+            others: Any = None if where is out is None else (None, where, out)
+            return plans.call(_INSTANCE, (None, axis, eps, activation), x, weight, bias, others)
+        given = (x, weight, bias), (running_mean, running_var, None), (None, where, out)
+        return _train(_INSTANCE_TRAINING, (None, axis, eps, activation), *given, momentum, wanted=False)[0]
+    others = running_mean, running_var, None, where, out
+    return plans.call(_INSTANCE_EVALUATION, (axis, eps, momentum, activation), x, weight, bias, others)
 
 
 def instance_norm_forward(
@@ -1474,7 +1568,7 @@ def instance_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    return instance_norm_with_running(x, weight, bias, None, None, 0.0, eps, axis, out, activation, where)
+    return instance_norm_with_running(x, (weight, bias), (None, None), 0.0, eps, axis, out, (activation, where))
 
 
 def instance_norm_backward(
@@ -1519,64 +1613,88 @@ def instance_norm_backward(
     >>> dweight, dbias
     (array([ 1., -1.]), array([1., 3.]))
     """
-    return _group_backward(dy, x, mean, rstd, weight, axis, out, True, bias, activation, None, where, y)
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    others: Any = mean, weight
+    if not (bias is where is out is None):
+        others = mean, weight, bias, None, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return _from_y(_INSTANCE_BACKWARD, (axis, activation), dy, y, rstd, others)
+    return plans.call(_INSTANCE_BACKWARD, (axis, activation), dy, x, rstd, others)
 
 
-def _group(
+def instance_norm_with_running(
     x: Any,
-    num_groups: Any,
-    weight: Any,
-    bias: Any,
+    affine: tuple[Any, Any],
+    running: tuple[Any, Any],
+    momentum: Any,
     eps: Any,
     axis: Any,
     out: Any,
-    keep: int,
-    activation: Any,
-    residual: Any,
-    where: Any,
-    key: Any = None,
+    extras: tuple[Any, Any],
 ) -> tuple[Array, Array, Array]:
-    """y, mean and variance or rstd; key: what to remember the call by, where the caller has looked already."""
-    plain = key is activation is residual is where is None
-    if plain and type(num_groups) is int and type(axis) is int and type(eps) is float:
-        key, again = _calls.recall(("group", num_groups, axis, eps, keep), (x, weight, bias), out)
-        if again is not None:
-            return again(x, weight, bias, out)
-    given, x = x, _checks.array(x, "x")
+    """Instance normalization with the instances' statistics, whose averages go into the running ones.
+
+    affine: weight and bias; running: mean and variance; extras: activation and where.
+    """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    activation, where = extras
+    settings = None, axis, eps, activation
+    if running[0] is running[1] is None:
+        _checks.real(momentum, "momentum")
+        others = None if where is out is None else (None, where, out)
+        return plans.call(_INSTANCE_FORWARD, settings, x, *affine, others)
+    return _train(_INSTANCE_TRAINING, settings, (x, *affine), (*running, None), (None, where, out), momentum)
+
+
+def _check_statistics_of_groups(
+    keep: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Statistics]:
+    """num_groups: None for instance norm."""
+    num_groups, axis, eps, activation = settings
+    x, weight, bias, *running, residual, where, out = operands
+    x = _checks.array(x, "x")
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
-    args = (channel, _checks.groups(num_groups, channels))
+    groups = channels if num_groups is None else _checks.groups(num_groups, channels)
     w, b = _affine(weight, bias, (channels,), x)
     eps = _checks.eps(eps)
-    also = _checks.also(x, activation, where, residual, (0, channel), args[1])
-    _checks.out(out, (x, given), weight, bias, residual, where)
-    key = _calls.unchanged(key, (x, w, b), (given, weight, bias))
-    return _calls.normalize(x, _views.group_view, args, w, b, eps, out, keep, key=key, also=also)
+    if running:
+        _checks.running(*running, (channels,))
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x,))
+    if num_groups is None and x.size == len(x) * channels > 0:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
+    accept = _accept_of_instances if running else None
+    args, kept = (channel, groups), (0, channel)
+    decided = forward.Statistics(_views.group_view, args, eps, keep, True, activation, kept, groups, accept)
+    return (x, w, b, *running, added, mask, out), decided
 
 
-def _group_backward(
-    dy: Any,
-    x: Any,
-    mean: Any,
-    rstd: Any,
-    weight: Any,
-    axis: Any,
-    out: Any,
-    by_channel: bool,
-    bias: Any,
-    activation: Any,
-    residual: Any,
-    where: Any,
-    y: Any,
-) -> Any:  # as many gradients as its caller says
-    """by_channel: a group a channel; else rstd tells their number."""
-    key, again = None, None
-    if bias is activation is residual is where is y is None and type(axis) is int:
-        key, again = _calls.recall(("group backward", axis, by_channel), (dy, x, mean, rstd, weight), out, like=2)
-    if again is not None:
-        return again(dy, x, mean, rstd, weight, out)
-    given, (dy, x) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
+def _accept_of_instances(counts: Array) -> None:
+    if counts.min() < 2:
+        raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
+
+
+def _check_instance_evaluation(
+    settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Given]:
+    x = _checks.array(operands[0], "x")
+    _checks.rank(x, 2)
+    _checks.sample_axis(settings[0], x)
+    return _check_evaluation(settings, (x, *operands[1:]))
+
+
+def _check_groups_backward(
+    by_channel: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], backward.Gradients]:
+    """by_channel: each group is one channel; else rstd tells their number."""
+    axis, activation = settings
+    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
+    dy, x = _checks.gradient(dy, x)
     _checks.rank(x, 2)
     channel = _checks.sample_axis(axis, x)
     channels = x.shape[channel]
@@ -1584,71 +1702,30 @@ def _group_backward(
     shape = (x.shape[0], groups)
     r = _checks.given(rstd, "rstd", shape)
     w, b = _checks.vector(weight, "weight", (channels,)), _checks.vector(bias, "bias", (channels,))
-    also = _checks.also(x, activation, where, residual, (0, channel), groups)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
-    if y is None:
-        m = _checks.given(mean, "mean", shape)
-    else:
-        along = [-1 if a == channel else 1 for a in range(x.ndim)]
-        each = np.repeat(r, channels // max(groups, 1), axis=1).reshape([x.shape[0], *along[1:]])
-        x, m = _undone(x, also, each, *_along(along, w, b)), np.zeros(shape)
-    key = _calls.unchanged(key, (dy, x, m, r), (given[2], given[0], mean, rstd))
-    args = _views.group_view, (channel, groups), w, (channels,), out
-    return _calls.differentiate(dy, x, m, r, *args, also=also, bias=b, key=key)
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x, dy))
+    m = _checks.given(mean, "mean", shape)
+    args, kept = (channel, groups), (0, channel)
+    decided = backward.Gradients(_views.group_view, args, (channels,), True, True, activation, kept, groups)
+    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 
-def instance_norm_with_running(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    momentum: Any,
-    eps: Any,
-    axis: Any,
-    out: Any,
-    activation: Any = None,
-    where: Any = None,
-) -> tuple[Array, Array, Array]:
-    """Instance normalization with the instances' statistics, whose averages go into the running ones."""
-    key, again, alone = None, None, running_mean is None and running_var is None
-    if activation is None and where is None and type(axis) is int and type(eps) is type(momentum) is float:
-        running, arrays = () if alone else (running_mean, running_var), (x, weight, bias, running_mean, running_var)
-        key, again = _calls.recall(("instance", axis, eps, momentum), arrays, out, updated=running)
-    if again is not None:
-        y, mean, spread = again(x, weight, bias, out)
-        if not alone:
-            elements = x.size // mean.size
-            _update_running_of_samples((running_mean, running_var, None), mean, spread, elements, momentum, eps)
-        return y, mean, spread
-    given, x = x, _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.sample_axis(axis, x)
-    channels = x.shape[channel]
-    eps, momentum = _checks.eps(eps), _checks.real(momentum, "momentum")
-    _checks.running(running_mean, running_var, (channels,), x, weight, bias, where)
-    _checks.out(out, (x, given), running_mean, running_var)
-    count: Any = x.size // (x.shape[0] * channels) if x.size else 0
-    if count == 1:
-        raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
-    if count and where is not None and not alone:
-        mask: Any = _checks.where(where, x)
-        count = _checks.counts(mask, x.shape, (0, channel), channels)
-        if count.min() < 2:
-            raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
-    key = _calls.unchanged(key, (x,), (given,))
-    keep = _calls.RSTD if alone else _calls.VARIANCE
-    y, mean, spread = _group(x, channels, weight, bias, eps, axis, out, keep, activation, None, where, key)
-    if x.size and not alone:
-        _update_running_of_samples((running_mean, running_var, None), mean, spread, count, momentum, eps)
-    return y, mean, spread
-
-
-@quietly
-def _update_running_of_samples(
-    running: _running.Running, mean: Array, var: Array, count: Any, momentum: float, eps: float
-) -> None:
-    """Take the averages over the samples into running statistics; then put rstd in the place of var."""
-    unbiased = var * (count / (count - 1))
-    _running.update(running, mean.mean(0), unbiased.mean(0), 1.0, momentum)
-    _launch.take_roots(var, eps)
+_GROUP, _GROUP_FORWARD = (
+    plans.Operation(_FORWARD_OPERANDS, partial(_check_statistics_of_groups, keep), forward.plan)
+    for keep in (forward.ONLY_Y, forward.RSTD)
+)
+_INSTANCE, _INSTANCE_FORWARD, _INSTANCE_TRAINING = (
+    plans.Operation(names, partial(_check_statistics_of_groups, keep), forward.plan)
+    for names, keep in (
+        (_FORWARD_OPERANDS, forward.ONLY_Y),
+        (_FORWARD_OPERANDS, forward.RSTD),
+        (_TRAINING_OPERANDS, forward.VARIANCE),
+    )
+)
+_INSTANCE_EVALUATION = plans.Operation(
+    _TRAINING_OPERANDS.replace("running_", ""), _check_instance_evaluation, forward.plan_with_statistics
+)
+_GROUP_BACKWARD, _INSTANCE_BACKWARD = (
+    plans.Operation(_BACKWARD_OPERANDS, partial(_check_groups_backward, by_channel), backward.plan, same=2)
+    for by_channel in (False, True)
+)

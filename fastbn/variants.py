@@ -13,10 +13,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _calls, _checks, _moments, _running, _runtime, _views
+from fastbn import _checks, _moments, _running, _runtime, _views
 from fastbn import functional as F
 from fastbn._powers import power
 from fastbn._quiet import quiet, quietly
+from fastbn.engine import forward, plans
 
 __all__ = [
     "batch_renorm_backward",
@@ -436,16 +437,16 @@ def batch_renorm_with_running(
     if x.size and where is None:
         mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
-        counted = _checks.Also(where=also.where, counts=also.counts)
-        args = (channel,), None, None, eps, None, _calls.VARIANCE
-        _, mean, var = _calls.normalize(x, _views.batch_view, *args, also=counted)
+        masked = None, also.where, None
+        _, mean, var, _ = plans.call(F.STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not x.size:  # nothing is corrected, and no gradient spoilt
         r, d = np.ones(shape), np.zeros(shape)
     scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
-    y = _calls.apply(x, channel, scale, shift, eps, mean, var, out, also=also)
-    rstd = _calls.rstd(var, eps)
+    others = mean, var, also.residual, also.where, out
+    y = plans.call(F.EVALUATION, (channel, eps, 0.0, activation), x, scale, shift, others)
+    rstd = F.rstd_of(var, eps)
     if x.size:
         unbiased = np.ascontiguousarray(var * (count / (count - 1)))
         _running.update(running, np.ascontiguousarray(mean), unbiased, 1.0, momentum)
@@ -1107,8 +1108,8 @@ def _scale(
     for samples, axis, (part, result, mask, residual) in _planes(channel, x, y, where, added):
         a = scale[samples].ravel()
         b = None if shift is None else np.resize(shift, a.size)
-        also = _checks.Also(residual, None, mask)
-        _calls.apply(part, axis, a, b, 0.0, *_no_statistics(a.size), result, also=also)
+        others = *_no_statistics(a.size), residual, mask, result
+        plans.call(F.EVALUATION, (axis, 0.0, 0.0, None), part, a, b, others)
 
 
 def _scale_backward(
@@ -1423,15 +1424,25 @@ def filter_response_norm_forward(
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
     y, rstd = _target(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else _slabs(x):
-        counts = None if also.counts is None else also.counts[part]
-        own = also._replace(where=_samples(also.where, part), counts=counts)
-        rstd[part] = _calls.normalize(
-            x[part], _views.group_view, (channel, channels), w, b, eps, y[part], _calls.RSTD, False, also=own
-        )[2]
+        mask = _samples(also.where, part)
+        rstd[part] = plans.call(_ROOT_MEAN_SQUARES, (channel, eps), x[part], w, b, (None, mask, y[part]))[2]
         if t is not None:
-            kept = True if own.where is None else own.where
+            kept = True if mask is None else mask
             np.maximum(y[part], _along(t, x, channel).astype(x.dtype), out=y[part], where=kept)
     return y, rstd
+
+
+def _check_instances(
+    settings: tuple[int, float], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Statistics]:
+    """What is decided about instances of checked arguments, which are divided by their root mean squares."""
+    channel, eps = settings
+    channels = operands[0].shape[channel]
+    args, kept = (channel, channels), (0, channel)
+    return operands, forward.Statistics(_views.group_view, args, eps, forward.RSTD, False, kept=kept, groups=channels)
+
+
+_ROOT_MEAN_SQUARES = plans.Operation("x weight bias residual where out", _check_instances, forward.plan)
 
 
 @quietly

@@ -55,8 +55,9 @@ class _InstanceNorm(ChannelNorm):
         # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
         momentum = 0.0 if self.momentum is None else self.momentum
         affine, running = (self.weight, self.bias), self._tracked()
+        extras = self.activation, where
         y, mean, rstd = F.instance_norm_with_running(
-            batch, *affine, *running, momentum, self.eps, self.axis, None, **also
+            batch, affine, running, momentum, self.eps, self.axis, None, extras
         )
         return y if batch is x else y[0], Context(x, mean, rstd, also=also)
 

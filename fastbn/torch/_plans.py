@@ -13,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbn import _calls, _checks, _launch, _runtime, _views
+from fastbn import _checks, _runtime, _views
+from fastbn.engine import backward, by_columns, by_runs, forward
+from fastbn.engine.operands import Extras, GradientExtras
+from fastbn.functional import rstd_of
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
@@ -108,11 +111,12 @@ class Plan:
         # The shape, dtype and size of the arrays to come, without their memory:
         like = np.broadcast_to(np.empty((), self.bits or _NUMPY[x.dtype]), shape)
         if frozen is None:
-            self._forward = _launch.direct_forward(view, like, self.centered)
-            self._backward = _launch.direct_backward(view, like, self.centered)
+            self._forward = forward.passes(like, view, self.eps, forward.VARIANCE, self.centered)
         else:
-            self._scale = _launch.direct_apply(_views.batch_view(shape, self.order, 1, False), like)
-            self._scale_gradient = _launch.direct_apply(view, like)
+            scaled = _views.batch_view(shape, self.order, 1, False)
+            self._forward = (by_columns if scaled.columns else by_runs).scale(scaled, like, self.eps)
+        self._backward = backward.passes(like, view, self.centered, frozen is None)
+        self._sums = (by_columns if view.columns else by_runs).sums(view, like)
 
     def read(self, tensor: Tensor) -> Tensor:
         """A tensor of x's shape in the memory order that the kernels read; itself if it has it."""
@@ -134,22 +138,16 @@ class Plan:
         x = self.read(x)
         y = torch.empty_like(x)
         w, b = vector(weight, self.compute), vector(bias, self.compute)
-        more = None
+        extras = None
         if self.activated or self.summed:
-            added = None if residual is None else self.flat(self.read(residual))
-            more = added, self.activation, None, None
+            extras = Extras(None if residual is None else self.flat(self.read(residual)), self.activation)
         fx, fy = self.flat(x), self.flat(y)
         if given is not None:
             mean, var = given
-            _run(self.nbytes, self._scale, fx, fy, w, b, self.eps, mean, var, more)
         else:
             mean = np.empty(self.view.groups) if self.centered else np.empty(0)
             var = np.empty(self.view.groups)
-            if more is None:
-                _run(self.nbytes, self._forward, fx, fy, w, b, self.eps, mean, var)
-            else:
-                call = _launch.Forward(fx, fy, w, b, self.eps, mean, var, self.centered, more)
-                _run(self.nbytes, self._forward, fx, fy, w, b, self.eps, mean, var, call, call.rest)
+        _run(self.nbytes, self._forward, fx, fy, w, b, mean, var, extras)
         return self.given_back(y), mean, var
 
     def given_back(self, y: Tensor) -> Tensor:
@@ -174,27 +172,21 @@ class Plan:
             dz = torch.empty_like(x) if self.summed else dx
         fdz, fx, fdx, m = self.flat(dz), self.flat(x), self.flat(dx), mean if self.centered else None
         dweight, dbias = np.zeros((2, self.view.weights), _NUMPY[self.compute])
-        call, rest = None, None
+        extras = None
         if self.activated:
+            of_channel, of_element = (b, None) if self.view.affine == "channel" else (None, b)
             added = None if residual is None else self.flat(self.read(residual))
-            more = added, self.activation, None, self.flat(dy)
-            call = _launch.Backward(fdz, fx, fdx, w, m, rstd, b=b, more=more)
-            rest = call.rest(*_launch.by_channel_or_not(self.view, b, None)[::2])
-        if self.frozen is None:
-            _run(self.nbytes, self._backward, fdz, fx, fdx, w, m, rstd, dweight, dbias, call, rest)
-        else:
-            self._frozen_backward(call or _launch.Backward(fdz, fx, fdx, w, m, rstd), dweight, dbias)
+            extras = GradientExtras(of_channel, of_element, added, self.activation, None, self.flat(dy))
+        _run(self.nbytes, self._backward, (fdz, fx, fdx, w, m, rstd, dweight, dbias, extras))
         return dx, dweight, dbias, dz
 
-    def _frozen_backward(self, call: Any, dweight: Array, dbias: Array) -> None:
-        """The statistics are constants: dx is a scaled dz."""
-        _run(self.nbytes, _launch._backward, self.view, call._replace(dx=None), dweight, dbias)
-        constants = 0.0, np.zeros(self.view.groups), 1.0 / (call.rstd * call.rstd)
-        _run(self.nbytes, self._scale_gradient, call.dy, call.dx, call.w, None, *constants, None)
+    def sums(self, x: Tensor, shift: Array, s: Array, q: Array) -> None:
+        """Put an element of each group into shift, and the sums of d and d^2 into s and q, d = x - shift."""
+        _run(self.nbytes, self._sums, self.flat(self.read(x)), shift, s, q)
 
     def rstd(self, var: Array) -> Array:
         """1 / sqrt(var + eps) in float64."""
-        return _calls.rstd(var, self.eps)
+        return rstd_of(var, self.eps)
 
 
 def format_of_result(kind: str, x: Tensor) -> torch.memory_format:

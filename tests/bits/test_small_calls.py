@@ -2,7 +2,6 @@
 
 import weakref
 from itertools import product
-from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -12,8 +11,9 @@ from cases import Case, assert_same_bits
 
 import fastbn
 from fastbn import _checks, _runtime
+from fastbn.engine.entries import Entries
 from fastbn.kernels import runs
-from fastbn.kernels.jit import Driver, repeated
+from fastbn.kernels.jit import Driver
 
 CASES = [  # by runs, and by columns where there are any
     Case("batch_norm", (2, 8, 16, 16)),
@@ -261,40 +261,37 @@ def test_a_remembered_call_keeps_no_array(shape, axis):
 
 
 class Build:
-    """One build of a driver, as `repeated` sees it: called by Numba, or by its entry point for one float64."""
+    """One build of a driver: compiled for types, for which it has an entry."""
 
     def __init__(self):
-        self.calls = []
-        entry = SimpleNamespace(entry_point=lambda *args: self.calls.append(("entry", *args)))
-        self.overloads = {(numba.float64,): entry}
+        self.types = []
 
-    def __call__(self, *args):
-        self.calls.append(("numba", *args))
+    def compile(self, types):
+        self.types.append(types)
+        return lambda *args: calls.append(args)
 
 
-def test_from_the_second_call_on_numba_does_not_look_at_the_types():
+calls = []
+
+
+def test_each_build_is_compiled_once_for_types_that_any_array_of_a_kind_has():
     serial, parallel = Build(), Build()
-    call = repeated(Driver(serial, parallel))
-    call(False, 1.0)
-    call(True, 2.0)
-    call(False, 3.0)
-    call(False, 4.0)
-    call(True, 5.0)
-    assert serial.calls == [("numba", 1.0), ("entry", 3.0), ("entry", 4.0)]
-    assert parallel.calls == [("numba", 2.0), ("entry", 5.0)]
+    kernel = Entries(Driver(serial, parallel))
+    for a in (np.ones(3, np.float16), readonly(np.ones(4, np.float16))):
+        for way in (False, True, True):
+            kernel(way, (a, None, (a, 1.0)))
+    integers = numba.types.Array(numba.uint16, 1, "C")
+    expected = integers, numba.none, numba.types.Tuple((integers, numba.float64))
+    assert serial.types == parallel.types == [expected]
+    assert len(calls) == 6
+    calls.clear()
 
 
-def test_numba_is_called_where_no_entry_is_to_be_found():
-    build = Build()
-    call = repeated(Driver(build, build))
-    for n in range(3):
-        call(False, n)  # of a type that the build has no overload for
-    plain = []
-    call = repeated(Driver(plain.append, plain.append))  # as without compilation
-    for n in range(3):
-        call(False, n)
-    assert build.calls == [("numba", 0), ("numba", 1), ("numba", 2)]
-    assert plain == [0, 1, 2]
+def test_plain_python_gets_the_bits_of_half_precision():
+    taken = []
+    kernel = Entries(Driver(lambda *args: taken.extend(args), None))
+    kernel(False, (np.ones(3, np.float16), np.ones(3, bool), None, (np.ones(3), 2)))
+    assert [getattr(v, "dtype", None) for v in taken] == [np.uint16, np.uint8, None, None]
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
@@ -302,6 +299,54 @@ def test_what_numba_compiled_has_an_entry():
     """Where Numba keeps it has moved if this fails: calls then are as right as before, but slower."""
     x, y, plan, statistics = np.ones(4), np.empty(4), np.array([1, 1, 1, 4, 4, 1, 0, 0]), np.zeros(1)
     args = plan, x, y, None, None, None, statistics, statistics, None
-    runs.scale.serial(*args)
-    key = tuple(numba.typeof(a) for a in args)
-    assert callable(runs.scale.serial.overloads[key].entry_point)
+    kernel = Entries(runs.scale)
+    kernel(False, args)
+    assert kernel[False] is runs.scale.serial.overloads[tuple(numba.typeof(a) for a in args)].entry_point
+
+
+# Fused calls and arrays of other kinds --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: readonly(a),
+        lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+        lambda a: np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1),
+        lambda a: a[::-1].copy()[::-1],
+    ],
+    ids=["read-only", "strided", "channels last", "backwards"],
+)
+@pytest.mark.parametrize("extras", [{}, {"activation": "relu"}, {"residual": True, "activation": "gelu"}], ids=str)
+def test_calls_of_every_kind_have_a_plan(change, extras, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, dy, residual = (change(rng.standard_normal((3, 6, 4, 5)).astype(np.float32)) for _ in range(3))
+    named = extras | ({"residual": residual} if "residual" in extras else {})
+    running = np.zeros(6), np.ones(6)
+
+    def everything():
+        y, mean, rstd = fastbn.group_norm_forward(x, 3, **named)
+        found = [y, mean, rstd, *fastbn.group_norm_backward(dy, x, mean, rstd, **named)]
+        return [*found, fastbn.batch_norm(x, *running, **named), fastbn.batch_norm(x, training=True, **named)]
+
+    first = everything()
+    with monkeypatch.context() as patched:
+        patched.setattr(_checks, "array", refuse)
+        second = everything()
+    for a, b in zip(first, second, strict=True):
+        assert_same_bits(a, b)
+        assert a.strides == b.strides
+
+
+def test_a_masked_call_has_a_plan_and_its_mask_is_looked_at(monkeypatch):
+    x, where = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), np.ones((4, 3), bool)
+    first = fastbn.batch_norm(x, training=True, where=where)
+    monkeypatch.setattr(_checks, "array", refuse)
+    assert_same_bits(fastbn.batch_norm(x, training=True, where=where), first)
+    with pytest.raises(ValueError, match="where leaves 1 of the values of channel 1"):
+        fastbn.batch_norm(x, training=True, where=where & (np.arange(4)[:, None] < [[4, 1, 4]]))
+
+
+def test_plans_are_counted():
+    fastbn.layer_norm(np.ones((2, 5)), 5)
+    assert remembered.number() == 1

@@ -1,18 +1,18 @@
-"""What fastbn remembers of calls, so that later ones like them are shorter: no other test module knows where."""
+"""The plans that fastbn keeps of calls, so that later ones like them are shorter: no other test module knows where."""
 
-from fastbn import _calls
+from fastbn.engine import plans
 
 
 def forget():
     """The next call of every kind is as the first."""
-    _calls._remembered.clear()
+    plans.clear()
 
 
 def number():
-    """How many kinds of calls are remembered."""
-    return len(_calls._remembered)
+    """How many kinds of calls have a plan."""
+    return plans.count()
 
 
 def at_most(number, monkeypatch):
-    """Remember no more than this many."""
-    monkeypatch.setattr(_calls, "_MOST_REMEMBERED", number)
+    """Keep no more plans than this many."""
+    monkeypatch.setattr(plans, "MOST", number)

@@ -11,7 +11,8 @@ import pytest
 from against_reference import check_backward, check_forward
 from cases import CASES, FLOATS, ids
 
-from fastbn import _launch, _runtime
+from fastbn import _runtime
+from fastbn.engine import numbers
 
 MOST_ELEMENTS = 20_000
 IN_PIECES = [(1, 3, 100_003), (2, 100_003), (2, 9000, 17)]  # so long that even one group is cut up for several threads
@@ -29,7 +30,7 @@ def treatment(request, monkeypatch):
     if request.param == "as large":
         monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
         monkeypatch.setattr(_runtime, "with_team", lambda kind, nbytes, run, *args: run(64, *args))
-        monkeypatch.setattr(_launch, "PAST_CACHE_BYTES", 0)
+        monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
 
 
 def test_forward(case, dtype):

@@ -1,0 +1,1 @@
+"""From checked arguments to kernels: what every operation shares."""

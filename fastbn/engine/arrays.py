@@ -1,0 +1,101 @@
+"""Arrays as the kernels see them: flat, in the order of memory; and results as users see them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import _memory, _views
+from fastbn._quiet import cast
+
+Array = NDArray[Any]
+ViewOf = Callable[..., _views.View | None]
+
+
+class _Alias:
+    """Another array over the memory of a read-only one: kernels take one array type and never write to inputs."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
+def flattened(a: Array, order: Any = None) -> Array:
+    """A contiguous array as Numba is to see it: one axis, in memory order, half precision by its bits, writable."""
+    a = np.asarray(a)  # a matrix would stay two-dimensional
+    flat = (a if order is None else a.transpose(order)).reshape(-1)
+    if flat.itemsize == 2:
+        flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
+    return flat if flat.flags.writeable else np.asarray(_Alias(flat))
+
+
+def inverse(order: Any) -> list[int]:
+    """The axes that undo a transposition."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
+    """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
+    order = _views.memory_order(x)
+    if order is False:  # holes or overlaps: the same order without them
+        x = x.copy(order="K")
+        order = _views.memory_order(x)
+    view = view_of(x.shape, order, *args)
+    if view is None:
+        x, order = np.ascontiguousarray(x), None
+        view = view_of(x.shape, None, *args)
+        assert view is not None, "every operation reads C-contiguous arrays"
+    return x, order, view
+
+
+def in_order(a: Array, order: Any) -> Array:
+    """a with the given memory order, copied if it has another."""
+    if order is None:
+        return np.ascontiguousarray(a)
+    return np.ascontiguousarray(a.transpose(order)).transpose(inverse(order))
+
+
+def target(x: Array, order: Any) -> Array:
+    """A new array like x with this memory order."""
+    if order is None:
+        return _memory.empty(x.shape, x.dtype)
+    return _memory.empty([x.shape[a] for a in order], x.dtype).transpose(inverse(order))
+
+
+def is_in_order(a: Array, order: Any) -> bool:
+    """Whether the array has no holes and this memory order."""
+    return (a if order is None else a.transpose(order)).flags.c_contiguous
+
+
+# Weights and statistics -----------------------------------------------------------------------------------------------
+
+
+def flat_weights(w: Array | None, view: _views.View) -> Array | None:
+    """A weight or bias, flat, in the order of the elements in memory."""
+    if w is None or view.weight_order is None:
+        return w if w is None else w.ravel()
+    shape, tail = view.weight_order
+    return w.reshape(shape).transpose(tail).ravel()
+
+
+def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
+    """A weight's gradient in the weight's own order, shape and dtype."""
+    if view.weight_order is not None:
+        lengths, tail = view.weight_order
+        g = g.reshape([lengths[a] for a in tail]).transpose(inverse(tail))
+    g = g.reshape(shape)
+    return g if given is None else cast(g, given.dtype)
+
+
+def flat_statistics(values: Array, view: _views.View) -> Array:
+    """What users see, flat in memory order."""
+    if view.stats_axes is not None:
+        values = values.transpose(inverse(view.stats_axes))
+    return values.ravel()
+
+
+def shaped_statistics(values: Array, view: _views.View) -> Array:
+    """Those of every group with their axes as users see them."""
+    return values if view.stats_axes is None else values.transpose(view.stats_axes)

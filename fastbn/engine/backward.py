@@ -1,0 +1,157 @@
+"""Plans of gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import _checks, _runtime
+from fastbn._quiet import cast, quietly
+from fastbn._views import View
+from fastbn.engine import arrays, by_columns, by_runs, numbers
+from fastbn.engine.forward import Reading, reading, team
+from fastbn.engine.operands import Extras, GradientExtras, none_if_empty
+from fastbn.kernels import activations
+
+Array = NDArray[Any]
+
+
+class Gradients(NamedTuple):
+    """What is decided about a backward."""
+
+    view_of: arrays.ViewOf
+    args: tuple[Any, ...]
+    shape: tuple[int, ...]  # of the weight
+    centered: bool = True
+    through_statistics: bool = True  # or mean and rstd are constants
+    activation: Any = None
+    kept: tuple[int, ...] = ()
+    groups: int = 0
+
+
+def passes(x: Array, view: View, centered: bool, through_statistics: bool = True) -> by_runs.Backward:
+    """All passes of a backward over arrays like x: (threads, the fields of Gradient)."""
+    family: Any = by_columns if view.columns else by_runs
+    if not through_statistics:
+        return _by_constants(view, x, family)
+    whole = family.backward(view, x, centered)
+    if numbers.undivided_back(view) or x.nbytes < _runtime.SERIAL_BYTES:
+        return whole
+    units = numbers.backward(view, numbers.of(x), centered)[1]
+    in_steps = family.backward_in_steps(view, x, centered)
+
+    def run(threads: int, flat: Any) -> None:
+        (whole if threads == 1 or numbers.busy(units, threads) else in_steps)(threads, flat)
+
+    return run
+
+
+@quietly
+def _inverse_square(values: Array) -> Array:
+    return np.asarray(1.0 / (values * values))
+
+
+def _by_constants(view: Any, x: Array, family: Any) -> by_runs.Backward:
+    """The gradients where mean and rstd are constants: dx is a multiple of dy."""
+    of_weights, scale, groups = family.backward_in_steps(view, x, True), family.scale(view, x, 0.0), view.groups
+
+    def run(threads: int, flat: Any) -> None:
+        dy, x, dx, w, mean, rstd, dweight, dbias, extras = flat
+        of_weights(threads, (dy, x, None, w, mean, rstd, dweight, dbias, extras))
+        where = None if extras is None else extras.where
+        masked = None if where is None else Extras(where=where)
+        scale(threads, dy, dx, w, None, np.zeros(groups), _inverse_square(rstd), masked)
+
+    return run
+
+
+def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of (dy, x, rstd, mean, weight, bias, residual, where, dsum, out): dx, dweight, dbias and, with one, dresidual."""
+    x, read = reading(operands[1], spec.view_of, spec.args)
+    order, back, view, shape, dtype, nbytes = read
+    compute = _checks.COMPUTED_IN[dtype]
+    run = passes(x, view, spec.centered, spec.through_statistics) if x.size else None
+    shared, empty = (team(nbytes, run) if run else None), read.empty
+    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
+    prepared = _extras(spec, read, operands)
+    weight = operands[4]
+    plain = view.weight_order is None and (weight is None or weight.dtype == compute)
+    reshaped, final = spec.shape != (view.weights,) or not plain, spec.shape
+    stats_axes = None if view.stats_axes is None else arrays.inverse(view.stats_axes)
+    del x, weight
+
+    def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:
+        mean, weight = others[:2]
+        out: Any = others[6] if len(others) == 7 else None
+        w = weight
+        if order is None:
+            dx = out if direct and out is not None else empty(shape, dtype)
+            flat_dy, flat_x, flat_dx = dy.ravel(), x.ravel(), dx.ravel()
+        else:
+            dx = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            flat_dy, flat_x, flat_dx = (a.transpose(order).ravel() for a in (dy, x, dx))
+        dweight, dbias = np.empty(view.weights, compute), np.empty(view.weights, compute)
+        if stats_axes is not None:
+            mean, rstd = mean if mean is None else mean.transpose(stats_axes), rstd.transpose(stats_axes)
+        if w is not None:
+            w = w.ravel() if plain else arrays.flat_weights(np.ascontiguousarray(cast(w, compute)), view)
+        dresidual = extras = None
+        if prepared is not None:
+            flat_dy, dresidual, extras = prepared(others, flat_dy, flat_x, flat_dx)
+        flat = flat_dy, flat_x, flat_dx, w, mean if mean is None else mean.ravel(), rstd.ravel(), dweight, dbias, extras
+        if run is None:
+            dweight[...], dbias[...] = 0, 0
+        elif shared is None:
+            run(1, flat)
+        else:
+            shared(flat)
+        if not direct:
+            out[...] = dx
+            dx = out
+        if reshaped:
+            dweight, dbias = (arrays.shaped_gradient(g, view, weight, final) for g in (dweight, dbias))
+        return (dx, dweight, dbias) if dresidual is None else (dx, dweight, dbias, dresidual)
+
+    return differentiate
+
+
+def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """From operands, and flat dy, x and dx, to dy as kernels take it, dresidual, and the rest; None where all is plain.
+
+    With an activation, kernels put the gradient of what goes into it where dresidual is to be; else where dx will be.
+    """
+    residual, where, dsum = operands[6:9]
+    if spec.activation is None and residual is None and where is None and dsum is None:
+        return None
+    view, compute = read.view, _checks.COMPUTED_IN[read.dtype]
+    activation, by_channel = activations.packed(spec.activation), view.affine == "channel"
+    inner = activation is not None or (residual is not None and where is not None)
+    full, (kept, groups) = operands[1].shape, (spec.kept, spec.groups)
+    added, masked = residual is not None, where is not None
+    flat, order, back, empty, shape, dtype = read.flat, read.order, read.back, read.empty, read.shape, read.dtype
+
+    def prepared(others: tuple[Any, ...], dy: Array, x: Array, dx: Array) -> Any:
+        _, _, bias, residual, where, dsum, _ = (*others, None, None, None, None, None)[:7]
+        dz, dresidual, counts, mask = dy, None, None, None
+        if added:
+            memory = empty(shape, dtype)
+            dz, dresidual = memory.ravel(), memory if order is None else memory.transpose(back)
+            if not inner:
+                dz[...] = dy
+        elif inner:
+            dz = np.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
+        if masked:
+            counts = arrays.flat_statistics(_checks.counts(where, full, kept, groups), view)
+            mask = flat(np.broadcast_to(where, full))
+        added_to_dx = None if dsum is None else flat(dsum)
+        b = None if bias is None or not inner else arrays.flat_weights(np.ascontiguousarray(cast(bias, compute)), view)
+        if inner:
+            of_channel, of_element = (b, None) if by_channel else (None, b)
+            before = flat(residual) if added else None
+            extras = GradientExtras(of_channel, of_element, before, activation, mask, dy, added_to_dx, counts)
+        else:
+            extras = GradientExtras(where=mask, dsum=added_to_dx, counts=counts)
+        return dz, dresidual, none_if_empty(extras)
+
+    return prepared

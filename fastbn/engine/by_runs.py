@@ -1,0 +1,239 @@
+"""The passes over groups of contiguous runs: whole groups, or step by step where those are too few for all threads.
+
+Each function decides all that can be decided from the view, and returns what does the rest for flat arrays.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastbn._views import View
+from fastbn.engine import numbers
+from fastbn.engine.entries import Entries
+from fastbn.engine.operands import LIKE, NOTHING, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.kernels import runs, statistics
+
+Forward = Callable[..., None]  # of (threads, x, y, weight, bias, mean, var, extras)
+Backward = Callable[..., None]  # of (threads, the fields of Gradient)
+
+
+def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
+    """Normalize x, like y, with its own statistics, each parallel work item being one group."""
+    plan = numbers.forward(view, numbers.of(y), centered, rooted)
+    kernel, by_channel = Entries(runs.forward), view.affine == "channel"
+
+    def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
+        args: tuple[Any, ...]
+        if by_channel:
+            args = plan, x, y, w, b, None, None, eps, mean, var, extras
+        else:
+            args = plan, x, y, None, None, w, b, eps, mean, var, extras
+        (kernel[threads > 1] or kernel.find(threads > 1, args))(*args)
+
+    return run
+
+
+def small_forward(view: View, x: Array, spec: Any, most: int) -> Callable[..., Any]:
+    """A plan for small arrays in C order of which nothing is asked beside y and, if wanted, statistics: few steps.
+
+    most: of operands beside the first three, the last of which is the result's memory.
+    """
+    kernel, eps, wanted = Entries(runs.forward), spec.eps, bool(spec.keep)
+    plan = numbers.forward(view, numbers.of(x), spec.centered, spec.keep == 2)
+    by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
+    empty, entry, with_mean, counted = np.empty, None, wanted and spec.centered, spec.keep == 1
+
+    def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...] | None) -> Any:
+        nonlocal entry
+        out = None if others is None or len(others) < most else others[-1]
+        y = empty(shape, dtype) if out is None else out
+        mean = var = NOTHING
+        if wanted:
+            var = empty(groups)
+            if with_mean:
+                mean = empty(groups)
+        if entry is None:
+            affine = (w, b, None, None) if by_channel else (None, None, w, b)
+            entry = kernel.find(False, (plan, x.ravel(), y.ravel(), *affine, eps, mean, var, None))
+        if by_channel:
+            entry(plan, x.ravel(), y.ravel(), w, b, None, None, eps, mean, var, None)
+        else:
+            entry(plan, x.ravel(), y.ravel(), None, None, w, b, eps, mean, var, None)
+        if not wanted:
+            return y
+        return (y, mean, var, None) if counted else (y, mean, var)
+
+    return normalize
+
+
+def forward_in_steps(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
+    """As `forward`, each parallel work item being a piece of a group."""
+    shape, past_cache = view.geometry, numbers.past_cache(view, numbers.of(y))
+    count, groups, parts, length, _ = shape
+    per_group, by_channel = runs.pieces(count, parts * length), view.affine == "channel"
+    pieces = groups * per_group
+    reduce, finish, add, apply = (Entries(d) for d in (runs.reduce, runs.finish, runs.apply, runs.apply))
+
+    def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
+        where, counts, summed = (None,) * 3 if extras is None else (extras.where, extras.counts, extras.summed)
+        mean, of_groups = mean if mean.size else np.empty(groups), var if var.size else np.empty(groups)
+        sums = np.empty((pieces, 3))
+        reduce(True, (pieces, x, where, shape, per_group, centered, False, sums))
+        finish(False, (groups, shape, per_group, centered, sums, counts, mean, of_groups))
+        if summed is not None:
+            alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
+            add(True, (pieces, threads, x, summed, shape, per_group, *alone))
+        affine = (w, b, None, None) if by_channel else (None, None, w, b)
+        more = None if extras is None else extras.of_elements
+        apply(True, (pieces, threads, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more))
+        if rooted:
+            take_roots(var, eps)
+
+    return run
+
+
+def take_roots(var: Array, eps: float) -> None:
+    """Put 1/sqrt(var + eps) in the place of var (float64)."""
+    statistics.take_roots(var.ravel("K"), eps)
+
+
+def scale(view: View, y: Array, eps: float | None) -> Forward:
+    """Normalize x, like y, with given statistics, a channel each, in the order of memory; eps None: `var` is rstd."""
+    plan, kernel = numbers.scale(view, numbers.of(y)), Entries(runs.scale)
+
+    def run(threads: int, x: Array, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
+        args = plan, x, y, w, b, eps, mean, var, None if extras is None else extras[:4]
+        (kernel[threads > 1] or kernel.find(threads > 1, args))(*args)
+
+    return run
+
+
+def sums(view: View, x: Array) -> Callable[..., None]:
+    """The sums of d and d^2 over every group of arrays like x; d: the distance from `shift`, an element."""
+    shape, reduce = view.geometry, Entries(runs.reduce)
+    count, groups, parts, length, _ = shape
+    per_group = runs.pieces(count, parts * length)
+
+    def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
+        of_pieces = np.empty((groups * per_group, 3))
+        reduce(threads > 1, (groups * per_group, x, None, shape, per_group, True, True, of_pieces))
+        _, s[:], q[:] = of_pieces.reshape(groups, per_group, 3).sum(axis=1).T
+        shift[:] = of_pieces[::per_group, 0]
+
+    return run
+
+
+# Backward -------------------------------------------------------------------------------------------------------------
+
+
+def backward(view: View, x: Array, centered: bool) -> Backward:
+    """The gradients of `forward`, each parallel work item being a group of some samples, or some rows."""
+    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    by_element, like = view.affine == "element", LIKE[computed_in(x.dtype)]
+    kernel = Entries(runs.rows_backward if by_element else runs.backward)
+    size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
+    collect = collecting(size)
+
+    def run(threads: int, arrays: Gradient) -> None:
+        dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
+        grads = np.empty(size)
+        if by_element:
+            kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, like, extras))
+        else:
+            kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))
+        collect(threads, grads, dweight, dbias)
+
+    return run
+
+
+def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
+    """As `backward`, each parallel work item being a piece; dx may be None."""
+    return (_rows_in_steps if view.affine == "element" else _channels_in_steps)(view, x, centered)
+
+
+def _channels_in_steps(view: View, x: Array, centered: bool) -> Backward:
+    """A weight a channel; a block of samples after the other."""
+    count, groups, parts, length, channels = view.geometry
+    past_cache = numbers.past_cache(view, numbers.of(x), share=2)
+    samples, per_block = numbers.blocks_of_samples(view, x.itemsize)
+    of_sample, of_elements = groups // samples, x.size // samples
+    of_block = _block_in_steps(past_cache)
+
+    def run(threads: int, arrays: Gradient) -> None:
+        arrays, totals = Gradient._make(arrays), (np.zeros(channels), np.zeros(channels))
+        for first in range(0, samples, per_block):
+            n = min(per_block, samples - first)
+            shape, part = (count, of_sample * n, parts, length, channels), arrays
+            if n != samples:
+                own, elements = (slice(k * first, k * (first + n)) for k in (of_sample, of_elements))
+                part = arrays.part(elements, own)
+            of_block(threads, shape, part, totals)
+        arrays.dweight[:], arrays.dbias[:] = totals
+
+    return run
+
+
+def _block_in_steps(past_cache: int) -> Callable[..., None]:
+    """dx of some samples, and what they add to dweight and dbias (float64)."""
+    differentiate, reduce, finish, apply, collect = (
+        Entries(d) for d in (runs.apply, runs.reduce_back, runs.finish_back, runs.apply_back, runs.collect)
+    )
+
+    def run(threads: int, shape: tuple[int, ...], arrays: Gradient, totals: tuple[Array, Array]) -> None:
+        dy, x, dx, w, mean, rstd, _, _, extras = arrays
+        extras, parallel = extras or GradientExtras(), threads > 1
+        count, groups, parts, length, channels = shape
+        per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
+        pieces = groups * parts * per_part
+        if extras.dy is not None:
+            given = w, extras.bias, None, None, None, 0, mean, rstd, extras.forward
+            differentiate(parallel, (groups * per_group, threads, x, dy, shape, per_group, *given))
+        sums, slopes = np.empty((pieces, 2)), np.empty((groups, 2))
+        reduce(parallel, (pieces, dy, x, extras.where, shape, per_part, None, mean, rstd, sums))
+        finish(False, (groups, shape, per_part, w, rstd, sums, extras.counts, slopes))
+        if dx is not None:
+            statistics = mean, rstd, slopes, extras.beside_coefficients
+            apply(parallel, (pieces, threads, dy, x, dx, shape, per_part, w, past_cache, *statistics))
+        collect(False, (channels, sums, per_part, *totals))
+
+    return run
+
+
+def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
+    """A weight an element."""
+    shape, like = view.geometry, LIKE[computed_in(x.dtype)]
+    _, rows, _, length, weights = shape
+    past_cache = numbers.past_cache(view, numbers.of(x), share=2)
+    per_row, (blocks, block) = runs.pieces(1, length), numbers.blocks_of_rows(view)
+    collect = collecting((blocks, 2, weights))
+    differentiate, reduce, finish, apply = (
+        Entries(d) for d in (runs.apply, runs.reduce_back, runs.finish_rows, runs.apply_rows)
+    )
+
+    def run(threads: int, arrays: Gradient) -> None:
+        dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
+        extras, parallel = extras or GradientExtras(), threads > 1
+        grads = np.zeros((blocks, 2, weights))
+        if extras.dy is not None:
+            means = np.zeros(rows) if mean is None else mean
+            given = None, None, w, extras.element_bias, None, 0, means, rstd, extras.forward
+            differentiate(parallel, (rows * per_row, threads, x, dy, shape, per_row, *given))
+        sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
+        reduce(parallel, (rows * per_row, dy, x, extras.where, shape, per_row, w, mean, rstd, sums))
+        finish(False, (rows, shape, per_row, centered, rstd, sums, extras.counts, slopes))
+        statistics = mean, rstd, block, grads, slopes, like, extras.beside_coefficients
+        apply(parallel, (per_row, dy, x, dx, shape, w, past_cache, *statistics))
+        collect(threads, grads, dweight, dbias)
+
+    return run
+
+
+def collecting(size: tuple[int, int, int]) -> Callable[..., None]:
+    """What adds up gradients of blocks, of this size: a function of (threads, grads, dweight, dbias)."""
+    units, kernel = numbers.ceil_div(size[0] * size[1] * size[2], runs.COLLECTED), Entries(runs.collect_rows)
+
+    def collect(threads: int, grads: Array, dweight: Array, dbias: Array) -> None:
+        kernel(threads > 1 and units > 1, (units, grads, dweight, dbias))
+
+    return collect

@@ -1,0 +1,66 @@
+"""Compiled code, called without Numba's look at the types of the arguments, which takes as long as a small array."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, typeof, types
+from numpy.typing import NDArray
+
+from fastbn.kernels.jit import Driver
+
+Array = NDArray[Any]
+
+_BITS = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16), "bool": np.dtype(np.uint8)}
+
+
+class Entries(list[Any]):
+    """The serial and the parallel build of a driver, for arguments of the same types every time.
+
+    An item is None until its build has been compiled, or loaded; then it takes the arguments.
+    """
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__((None, None))
+        self._driver = driver
+
+    def find(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., None]:
+        """The item for arguments like these."""
+        self[parallel] = found = entry_point(self._driver[parallel], args)
+        return found
+
+    def __call__(self, parallel: bool, args: tuple[Any, ...]) -> None:
+        (self[parallel] or self.find(parallel, args))(*args)
+
+
+def entry_point(build: Any, args: tuple[Any, ...]) -> Callable[..., None]:
+    """What runs a build on arguments like these; where Numba does not tell, the build itself, given what it knows.
+
+    Numba's own entry reads memory as its signature says.  So one for writable arrays of the integers that hold the bits
+    of half precision also takes read-only arrays, which kernels never write to, and arrays of half precision.
+    """
+    if hasattr(build, "compile"):
+        found = build.compile(tuple(_type(a) for a in args))
+        if found is not None:
+            return found
+    return lambda *args: build(*(_as_bits(a) for a in args))
+
+
+def _type(value: Any) -> Any:
+    """The type that kernels are compiled for."""
+    if isinstance(value, tuple):
+        return types.BaseTuple.from_types([_type(v) for v in value])
+    if type(value) is np.ndarray and value.dtype.names is None:
+        return types.Array(from_dtype(_BITS.get(value.dtype.name, value.dtype)), value.ndim, "C")
+    return typeof(value)
+
+
+def _as_bits(value: Any) -> Any:
+    """An array as what kernels take its elements for."""
+    if isinstance(value, tuple):
+        return tuple(_as_bits(v) for v in value)
+    if type(value) is np.ndarray and value.dtype.name in _BITS:
+        return value.view(_BITS[value.dtype.name])
+    return value

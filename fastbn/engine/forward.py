@@ -1,0 +1,283 @@
+"""Plans of what normalizes: by an array's own statistics, or by given ones."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import _checks, _memory, _runtime, _views
+from fastbn.engine import arrays, by_columns, by_runs, numbers, plans
+from fastbn.engine.operands import NOTHING, Extras
+from fastbn.kernels import activations
+
+Array = NDArray[Any]
+
+ONLY_Y, VARIANCE, RSTD = 0, 1, 2  # what is returned of a forward: y; y, mean, variance and counts; y, mean and rstd
+
+
+class Statistics(NamedTuple):
+    """What is decided about a forward by its own statistics."""
+
+    view_of: arrays.ViewOf
+    args: tuple[Any, ...]  # of view_of, beside shape and memory order
+    eps: float
+    keep: int = ONLY_Y
+    centered: bool = True  # or mean is empty and the variance a mean square
+    activation: Any = None
+    kept: tuple[int, ...] = ()  # axes of x that the statistics keep,
+    groups: int = 0  # the last of which is split into so many, unless 0
+    accept: Callable[[Array], None] | None = None  # raises where a mask leaves too few elements, given their counts
+
+
+class Reading(NamedTuple):
+    """How arrays like x are read and written."""
+
+    order: Any  # of axes in memory; None: C-contiguous
+    back: Any  # the axes that lead back
+    view: _views.View
+    shape: Any  # in the order of memory
+    dtype: np.dtype[Any]
+    nbytes: int
+
+    @property
+    def empty(self) -> Callable[..., Array]:
+        """What makes memory for a result, given shape and dtype."""
+        return np.empty if self.nbytes < _memory.LEAST else _memory.empty
+
+    def flat(self, values: Array) -> Array:
+        """The elements of an array of x's shape in the order of memory."""
+        return values.ravel() if self.order is None else values.transpose(self.order).ravel()
+
+
+def reading(x: Array, view_of: arrays.ViewOf, args: tuple[Any, ...]) -> tuple[Array, Reading]:
+    """x, copied where no kernel reads it as it lies, and how arrays like it are read."""
+    x, order, view = arrays.view_of_memory(x, view_of, *args)
+    shape = x.shape if order is None else [x.shape[a] for a in order]
+    return x, Reading(order, None if order is None else arrays.inverse(order), view, shape, x.dtype, x.nbytes)
+
+
+def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None] | None:
+    """What calls run(threads, ...) with the number of threads that is good for calls of one kind; None: that is one."""
+    kind = object()
+
+    def with_team(*args: Any) -> None:
+        _runtime.with_team(kind, nbytes, run, *args)
+
+    return None if nbytes < _runtime.SERIAL_BYTES else with_team
+
+
+def passes(x: Array, view: _views.View, eps: float, keep: int, centered: bool = True) -> by_runs.Forward:
+    """All passes of a forward over arrays like x: (threads, x, y, weight, bias, mean, var, extras)."""
+    family: Any = by_columns if view.columns else by_runs
+    args = view, x, centered, keep == RSTD, eps
+    whole = family.forward(*args)
+    if numbers.undivided(view) or x.nbytes < _runtime.SERIAL_BYTES:
+        return whole
+    units = view.blocks * numbers.extent(view)[1] if view.columns else view.geometry[1]
+    in_steps = family.forward_in_steps(*args)
+
+    def run(threads: int, *flat: Any) -> None:
+        (whole if numbers.busy(units, threads) else in_steps)(threads, *flat)
+
+    return run
+
+
+def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of (x, weight, bias, ..., residual, where, out), by the statistics of x."""
+    x, read = reading(operands[0], spec.view_of, spec.args)
+    if not x.size:
+        return _plan_of_nothing(read, spec, len(operands) - 3)
+    order, back, view, shape, dtype, nbytes = read
+    run = passes(x, view, spec.eps, spec.keep, spec.centered)
+    shared, empty, keep = team(nbytes, run), read.empty, spec.keep
+    stats_shape, stats_axes, with_mean = view.stats_shape, view.stats_axes, bool(keep and spec.centered)
+    flat_stats = not keep or len(stats_shape) == 1
+    plain_weights = view.weight_order is None and all(w is None or w.ndim == 1 for w in operands[1:3])
+    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
+    extras = _extras(spec, read, operands)
+    most = len(operands) - 3
+    plain = order is None and extras is None and shared is None and direct and flat_stats and plain_weights
+    if plain and not view.columns:
+        return by_runs.small_forward(view, x, spec, most)
+    del x
+
+    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
+        out: Any = others[-1] if others is not None and len(others) == most else None
+        more = None if extras is None else extras(*(others or ())[most - 3 :])
+        if order is None:
+            y = out if direct and out is not None else empty(shape, dtype)
+            flat_x, flat_y = x.ravel(), y.ravel()
+        else:
+            y = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
+        if not plain_weights:
+            w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
+        mean = flat_mean = np.empty(stats_shape) if with_mean else NOTHING
+        var = flat_var = np.empty(stats_shape) if keep else NOTHING
+        if not flat_stats:
+            flat_mean, flat_var = mean.ravel(), var.ravel()
+        if shared is None:
+            run(1, flat_x, flat_y, w, b, flat_mean, flat_var, more)
+        else:
+            shared(flat_x, flat_y, w, b, flat_mean, flat_var, more)
+        if not direct:
+            out[...] = y
+            y = out
+        if not keep:
+            return y
+        if stats_axes is not None:
+            mean, var = mean.transpose(stats_axes) if with_mean else mean, var.transpose(stats_axes)
+        if keep == RSTD:
+            return y, mean, var
+        counts = None if more is None or more.counts is None else more.counts.reshape(stats_shape)
+        return y, mean, var, counts
+
+    return normalize
+
+
+def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[..., Any]:
+    """Of an x without elements: statistics are NaN."""
+    view, keep = read.view, spec.keep
+
+    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
+        out: Any = others[-1] if others is not None and len(others) == most else None
+        y = arrays.target(x, read.order) if out is None else out
+        if not keep:
+            return y
+        var = arrays.shaped_statistics(np.full(view.stats_shape, np.nan), view)
+        mean = var.copy() if spec.centered else NOTHING
+        return (y, mean, var) if keep == RSTD else (y, mean, var, None)
+
+    return normalize
+
+
+def _extras(spec: Any, read: Reading, operands: tuple[Any, ...]) -> Callable[..., Extras] | None:
+    """From operands to what kernels take beside arrays, weights and statistics; None where that is nothing."""
+    residual, where = operands[-3], operands[-2]
+    if spec.activation is None and residual is None and where is None:
+        return None
+    activation, full, accept = activations.packed(spec.activation), operands[0].shape, spec.accept
+    kept, groups, view, flat = spec.kept, spec.groups, read.view, read.flat
+    masked, added = where is not None, residual is not None
+
+    def extras(residual: Any = None, where: Any = None, out: Any = None) -> Extras:
+        mask = counts = None
+        if masked:
+            counts = _checks.counts(where, full, kept, groups)
+            if accept is not None:
+                accept(counts)
+            mask, counts = flat(np.broadcast_to(where, full)), arrays.flat_statistics(counts, view)
+        return Extras(flat(residual) if added else None, activation, mask, None, counts)
+
+    return extras
+
+
+# A sum ----------------------------------------------------------------------------------------------------------------
+
+
+def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of (x, weight, bias, residual, where, out), by the statistics of x + residual: y, the sum, mean and rstd."""
+    x, out = np.ascontiguousarray(operands[0]), operands[-1]
+    _, read = reading(x, spec.view_of, spec.args)
+    view, shape, dtype, centered = read.view, x.shape, x.dtype, spec.centered
+    direct = out is None or out.flags.c_contiguous
+    run = passes(x, view, spec.eps, spec.keep, centered) if x.size else None
+    shared, empty = team(x.nbytes, run) if run else None, read.empty
+    del x, out
+
+    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
+        residual, out = others[0], others[2]
+        y = out if direct and out is not None else empty(shape, dtype)
+        total = empty(shape, dtype)
+        mean, rstd = np.empty(view.stats_shape) if centered else NOTHING, np.empty(view.stats_shape)
+        if run is None:
+            mean[...], rstd[...] = np.nan, np.nan
+        else:
+            w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
+            flat = (x.ravel(), residual.ravel()), y.ravel(), w, b, mean.ravel(), rstd.ravel()
+            (shared or (lambda *flat: run(1, *flat)))(*flat, Extras(summed=total.ravel()))
+        if not direct:
+            out[...] = y
+            y = out
+        return y, total, mean, rstd
+
+    return normalize
+
+
+# Given statistics -----------------------------------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """What is decided about a forward by given statistics."""
+
+    axis: int
+    eps: float
+    activation: Any = None
+    kept: tuple[int, ...] = ()
+    groups: int = 0
+    accept: None = None
+
+
+def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of (x, weight, bias, mean, var, residual, where, out), every channel by its given mean and variance."""
+    x, read = reading(operands[0], _views.batch_view, (spec.axis, False))
+    order, back, view, shape, dtype, nbytes = read
+    run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps) if x.size else None
+    shared, empty = team(nbytes, run) if run else None, read.empty
+    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
+    extras = _extras(spec, read, operands)
+    del x
+
+    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
+        mean, var = others[:2]
+        out: Any = others[4] if len(others) == 5 else None
+        more = None if extras is None else extras(*others[2:])
+        if order is None:
+            y = out if direct and out is not None else empty(shape, dtype)
+            flat_x, flat_y = x.ravel(), y.ravel()
+        else:
+            y = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
+        if shared is not None:
+            shared(flat_x, flat_y, w, b, mean, var, more)
+        elif run is not None:
+            run(1, flat_x, flat_y, w, b, mean, var, more)
+        if direct:
+            return y
+        out[...] = y
+        return out
+
+    return normalize
+
+
+# Sums -----------------------------------------------------------------------------------------------------------------
+
+
+def plan_of_sums(spec: tuple[arrays.ViewOf, tuple[Any, ...]], operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of x, not empty: an element of every group, and the sums of d and d^2; d: the distance from it."""
+    x, read = reading(operands[0], *spec)
+    view, flat = read.view, read.flat
+    run = (by_columns if view.columns else by_runs).sums(view, x)
+    shared = team(x.nbytes, run)
+    del x
+
+    def sum_up(x: Array, *_: Any) -> tuple[Array, Array, Array]:
+        found = np.empty(view.stats_shape), np.empty(view.stats_shape), np.empty(view.stats_shape)
+        args = flat(x), *(v.reshape(-1) for v in found)
+        if shared is None:
+            run(1, *args)
+        else:
+            shared(*args)
+        shift, s, q = (arrays.shaped_statistics(v, view) for v in found)
+        return shift, s, q
+
+    return sum_up
+
+
+_SUMS = plans.Operation("x - - out", lambda settings, operands: (operands, settings), plan_of_sums)
+
+
+def sums(x: Array, view_of: arrays.ViewOf, args: tuple[Any, ...]) -> tuple[Array, Array, Array]:
+    """An element of every group of x, checked and not empty, and the sums of d and d^2; d: the distance from it."""
+    return plans.call(_SUMS, (view_of, args), x, None, None)
