@@ -88,10 +88,13 @@ def call(
     if not contiguous & 1:
         key = *key, a.strides, b if b is None else b.strides, c if c is None else c.strides
     last, plan = operation.last
-    if key != last:
-        plan = _find(operation, key)
-        if plan is None:
-            return _first(operation, settings, operation.all(a, b, c, others), key, specification)
+    try:
+        if key != last:
+            plan = _find(operation, key)
+    except ValueError:  # an array, which cannot be a setting, is not compared
+        key = plan = None
+    if plan is None:
+        return _first(operation, settings, operation.all(a, b, c, others), key, specification)
     if operation.updates or (others is not None and len(others) == operation.most and others[-1] is not None):
         check_apart(operation, operation.all(a, b, c, others), plan.own)
     return plan.run(a, b, c, others)
