@@ -10,9 +10,7 @@ from math import prod
 import pytest
 from against_reference import check_backward, check_forward
 from cases import CASES, FLOATS, ids
-
-from fastbn import _runtime
-from fastbn.engine import numbers
+from treatments import as_large
 
 MOST_ELEMENTS = 20_000
 IN_PIECES = [(1, 3, 100_003), (2, 100_003), (2, 9000, 17)]  # so long that even one group is cut up for several threads
@@ -28,9 +26,7 @@ pytestmark = [
 def treatment(request, monkeypatch):
     """As the small arrays that they are, or as if they were large and there were many threads to share them."""
     if request.param == "as large":
-        monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-        monkeypatch.setattr(_runtime, "with_team", lambda kind, nbytes, run, *args: run(64, *args))
-        monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
+        as_large(monkeypatch)
 
 
 def test_forward(case, dtype):

@@ -2,16 +2,15 @@
 
 import numpy as np
 import pytest
+from against_reference import both_ways, check_fused
 from cases import (
     Case,
     assert_close,
     assert_same_bits,
     channels_last_view,
-    forward_tolerance,
     gradient_scales,
     gradient_tolerance,
     ids,
-    memory_order,
 )
 
 import fastbn
@@ -34,25 +33,6 @@ CASES = [
 LAYER = Case("layer_norm", (37, 100), 100)
 
 
-def both_ways(case, library, x, dy, named, more):
-    """(y, dx, ...), and the statistics."""
-    y, statistics = case.forward(library, x, **named, **more)
-    return (y, *case.backward(library, dy, x, statistics, **named, **more)), statistics
-
-
-def check(case, dtype, more, offset=0.0, place=lambda a: a):
-    x, dy, named = case.data(dtype, offset), case.upstream(dtype), case.parameters(dtype)
-    expected, statistics = both_ways(case, reference, x, dy, named, more)
-    actual, _ = both_ways(case, fastbn, place(x), place(dy), named, more)
-    assert len(actual) == len(expected)
-    assert_close(actual[0], expected[0], forward_tolerance(dtype, offset), 1.0)
-    scales = (*gradient_scales(case, statistics)[: 2 if case.op == "rms_norm" else 3], 1.0)
-    for a, b, scale in zip(actual[1:], expected[1:], scales, strict=False):
-        assert_close(a, b, gradient_tolerance(dtype, offset), scale)
-    assert all(memory_order(a) == memory_order(place(x)) for a in actual if a.shape == x.shape)
-    return actual
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_activation_forward(activation, dtype):
@@ -68,12 +48,12 @@ def test_activation_forward(activation, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_activation_backward(activation, dtype):
-    check(BATCH, dtype, {"activation": activation})
+    check_fused(BATCH, dtype, {"activation": activation})
 
 
 @pytest.mark.parametrize("case", CASES[1:], ids=ids)
 def test_activation_of_every_operation(case):
-    check(case, np.float32, {"activation": "silu"}, offset=1e3)
+    check_fused(case, np.float32, {"activation": "silu"}, offset=1e3)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
@@ -93,13 +73,13 @@ def test_derivatives(activation):
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_residual(case, activation):
     residual = case.data(np.float32, seed=5)
-    check(case, np.float32, {"activation": activation, "residual": residual})
+    check_fused(case, np.float32, {"activation": activation, "residual": residual})
 
 
 def test_residual_in_another_memory_order():
     residual = channels_last_view(BATCH.data(np.float32, seed=5))
-    check(BATCH, np.float32, {"activation": "relu", "residual": residual}, place=channels_last_view)
-    check(BATCH, np.float32, {"activation": "relu", "residual": residual})
+    check_fused(BATCH, np.float32, {"activation": "relu", "residual": residual}, place=channels_last_view)
+    check_fused(BATCH, np.float32, {"activation": "relu", "residual": residual})
 
 
 def test_evaluation():
