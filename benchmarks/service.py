@@ -4,8 +4,8 @@
     python benchmarks/service.py --threads 1,8 --seconds 0.5 --json service.json
 
 Every thread calls in a loop, and one more does nothing but sleep for a millisecond at a time.  Contenders take turns,
-each being the first in turn, with a rest between them.  A figure is the median of the rounds; waiting times are those of
-all calls of a round.
+each being the first in turn, with a rest between them.  A figure is the median of the rounds; waiting times are
+those of all calls of a round.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import remembered
 from hypothesis import HealthCheck, seed, settings
 
 SYSTEMS = Path(__file__).parent / "systems"  # a folder for each package that tests of its own need
-EXISTING = sorted(folder.name for folder in SYSTEMS.iterdir() if any(folder.glob("test_*.py")))
+EXISTING = sorted({folder.name for folder in SYSTEMS.iterdir() if any(folder.glob("test_*.py"))} | {"jax"})
 
 
 def pytest_addoption(parser):
@@ -60,6 +60,8 @@ class Choice:
             self.left_out["slow"] += 1
             return True  # so that -m, whose default leaves it out, tells of it
         needed = {name for marker in item.iter_markers("system") for name in marker.args}
+        if "torch" in item.fixturenames:
+            needed.add("torch")
         if item.get_closest_marker("example") and self.docs:
             return True
         if needed:
@@ -107,6 +109,14 @@ def pytest_unconfigure(config):
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter and hasattr(config, "fastbn_choice"):
         reporter.write_line(str(config.fastbn_choice))
+
+
+@pytest.fixture
+def torch():
+    """PyTorch: a test that takes it is one of its system."""
+    import torch
+
+    return torch
 
 
 @pytest.fixture(autouse=True)

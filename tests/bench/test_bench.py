@@ -78,6 +78,7 @@ def python(code, *arguments, cwd):
 # the command ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_bench_from_end_to_end(tiny, tmp_path, capsys):
     before = numba.get_num_threads()
     written, picture = tmp_path / "results.json", tmp_path / "picture.png"
@@ -101,6 +102,7 @@ def test_bench_from_end_to_end(tiny, tmp_path, capsys):
     assert len(png) > 20_000  # a blank picture has some 5 kB
 
 
+@pytest.mark.full
 def test_only_rounds_and_peers(tiny, tmp_path):
     written = tmp_path / "results.json"
     only = ["--only", "group NORM, back.*last", "--rounds", "3", "--json", str(written)]
@@ -212,6 +214,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.full
 def test_everyone_installed_gives_the_right_answer(tmp_path):
     """In a process of its own: these libraries start threads, and some object to forks from then on."""
     arguments = ["bench", "--suite", "tiny", "--peers", ",".join(INSTALLED), "--rounds", "1", "--json", "results.json"]

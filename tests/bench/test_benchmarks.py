@@ -40,7 +40,8 @@ def numpy_calls(library, operation):
 
 def torch_calls(operation):
     """Forward without a graph; backward through the graph of one forward."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     function = {
         "batch_norm": lambda x, *affine: torch.nn.functional.batch_norm(x, None, None, *affine, training=True),
         "layer_norm": lambda x, *affine: torch.nn.functional.layer_norm(x, TOKENS[-1:], *affine),
@@ -64,7 +65,8 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("library", CALLS)
+@pytest.mark.full
+@pytest.mark.parametrize("library", ["fastbn", "numpy", pytest.param("torch", marks=pytest.mark.system("torch"))])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_operation(benchmark, operation, direction, library):

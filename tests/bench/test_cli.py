@@ -71,6 +71,7 @@ def test_interrupt_is_one_line_and_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "fastbn info: interrupted\n"
 
 
+@pytest.mark.full
 def test_info_needs_no_extra():
     done = python(without("rich", "matplotlib", "sklearn"), "info")
     assert (done.returncode, done.stderr) == (0, "")
@@ -167,6 +168,7 @@ def _central_differences(f, array, h=1e-6):
     return gradient
 
 
+@pytest.mark.full
 def test_training_learns_and_repeats_itself():
     digits = _digits.load_digits()
     first = _digits.train("no norm", MODEST, 0, 6, digits)
@@ -176,6 +178,7 @@ def test_training_learns_and_repeats_itself():
     assert first.accuracy == again.accuracy != other.accuracy
 
 
+@pytest.mark.full
 def test_batch_norm_learns_and_repeats_itself():
     digits = _digits.load_digits()
     first, again = (_digits.train("batch norm", MODEST, 0, 2, digits) for _ in range(2))
@@ -183,6 +186,7 @@ def test_batch_norm_learns_and_repeats_itself():
     assert first.accuracy == again.accuracy
 
 
+@pytest.mark.full
 def test_divergence_is_noticed_and_counted_at_chance():
     run = _digits.train("no norm", 1e30, 0, 3, _digits.load_digits())
     assert run.diverged
@@ -246,6 +250,7 @@ def test_epochs_to_target_are_read_off_the_curve():
 # the demo -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("factor", [1 + 1e-5, np.nan])
 def test_a_wrong_operation_fails_the_demo(monkeypatch, capsys, factor):
     right = fastbn.layer_norm_backward
@@ -262,6 +267,7 @@ def test_a_wrong_operation_fails_the_demo(monkeypatch, capsys, factor):
     assert out.rstrip().endswith("4 of 48 fail: no network is trained.")
 
 
+@pytest.mark.full
 def test_demo_from_end_to_end(tmp_path):
     import matplotlib.font_manager  # noqa: F401  # builds its cache, which the first process to do so says on stderr
 

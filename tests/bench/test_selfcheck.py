@@ -15,6 +15,7 @@ def outcome(topic, title):
     return check.run()
 
 
+@pytest.mark.full
 def test_passes_from_end_to_end():
     done = python(RUN, "selfcheck")
     assert (done.returncode, done.stderr) == (0, "")
@@ -30,6 +31,7 @@ def test_missing_extra_says_what_to_install():
     assert done.stderr == 'fastbn selfcheck: rich not installed; run: pip install "fastbn[demo]"\n'
 
 
+@pytest.mark.full
 def test_without_ml_dtypes_float16_is_checked():
     done = python(without("ml_dtypes"), "selfcheck")
     assert done.returncode == 0
@@ -66,6 +68,7 @@ ERROR, BITS = "error against float64, means 0 to 1e6", "the same bits"
 EXTREMES = "huge and tiny values"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("topic", "title", "name", "spoil"),
     [
@@ -90,6 +93,7 @@ def test_a_wrong_result_is_noticed(monkeypatch, topic, title, name, spoil):
     assert not outcome(topic, title)[1]
 
 
+@pytest.mark.full
 def test_inexact_moments_are_noticed(monkeypatch):
     right = fastbn.batch_norm_forward
 
@@ -102,6 +106,7 @@ def test_inexact_moments_are_noticed(monkeypatch):
     assert not outcome("data with exact moments", "batch norm")[1]
 
 
+@pytest.mark.full
 def test_bits_that_depend_on_threads_are_noticed(monkeypatch):
     title = next(c.title for c in _selfcheck.checks() if c.topic == BITS and c.title.startswith("layer norm"))
     monkeypatch.setattr(_selfcheck, "_thread_counts", lambda: [1, 2])
@@ -110,6 +115,7 @@ def test_bits_that_depend_on_threads_are_noticed(monkeypatch):
     assert not outcome(BITS, title)[1]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", _selfcheck._halves(), ids=str)
 def test_a_wrong_code_is_noticed(monkeypatch, dtype):
     assert outcome("all 65,536 codes, rounded once", str(dtype))[1]

@@ -73,6 +73,7 @@ def in_every_layout(cases=LAID_OUT):
 # The error, whatever the mean -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @in_every_layout()
 def test_forward_at_every_mean(case, arrange):
     parameters = case.parameters(np.float32)
@@ -87,6 +88,7 @@ def test_forward_at_every_mean(case, arrange):
         )
 
 
+@pytest.mark.full
 @in_every_layout()
 def test_gradients_at_every_mean(case, arrange):
     weight, dy = case.parameters(np.float32)["weight"], arrange(case.upstream(np.float32))
@@ -102,6 +104,7 @@ def test_gradients_at_every_mean(case, arrange):
 FIXED = [(case, arrange) for case, arrange in LAID_OUT if case.op == "batch_norm"]
 
 
+@pytest.mark.full
 @in_every_layout(FIXED)
 def test_given_statistics_at_every_mean(case, arrange):
     channels = case.parameter_shape
@@ -136,6 +139,7 @@ def test_a_plain_formula_would_not_pass():
 # Running statistics ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1e3, 1e6])
 @pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
 def test_running_statistics_after_a_thousand_updates(op, mean):
@@ -152,6 +156,7 @@ def test_running_statistics_after_a_thousand_updates(op, mean):
         np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.full
 def test_running_statistics_of_a_layer_after_a_thousand_updates():
     rng = np.random.default_rng(0)
     layer = fastbn.BatchNorm1d(5)
@@ -182,6 +187,7 @@ CONSTANT_CASES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @in_every_layout([(case, np.ascontiguousarray) for case in CONSTANT_CASES])
 def test_a_constant_becomes_its_bias(case, arrange, dtype):
@@ -202,6 +208,7 @@ def test_a_constant_becomes_its_bias(case, arrange, dtype):
     np.testing.assert_array_equal(statistics[1], 1 / np.sqrt(np.float64(1e-5)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1e30, 1e-30])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @in_every_layout()
@@ -258,6 +265,7 @@ def place_groups(case, groups):
     return np.moveaxis(groups.reshape(moved), 1, axis)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mean", [0.0, 12.5, 1e6])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @in_every_layout([(case, np.ascontiguousarray) for case in EXACT] + [(c, channels_last_view) for c in EXACT[2:12]])
@@ -395,6 +403,7 @@ def serial_digest():
         return digest(BITS, FUSED, OVER_CHANNELS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layer", LAYERS)
 def test_same_bits_with_any_threads_of_any_layer(layer, serial_digest):
     environment = {"NUMBA_NUM_THREADS": str(max(THREADS)), "NUMBA_THREADING_LAYER": layer}
@@ -411,11 +420,13 @@ def test_same_bits_with_any_threads_of_any_layer(layer, serial_digest):
     assert said == [[layer, serial_digest]] * (2 * len(THREADS))
 
 
+@pytest.mark.full
 def test_same_bits_again(serial_digest):
     with fastbn.num_threads(1):
         assert digest(BITS, FUSED, OVER_CHANNELS) == serial_digest
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "environment",
     [{"NUMBA_DISABLE_JIT": "1"}, {"NUMBA_CPU_NAME": "generic"}, {"NUMBA_OPT": "0"}],
@@ -460,6 +471,7 @@ def of_samples(case, x, dy):
     return y, case.backward(fastbn, dy, x, statistics, weight=named["weight"])[0], *statistics
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("threads", ["serial", "parallel"])
 @in_every_layout(BATCHES)
 def test_a_sample_does_not_see_its_batch(case, arrange, threads, monkeypatch):
@@ -479,6 +491,7 @@ def test_a_sample_does_not_see_its_batch(case, arrange, threads, monkeypatch):
 ANYWHERE = [case for case in IN_BATCHES if np.prod(case.shape[1:]) < 1000]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("past_cache", [False, True])
 @pytest.mark.parametrize("case", ANYWHERE, ids=ids)
 def test_a_sample_does_not_see_its_address(case, past_cache, monkeypatch):
@@ -539,6 +552,7 @@ def all_results(case, x, dy, x_out=None, dy_out=None):
     return y, dx, *statistics, *gradients
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given_as", GIVEN_AS)
 @pytest.mark.parametrize("case", IN_MEMORY, ids=ids)
 def test_same_bits_however_given(case, given_as):
@@ -548,6 +562,7 @@ def test_same_bits_however_given(case, given_as):
         assert_same_bits(f, e)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", ["in place", "new", "strided"])
 @pytest.mark.parametrize("case", IN_MEMORY, ids=ids)
 def test_same_bits_wherever_written(case, target):
@@ -562,6 +577,7 @@ def test_same_bits_wherever_written(case, target):
         assert_same_bits(f, e)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [case for case in BY_CHANNEL if len(case.shape) > 2], ids=ids)
 def test_a_channels_last_view_is_what_it_is_in_memory(case):
     x, dy = case.data(np.float32, 10.0), case.upstream(np.float32)
@@ -584,6 +600,7 @@ POISONED = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("case", POISONED, ids=ids)
 def test_nan_and_inf_stay_in_their_group(case, poison):
@@ -607,6 +624,7 @@ def test_nan_and_inf_stay_in_their_group(case, poison):
         assert_close(y[finite], expected[finite], FORWARD)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", POISONED, ids=ids)
 def test_nan_in_the_gradient_stays_in_its_group(case):
     x, dy = case.data(np.float32, 10.0), case.upstream(np.float32)
@@ -625,6 +643,7 @@ def test_nan_in_the_gradient_stays_in_its_group(case):
             assert_same_bits(f[~hit], c[~hit])
 
 
+@pytest.mark.full
 def test_given_statistics_pass_nan_and_inf_through():
     x = np.array([[np.nan, 1.0], [np.inf, -np.inf], [2.0, 3.0]], np.float32)
     y = fastbn.batch_norm(x, np.ones(2, np.float32), np.ones(2, np.float32), eps=0)

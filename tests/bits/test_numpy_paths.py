@@ -78,6 +78,7 @@ def digests(off=()):
     return dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.full
 def test_the_same_bits_without_numpys_wide_paths():
     as_it_is = digests()
     assert len(as_it_is) > 50

@@ -64,6 +64,7 @@ def ways(case):
         yield "normalize", True
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypatch):
@@ -78,6 +79,7 @@ def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypat
             assert_same_bits(a, b)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("nbytes", [0, 1 << 18])
 def test_threads_change_no_bit_of_the_next_call(nbytes, monkeypatch):
     monkeypatch.setattr(_runtime, "SERIAL_BYTES", nbytes)
@@ -186,6 +188,7 @@ def outcome(function, named):
     return [(v.dtype, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in values]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arguments", [right, owning])
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "group_norm", "batch_norm_backward"])
 def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, arguments):

@@ -25,12 +25,21 @@ def run_examples(page):
     return variables
 
 
-@pytest.mark.parametrize("page", PAGES)
+def marks(page):
+    """Examples take long to compile; a page says which packages its own need: <!-- needs: torch -->"""
+    needed = re.search(r"^<!-- needs: (.*) -->$", read(page), re.MULTILINE)
+    systems = [pytest.mark.system(name) for name in (needed[1].split(", ") if needed else ())]
+    return [pytest.mark.example, pytest.mark.full, *systems]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=marks(page)) for page in PAGES])
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_examples(page)
 
 
+@pytest.mark.example
+@pytest.mark.full
 def test_example_network_learns():
     assert run_examples("README.md")["accuracy"] > 0.95
 

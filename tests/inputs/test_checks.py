@@ -186,9 +186,11 @@ def test_array_likes_that_cannot_be_read(function, name, error):
     refuse(function, name, **{name: Unreadable(error("it is somewhere else"))})
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize(("function", "name"), where(("x", "dy", "residual", "weight", "bias", "mean", "rstd")))
 def test_torch_tensors_that_torch_does_not_convert(function, name):
-    torch = pytest.importorskip("torch")
+    import torch
+
     right = arguments(function)[name]
     refuse(function, name, **{name: torch.tensor(right, requires_grad=True)})
     refuse(function, name, **{name: torch.empty(right.shape, device="meta")})
@@ -627,6 +629,7 @@ ANYTHING = (
 )
 
 
+@pytest.mark.full
 @settings(max_examples=600)
 @drawn(st.data(), st.sampled_from(FUNCTIONS))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -136,7 +136,9 @@ class Interface:
 
 
 def torch_tensor(a):
-    return pytest.importorskip("torch").from_numpy(a.copy())
+    import torch
+
+    return torch.from_numpy(a.copy())
 
 
 SAME_ORDER = {
@@ -169,7 +171,14 @@ OTHER_ORDER = {
 }
 
 
-@pytest.mark.parametrize("arrange", SAME_ORDER.values(), ids=SAME_ORDER)
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        pytest.param(arrange, marks=pytest.mark.system("torch") if name == "torch" else (), id=name)
+        for name, arrange in SAME_ORDER.items()
+    ],
+)
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_memory_of_the_same_order(case, arrange):
     """The bits of the contiguous call: only where the elements lie has changed."""
@@ -177,6 +186,7 @@ def test_memory_of_the_same_order(case, arrange):
     assert_same_results(everything(case, **arranged(arrange, given)), everything(case, **given))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_lists_are_float64(case):
     given = inputs(case, np.float64)
@@ -186,6 +196,7 @@ def test_lists_are_float64(case):
     assert_same_results(everything(case, **tuples), everything(case, **given))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_float64_in_odd_memory(case):
     given = inputs(case, np.float64)
@@ -194,6 +205,7 @@ def test_float64_in_odd_memory(case):
         assert_same_results(everything(case, **arranged(SAME_ORDER[name], given)), expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["x", "dy", "weight", "bias", "statistics", "running"])
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_each_argument_alone(case, name):
@@ -205,6 +217,7 @@ def test_each_argument_alone(case, name):
         assert_same_results(everything(case, **(given | odd)), expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arrange", OTHER_ORDER.values(), ids=OTHER_ORDER)
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_memory_of_another_order(case, arrange):
@@ -213,6 +226,7 @@ def test_memory_of_another_order(case, arrange):
     assert_results_close(case, everything(case, **arranged(arrange, given)), expected, given["statistics"])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", FLAT, ids=ids)
 def test_matrices(case):
     given = inputs(case)
@@ -220,6 +234,7 @@ def test_matrices(case):
     assert_same_results(everything(case, **(given | odd)), everything(case, **given))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [c for c in ODD if prod(c.shape[:-1]) < 64], ids=ids)
 def test_huge_strides(case):
     given = inputs(case)
@@ -231,6 +246,7 @@ def test_huge_strides(case):
     assert_same_bits(odd["x"], case.normalize(fastbn, given["x"], weight=given["weight"]))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_inputs_are_only_read(case):
     given = inputs(case)
@@ -241,6 +257,7 @@ def test_inputs_are_only_read(case):
         np.testing.assert_array_equal(given[name], value)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arrange", [np.ascontiguousarray, channels_last_view])
 @pytest.mark.parametrize(
     "case", [*by_channel((4, 6, 9, 11), (3,)), *by_channel((4, 6, 35), (3,)), *trailing((5, 4, 3, 7), 7)], ids=ids
@@ -270,6 +287,7 @@ WRITABLE = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arrange", WRITABLE.values(), ids=WRITABLE)
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_in_place(case, arrange):
@@ -295,6 +313,7 @@ def test_in_place(case, arrange):
             assert_same_bits(np.asarray(value), same)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arrange", WRITABLE.values(), ids=WRITABLE)
 @pytest.mark.parametrize("case", [case for case in ODD if case.op in ("batch_norm", "instance_norm")], ids=ids)
 def test_evaluation_in_place(case, arrange):
@@ -305,6 +324,7 @@ def test_evaluation_in_place(case, arrange):
     assert_same_bits(np.asarray(x), expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [case for case in ODD if case.op == "batch_norm"], ids=ids)
 def test_frozen_backward_in_place(case):
     given = inputs(case)
@@ -315,6 +335,7 @@ def test_frozen_backward_in_place(case):
             assert_same_bits(value, same)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("order", WRITABLE)
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_out_of_every_order_for_x_of_every_order(case, order):
@@ -331,6 +352,7 @@ def test_out_of_every_order_for_x_of_every_order(case, order):
         assert_close(np.asarray(out), expected["dx"], gradient_tolerance(np.float32), scale)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", FLAT, ids=ids)
 def test_out_that_is_a_matrix(case):
     given = inputs(case)
@@ -341,6 +363,7 @@ def test_out_that_is_a_matrix(case):
     assert_same_bits(np.asarray(out), case.backward(fastbn, given["dy"], given["x"], given["statistics"])[0])
 
 
+@pytest.mark.full
 def test_out_that_lies_between_the_elements_of_x():
     """They share a range of addresses and no element."""
     both = np.zeros((4, 6, 10), np.float32)
@@ -356,6 +379,7 @@ def test_out_that_lies_between_the_elements_of_x():
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "dtype", [np.float16, np.float64, np.longdouble, ">f2", ">f8", np.dtype(np.longdouble).newbyteorder(">")]
 )
@@ -390,6 +414,7 @@ RUNNING = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("arrange", RUNNING.values(), ids=RUNNING)
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "instance_norm"])
 def test_running_arrays_are_updated_where_they_lie(function, arrange):
@@ -442,6 +467,7 @@ EMPTY = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "arrange", [np.ascontiguousarray, np.asfortranarray, channels_last_view, read_only, SAME_ORDER["big-endian"]]
 )
@@ -466,6 +492,7 @@ def test_empty_arrays(case, dtype, arrange):
     assert case.backward(fastbn, x, x, statistics, out=out)[0] is out
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "instance_norm"])
 @pytest.mark.parametrize(
     ("shape", "axis"),
@@ -506,6 +533,7 @@ ONES = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", EVERY_AXIS + EVERY_TRAILING + ONES, ids=ids)
 def test_every_axis_of_every_rank(case):
     for arrange in (np.ascontiguousarray, np.asfortranarray, *([channels_last_view] if len(case.shape) > 2 else [])):
@@ -514,6 +542,7 @@ def test_every_axis_of_every_rank(case):
         check_backward(case, dy, x, 3.0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("step", [0, 12, -4, 2**40])
 @pytest.mark.parametrize("case", ONES, ids=ids)
 def test_strides_of_axes_of_length_one_mean_nothing(case, step):
@@ -552,6 +581,7 @@ def places(case):
     return [(0,) * len(case.shape), tuple(n - 1 for n in case.shape), tuple(n // 2 for n in case.shape)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("arrange", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("name", ["x", "dy"])
@@ -587,6 +617,7 @@ def results_with_own_statistics(case, given, arrange, library=fastbn):
     return {"y": y, "rstd": statistics[-1], **dict(zip(("dx", "dweight", "dbias"), gradients, strict=False))}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("arrange", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("case", [case for case in GROUPS if case.op in ("batch_norm", "instance_norm")], ids=ids)
@@ -603,6 +634,7 @@ def test_running_statistics_of_other_channels(case, arrange, poison):
             assert not np.isfinite(value[inside]).any()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("arrange", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("case", [case for case in GROUPS if case.op in ("batch_norm", "instance_norm")], ids=ids)
@@ -619,6 +651,7 @@ def test_in_evaluation_an_element_is_alone(case, arrange, poison):
         assert_same_bits(dirty, clean)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("case", ODD, ids=ids)
 def test_weight_and_bias_that_are_not_finite_stay_with_their_elements(case, poison):

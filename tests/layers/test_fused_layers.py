@@ -75,9 +75,11 @@ def assert_same_arrays(actual, expected, check=assert_same_bits):
         check(actual[key], value)
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape", "module", "op"), named(LAYERS))
 def test_is_the_composition_in_torch(name, args, kwargs, shape, module, op):
-    torch = pytest.importorskip("torch")
+    import torch
+
     layer = build(name, args, kwargs, activation="silu")
     axis = kwargs.get("axis", 1)
     options = {key: value for key, value in kwargs.items() if key != "axis"}
@@ -110,6 +112,7 @@ def test_is_the_composition_in_torch(name, args, kwargs, shape, module, op):
     assert_same_arrays(layer.grads, added_up, lambda a, b: assert_close(a, b, CLOSE))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape", "module", "op"), named(LAYERS))
 def test_masks_reach_the_functions(name, args, kwargs, shape, module, op):
     layer, more = build(name, args, kwargs, activation="silu"), {}
@@ -136,6 +139,7 @@ def test_masks_reach_the_functions(name, args, kwargs, shape, module, op):
         assert not a[~where].any()
 
 
+@pytest.mark.full
 def test_masked_samples_are_as_if_they_were_not_there():
     layer, alone, x, r = batch_layer(), batch_layer(), data(), data(1)
     kept = np.array([True, False, True, True])
@@ -147,6 +151,7 @@ def test_masked_samples_are_as_if_they_were_not_there():
         assert_same_arrays(a, b, lambda c, d: assert_close(c, d, CLOSE))
 
 
+@pytest.mark.full
 def test_a_single_sample_of_instance_norm():
     """Its mask broadcasts to the sample, and its gradient has the sample's shape."""
     layer, x, dy = build("InstanceNorm2d", (6,), TRACKED, activation="silu"), data(), data(1)
@@ -160,6 +165,7 @@ def test_a_single_sample_of_instance_norm():
         assert y_single.shape == layer.backward(dy[0], single).shape == x[0].shape
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("option", [{"virtual_batch_size": len(data())}, {"renorm": (1.0, 0.0)}], ids=str)
 def test_ghost_batches_and_renormalization_that_change_nothing(option):
     plain, layer = batch_layer(), batch_layer(**option)
@@ -170,6 +176,7 @@ def test_ghost_batches_and_renormalization_that_change_nothing(option):
         assert_same_arrays(a, b, lambda c, d: assert_close(c, d, CLOSE))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("affine", [True, False])
 def test_frozen(affine):
     layer, x, dy, also = batch_layer(), data(), data(1), {"residual": data(2), "where": data(3) < 1}
@@ -184,6 +191,7 @@ def test_frozen(affine):
     assert_same_arrays(layer.grads, {} if affine else gradients)
 
 
+@pytest.mark.full
 def test_one_value_a_channel():
     x, dy, r = (data(i, (1, 6, 1, 1)) for i in range(3))
     also = {"residual": r, "where": True}
@@ -202,6 +210,7 @@ def test_one_value_a_channel():
     assert_same_arrays(layer.grads, {"weight": np.zeros(6), "bias": dresidual.ravel()}, np.testing.assert_array_equal)
 
 
+@pytest.mark.full
 def test_a_context_has_what_its_forward_was_given():
     """Whatever the layer is given later, in any order of the backwards; and the arrays themselves until then."""
     layer, x, dy, residuals = batch_layer(), data(), data(1), [data(2), data(3)]
@@ -221,6 +230,7 @@ def test_a_context_has_what_its_forward_was_given():
     assert all(reference() is None for reference in references)
 
 
+@pytest.mark.full
 def test_backward_returns_a_pair_only_for_a_residual():
     layer, x, dy = batch_layer(), data(), data(1)
     layer(x, residual=np.zeros_like(x), where=True)
@@ -229,6 +239,7 @@ def test_backward_returns_a_pair_only_for_a_residual():
     assert_close(layer.backward(dy), dx, CLOSE)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("activation", ["relu", ("leaky_relu", 0.2)])
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape", "module", "op"), named(LAYERS))
 def test_state_copies_and_repr(name, args, kwargs, shape, module, op, activation):
@@ -240,6 +251,7 @@ def test_state_copies_and_repr(name, args, kwargs, shape, module, op, activation
     without.load_state_dict(layer.state_dict())
 
 
+@pytest.mark.full
 def test_population_statistics():
     layer, x = batch_layer(), data()
     fastbn.population_statistics([layer], [x[:2], x[2:]], lambda v: layer(v, residual=v, where=True), progress=False)

@@ -70,11 +70,6 @@ def simple(name="BatchNorm2d"):
     return build(name, args, kwargs), np.random.default_rng(2).normal(3, 2, shape)
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def twin_of(torch, layer, name, args, kwargs):
     twin = getattr(torch.nn, name)(*args, **kwargs).double()
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in layer.state_dict().items()})

@@ -5,6 +5,7 @@ from math import prod
 
 import draws
 import numpy as np
+import pytest
 
 from fastbn import reference
 
@@ -213,6 +214,11 @@ OVER_CHANNELS = [
     *trailing((2, 3, 5, 7, 33), 33),
     *trailing((2, 129, 131, 4), 4),
 ]
+
+
+def at_length(values, core):
+    """The values as parameters, of which those that the core has not are left to `pytest --all`."""
+    return [value if value in core else pytest.param(value, marks=pytest.mark.full) for value in values]
 
 
 def ids(case):

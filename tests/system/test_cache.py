@@ -65,6 +65,7 @@ def test_kernels_are_found_again(folder):
     assert call(NUMBA_CACHE_DIR=folder) == (FOUND, "")
 
 
+@pytest.mark.full
 def test_a_kernel_that_is_found_is_all_that_is_loaded(folder):
     """To get ready to compile, Numba imports half of itself and, where it is installed, SciPy."""
     program = """
@@ -78,6 +79,7 @@ def test_a_kernel_that_is_found_is_all_that_is_loaded(folder):
     assert python(program, NUMBA_CACHE_DIR=folder) == ("[]\nTrue\n", "")
 
 
+@pytest.mark.full
 def test_serial_and_parallel_build_never_share_an_entry(filled):
     names = [path.name for path in entries(filled)]
     assert len(names) == 2
@@ -85,12 +87,14 @@ def test_serial_and_parallel_build_never_share_an_entry(filled):
     assert names[1].startswith("runs.forward.serial-")
 
 
+@pytest.mark.full
 def test_entries_can_be_read_by_other_users(tmp_path):
     """In an image they are written by root and used by someone else."""
     python("import os; os.umask(0o022); import workload; workload.check_rows()", NUMBA_CACHE_DIR=tmp_path)
     assert {path.stat().st_mode & 0o777 for path in entries(tmp_path)} == {0o644}
 
 
+@pytest.mark.full
 def test_four_processes_that_fill_it_at_once(tmp_path):
     program = "import workload; print(workload.check_rows())"
     path = os.pathsep.join(map(str, (PACKAGE, SUPPORT)))
@@ -120,6 +124,7 @@ HARM = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("harm", HARM.values(), ids=[name.replace(" ", "-") for name in HARM])
 def test_damaged_entries(folder, harm):
     for entry in entries(folder):
@@ -128,6 +133,7 @@ def test_damaged_entries(folder, harm):
     assert call(NUMBA_CACHE_DIR=folder) == (FOUND, "")  # mended
 
 
+@pytest.mark.full
 def test_an_entry_that_is_a_folder(folder):
     for entry in entries(folder):
         entry.unlink()
@@ -137,6 +143,7 @@ def test_an_entry_that_is_a_folder(folder):
     assert warned_once(err)
 
 
+@pytest.mark.full
 def test_the_folder_disappears_while_it_is_in_use(tmp_path):
     program = f"""
         import shutil, fastbn
@@ -170,11 +177,13 @@ def package(tmp_path):
 NOWHERE = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "before": unprivileged}
 
 
+@pytest.mark.full
 def test_a_package_keeps_its_kernels_beside_itself(package):
     assert call(package=package, NUMBA_CACHE_DIR=None) == (COMPILED, "")
     assert len(entries(package)) == 2
 
 
+@pytest.mark.full
 def test_a_read_only_package_uses_the_home(package, tmp_path):
     read_only(package)
     (tmp_path / "home").mkdir()
@@ -183,6 +192,7 @@ def test_a_read_only_package_uses_the_home(package, tmp_path):
     assert not entries(package)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("home", ["/proc/nonexistent", "/proc", None])
 def test_a_read_only_package_and_no_home(package, home):
     read_only(package)
@@ -191,6 +201,7 @@ def test_a_read_only_package_and_no_home(package, home):
     assert err == "" or warned_once(err)
 
 
+@pytest.mark.full
 def test_a_read_only_package_that_brings_its_kernels(package):
     """An image: filled when built, then read-only, and run by a user without a home."""
     assert call(package=package, NUMBA_CACHE_DIR=None) == (COMPILED, "")
@@ -198,6 +209,7 @@ def test_a_read_only_package_that_brings_its_kernels(package):
     assert call(package=package, HOME="/proc/nonexistent", **NOWHERE) == (FOUND, "")
 
 
+@pytest.mark.full
 def test_a_read_only_cache_folder_that_is_filled(package, tmp_path):
     cache = tmp_path / "cache"
     assert call(package=package, NUMBA_CACHE_DIR=cache) == (COMPILED, "")
@@ -205,6 +217,7 @@ def test_a_read_only_cache_folder_that_is_filled(package, tmp_path):
     assert call(package=package, HOME="/proc/nonexistent", **NOWHERE | {"NUMBA_CACHE_DIR": cache}) == (FOUND, "")
 
 
+@pytest.mark.full
 def test_a_read_only_cache_folder_that_is_empty(package, tmp_path):
     read_only(package)
     (tmp_path / "cache").mkdir(mode=0o500)
@@ -213,6 +226,7 @@ def test_a_read_only_cache_folder_that_is_empty(package, tmp_path):
     assert err == "" or warned_once(err)
 
 
+@pytest.mark.full
 def test_a_full_disk(tmp_path):
     """No file of more than 10 kB can be written; an entry has about ten times that."""
     out, err = call(room=10_000, NUMBA_CACHE_DIR=tmp_path)
@@ -221,6 +235,7 @@ def test_a_full_disk(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # not even a part of one
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_to_the_last_byte(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -235,6 +250,7 @@ def test_a_disk_that_is_full_to_the_last_byte(tmp_path):
     assert warned_once(err)
 
 
+@pytest.mark.full
 def test_warnings_that_are_errors_do_not_fail_a_call_that_can_be_cached(tmp_path):
     program = "import warnings; warnings.simplefilter('error'); import workload; print(workload.check())"
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n", "")
@@ -243,6 +259,7 @@ def test_warnings_that_are_errors_do_not_fail_a_call_that_can_be_cached(tmp_path
 # Another machine, another version -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variables", [{"NUMBA_CPU_NAME": "generic"}, {"NUMBA_BOUNDSCHECK": "1"}], ids=str)
 def test_what_was_built_otherwise_is_not_used(folder, variables):
     for told in ("0 1", "1 0"):  # on one thread, for NUMBA_BOUNDSCHECK cannot do prange
@@ -252,6 +269,7 @@ def test_what_was_built_otherwise_is_not_used(folder, variables):
     assert len(entries(folder)) == 3
 
 
+@pytest.mark.full
 def test_another_version_of_numba(folder):
     other = "import numba; numba.__version__ += '.post1'"
     assert python(other, CALL.format(room=0), NUMBA_CACHE_DIR=folder) == (COMPILED, "")
@@ -265,6 +283,7 @@ def edit(package, name, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+@pytest.mark.full
 def test_another_version_of_fastbn_with_the_same_kernels(package, filled):
     """What a kernel is made of tells entries apart, not the version; its folder has a name of its own anyway."""
     cache = package.parent / "cache"
@@ -307,6 +326,7 @@ def test_an_edited_callee_is_never_stale(package):
     assert len(entries(package.parent / "cache")) == 2
 
 
+@pytest.mark.full
 def test_a_package_that_is_replaced_under_a_running_process(package):
     """What the process compiles after that is old, and is not kept as new."""
     path = package / "fastbn" / EDIT[0]
@@ -331,6 +351,7 @@ MOVED = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("move", MOVED.values(), ids=[name.replace(" ", "-") for name in MOVED])
 def test_a_numba_whose_private_parts_have_moved(move, tmp_path):
     change = move if move.startswith("del") else f"class FunctionCache(caching.FunctionCache):\n            {move}"
@@ -348,6 +369,7 @@ def test_a_numba_whose_private_parts_have_moved(move, tmp_path):
     assert err == "" or warned_once(err)
 
 
+@pytest.mark.full
 def test_a_numba_that_makes_libraries_otherwise(tmp_path):
     """On which `fastbn.kernels.jit` builds: tiles are optimized one by one there, too."""
     program = """
@@ -368,6 +390,7 @@ def test_a_numba_that_makes_libraries_otherwise(tmp_path):
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n", "")
 
 
+@pytest.mark.full
 def test_what_has_compiled_runs_optimized_code(tmp_path):
     """No function is known to the process by the name of a tile that nobody optimized."""
     program = """

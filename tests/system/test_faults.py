@@ -27,12 +27,14 @@ SETTINGS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variables", SETTINGS.values(), ids=SETTINGS)
 def test_settings_of_numba(variables):
     program = "import workload; print(workload.check(), workload.check_fused())"
     assert python(program, **variables) == ("right right\n", "")
 
 
+@pytest.mark.full
 def test_bounds_are_checked_in_serial_kernels():
     """In those of columns as well, and really: past the end of an array there is an error."""
     program = """
@@ -54,6 +56,7 @@ def test_bounds_are_checked_in_serial_kernels():
     assert python(program, **SETTINGS["boundscheck"])[0] == "index is out of bounds\n"
 
 
+@pytest.mark.full
 def test_half_precision_on_a_generic_processor():
     """Without instructions of its own for float16."""
     program = """
@@ -66,6 +69,7 @@ def test_half_precision_on_a_generic_processor():
     assert python(program, **SETTINGS["generic"]) == ("right\n", "")
 
 
+@pytest.mark.full
 def test_without_compilation():
     program = """
         import numpy as np, fastbn
@@ -121,6 +125,7 @@ FACE = [
 KEYWORDS = ("weight", "bias", "eps", "momentum", "axis", "out", "training", "running_mean", "running_var")
 
 
+@pytest.mark.full
 @settings(max_examples=1500)
 @given(
     st.sampled_from(FACE),
@@ -145,6 +150,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.full
 @settings(max_examples=500)
 @given(st.sampled_from(LAYERS), st.lists(st.one_of(st.sampled_from((2, 4)), anything), max_size=4), good, anything)
 def test_layers_raise_nothing_but_value_and_type_errors(layer, args, x, dy):
@@ -227,11 +233,13 @@ def test_gradients_past_2_to_the_31_elements(op, shape, statistics, keywords):
 # Long runs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_short_soak():
     """Two minutes of it, and memory that is flat, are a step of .ci/run; of one dtype, for most is compiled first."""
     assert soak.Soak(2, dtypes=[np.dtype(np.float32)]).counts()["calls"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc tells what is in use")
 @pytest.mark.parametrize("leak", [None, list, ctypes.c_void_p], ids=["nothing", "objects", "memory"])
 def test_the_soak_sees_100_bytes_a_call(monkeypatch, leak):

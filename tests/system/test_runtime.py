@@ -24,6 +24,7 @@ every_layer = pytest.mark.parametrize("layer", LAYERS)
 # Threads --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @every_layer
 def test_eight_threads(layer):
     program = """
@@ -37,6 +38,7 @@ def test_eight_threads(layer):
     assert python(program, **on_layer(layer)) == (f"right\nright\n{layer}\n", "")
 
 
+@pytest.mark.full
 @every_layer
 def test_eight_threads_that_compile_at_once(layer, tmp_path):
     program = """
@@ -47,6 +49,7 @@ def test_eight_threads_that_compile_at_once(layer, tmp_path):
     assert python(program, NUMBA_CACHE_DIR=tmp_path, **on_layer(layer)) == ("right\nright\n", "")
 
 
+@pytest.mark.full
 @every_layer
 def test_the_first_call_of_all_on_a_thread(layer):
     program = """
@@ -57,6 +60,7 @@ def test_the_first_call_of_all_on_a_thread(layer):
     assert python(program, **on_layer(layer)) == ("right\n", "")
 
 
+@pytest.mark.full
 def test_workqueue_is_never_used_off_the_main_thread():
     """Another library's kernels run on it on the main thread all the while: two at once would abort the process."""
     program = """
@@ -94,6 +98,7 @@ def test_workqueue_is_never_used_off_the_main_thread():
     assert python(program, **on_layer("workqueue")) == ("workqueue True\n", "")
 
 
+@pytest.mark.full
 @every_layer
 def test_a_call_from_inside_another_parallel_region(layer):
     program = """
@@ -116,6 +121,7 @@ def test_a_call_from_inside_another_parallel_region(layer):
     assert python(program, **on_layer(layer)) == ("4.0\n", "")
 
 
+@pytest.mark.full
 def test_a_layer_that_cannot_be_loaded_leaves_one_thread():
     program = """
         import fastbn, workload
@@ -128,6 +134,7 @@ def test_a_layer_that_cannot_be_loaded_leaves_one_thread():
     assert out.startswith("right 1\n")
 
 
+@pytest.mark.full
 def test_every_thread_goes_back_over_its_own_units():
     last_first = getattr(runs.last_first, "py_func", runs.last_first)
     for units in range(1, 40):
@@ -161,6 +168,7 @@ FORK = """
 """
 
 
+@pytest.mark.full
 @every_layer
 def test_fork_after_use(layer):
     program = """
@@ -176,6 +184,7 @@ def test_fork_after_use(layer):
     assert python(FORK, program, **on_layer(layer)) == ("0 right\n", "")
 
 
+@pytest.mark.full
 @every_layer
 def test_fork_from_another_thread(layer):
     program = """
@@ -190,6 +199,7 @@ def test_fork_from_another_thread(layer):
     assert python(FORK, program, **on_layer(layer)) == ("[0] right\n", "")
 
 
+@pytest.mark.full
 def test_fork_while_another_thread_compiles(tmp_path):
     program = """
         import time, fastbn, numpy
@@ -202,6 +212,7 @@ def test_fork_while_another_thread_compiles(tmp_path):
     assert python(FORK, program, seconds=40, NUMBA_CACHE_DIR=tmp_path) == ("True 0\n", "")
 
 
+@pytest.mark.full
 def test_a_numba_without_the_lock_that_forks_wait_for():
     without = """
         import numba.core.compiler_lock as module
@@ -214,6 +225,7 @@ def test_a_numba_without_the_lock_that_forks_wait_for():
     assert python(without, FORK, program) == ("None right 0\n", "")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("method", "layer"),
     # the processes of the other two start anew, without a trace of what ran here before
@@ -236,6 +248,7 @@ def test_pools(layer, method):
     assert out == "right right right right\nright right\nright\n"
 
 
+@pytest.mark.full
 @every_layer
 def test_a_server_that_loads_first_and_then_forks(layer):
     """What gunicorn does with --preload: workers of threads, and a new one in the place of one that died."""
@@ -290,11 +303,13 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "other", ["sklearn", *(pytest.param(name, marks=pytest.mark.system(name)) for name in ("torch", "jax"))]
+)
 @pytest.mark.parametrize("first", ["fastbn", "other"])
 def test_beside_another_user_of_threads(other, first):
     """Calls by turns are right on both sides, and two threads cost little more than one where they cannot help."""
-    pytest.importorskip(other)
     own = """
         import workload, fastbn
 
@@ -329,8 +344,8 @@ def test_beside_another_user_of_threads(other, first):
     assert out == "right\nright\nright\nno collapse\n"
 
 
+@pytest.mark.system("torch")
 def test_a_fork_that_another_library_meant_for_itself():
-    pytest.importorskip("torch")
     program = "workload.check(); other(); print(in_child(workload.check))"
     assert python(OTHERS["torch"], FORK, program)[0] == "0\n"
 
@@ -571,6 +586,7 @@ def test_who_waited_for_a_compilation_is_not_counted():
     assert pace.parallel
 
 
+@pytest.mark.full
 def test_a_spinning_process_on_every_core():
     program = """
         import os, statistics, subprocess, sys, time
@@ -602,6 +618,7 @@ def test_a_spinning_process_on_every_core():
 # What stays as it was -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_numbas_own_setting_stays_as_it_is():
     """And what else belongs to the whole process."""
     program = """
@@ -692,10 +709,11 @@ def test_import_brings_in_nothing_beyond_numba_and_numpy():
     assert python(program)[0] == "['fastbn']\n"
 
 
+@pytest.mark.system("torch")
+@pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of a process by itself")
 def test_peak_memory_of_a_first_result():
     """The times, which depend on the machine, are those of benchmarks/bench_start.py."""
-    pytest.importorskip("torch")
     start = "import numpy; x = numpy.ones((32, 768), 'float32')"
     own = "import fastbn; fastbn.layer_norm(x, 768)"
     peer = "import torch; torch.nn.functional.layer_norm(torch.from_numpy(x), (768,))"
@@ -743,6 +761,7 @@ def test_advice_names_the_tbb_that_is_installed(monkeypatch):
     assert any("NUMBA_CACHE_DIR" in line for line in _config.advice())
 
 
+@pytest.mark.full
 def test_after_a_warmup_nothing_is_compiled():
     command = "warmup", "--ops", "rms_norm", "--layouts", "channels_last"
     told = fastbn_command(*command)[0]
@@ -761,6 +780,7 @@ def test_after_a_warmup_nothing_is_compiled():
     assert re.match(r"\d+ kernels: 0 compiled", fastbn_command(*command)[0])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 def test_after_a_warmup_batch_norm_compiles_nothing(layout):
     """Layers, whose running statistics are float32, and backward of so many weights that threads share their sums."""
@@ -783,6 +803,7 @@ def test_after_a_warmup_batch_norm_compiles_nothing(layout):
     assert python(program, NUMBA_NUM_THREADS="2")[0] == "[0, 0]\n"
 
 
+@pytest.mark.full
 def test_a_warmup_of_calls_with_more(monkeypatch):
     """Of small arrays alone, lest this take a minute."""
     x, w = np.ones((2, 8, 16), np.float32), np.ones(16, np.float32)
@@ -808,6 +829,7 @@ def test_warmup_refuses_unknown_names(wrong):
         warmup(**wrong)
 
 
+@pytest.mark.full
 def test_warmup_tells_its_progress():
     told = []
     warmup(["rms_norm"], layouts=["channels_last"], progress=lambda *step: told.append(step))

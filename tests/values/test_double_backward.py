@@ -70,7 +70,8 @@ def arguments(case, dtype=np.float32, offset=0.0, mean=0.0, layout=np.asarray):
 
 def by_torch(case, ddx, dy, x, statistics, weight, ddweight, ddbias=None, training=True):
     """The same gradients by torch, all in float64."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     v, dy, x, w, a = (
         torch.tensor(np.ascontiguousarray(t), dtype=torch.float64) for t in (ddx, dy, x, weight, ddweight)
     )
@@ -145,6 +146,7 @@ def test_central_differences(case):
         assert_close(gradient, expected, 1e-8, scale=1.0)
 
 
+@pytest.mark.full
 def test_central_differences_with_fixed_statistics():
     case = Case("batch_norm", (3, 4, 5))
     (ddx, dy, x, _, weight), named = arguments(case, np.float64)
@@ -162,12 +164,15 @@ def test_central_differences_with_fixed_statistics():
 # torch ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 0.0), (np.float32, 1e6), (np.float64, 0.0)])
 @pytest.mark.parametrize("case", SHAPES, ids=ids)
 def test_as_torch(case, dtype, offset):
     check(case, *arguments(case, dtype, offset), 2e-6 if dtype == np.float32 else 1e-11)
 
 
+@pytest.mark.system("torch")
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("case", "layout"),
@@ -183,6 +188,7 @@ def test_views_of_another_memory_order(case, layout, dtype):
     assert memory_order(ddy) == memory_order(gx) == memory_order(args[2])
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 @pytest.mark.parametrize(
     "case", [Case("batch_norm", s, axis=a) for s, a in (((4, 6, 9, 11), 1), ((37, 3, 5), 1), ((9, 7, 6), -1))], ids=ids
@@ -192,12 +198,15 @@ def test_fixed_statistics_as_torch(case, offset):
     check(case, args, named, 2e-6, training=False)
 
 
+@pytest.mark.system("torch")
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_gradients_with_a_mean(case):
     """Averages are then most of dy and ddx: what is left after they are taken away must still be right."""
     check(case, *arguments(case, mean=1e3), 2e-6, size=1e3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_what_is_left_out_is_zero_and_weight_one(case):
     (*args, weight), named = arguments(case)
@@ -210,6 +219,8 @@ def test_what_is_left_out_is_zero_and_weight_one(case):
 # Arrays ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system("torch")
+@pytest.mark.full
 @pytest.mark.parametrize("layouts", [("steps", "channels-last-view", "plain"), ("plain", "Fortran", "backwards")])
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_layouts_are_independent(case, layouts):
@@ -220,6 +231,7 @@ def test_layouts_are_independent(case, layouts):
     check(case, (*arrays, statistics, weight), named, 2e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(
     "case", [Case("batch_norm", (37, 3, 5)), *by_channel((4, 6, 9, 11), (3,)), *trailing((9, 35), 35)]
@@ -233,6 +245,7 @@ def test_half_precision_is_rounded_once(case, dtype):
         assert_same_bits(gradient, expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("weight_dtype", [np.float16, np.float64])
 def test_weight_of_another_float_type(weight_dtype):
     case = Case("layer_norm", (6, 35), 35)
@@ -244,6 +257,7 @@ def test_weight_of_another_float_type(weight_dtype):
     assert gweight.dtype == weight_dtype
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "case", [*by_channel((0, 6, 4, 4), (2,)), *by_channel((0, 4, 6), (3,), -1), *trailing((0, 7), 7)], ids=ids
 )
@@ -258,6 +272,7 @@ def test_empty_batch(case):
 # Bits -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", [case for case in SHAPES if np.prod(case.shape) > 10000], ids=ids)
 def test_same_bits_for_any_number_of_threads(case, monkeypatch):
     monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
@@ -270,6 +285,7 @@ def test_same_bits_for_any_number_of_threads(case, monkeypatch):
         assert_same_bits(one, other)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", [np.asarray, channels_last_view])
 @pytest.mark.parametrize("case", PER_SAMPLE, ids=ids)
 def test_a_sample_alone_has_the_same_bits(case, layout):
@@ -281,6 +297,7 @@ def test_a_sample_alone_has_the_same_bits(case, layout):
         assert_same_bits(one, batch[own])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_slabs_of_any_size_give_the_same_bits(case, monkeypatch):
     args, named = arguments(case)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from against_reference import check_backward, check_forward, check_fused, twice
 from cases import (
-    FLOATS,
     MEDIUM,
     Case,
     assert_close,
@@ -49,29 +48,41 @@ each_place = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(params=["alone", "shared"], autouse=True)
+each_way = pytest.mark.parametrize(
+    ("dtype", "treatment"),
+    [
+        (np.float32, "alone"),
+        (np.float32, "shared"),
+        (np.float64, "alone"),
+        pytest.param(np.float64, "shared", marks=pytest.mark.full),
+    ],
+    indirect=["treatment"],
+)
+either = pytest.mark.parametrize("treatment", ["alone", pytest.param("shared", marks=pytest.mark.full)], indirect=True)
+
+
+@pytest.fixture
 def treatment(request, monkeypatch):
     """One thread, or several: 64 in name, but for groups that two have whole."""
     if request.param == "shared":
-        case = request.getfixturevalue("case")
-        as_large(monkeypatch, 64 if case in IN_PIECES else 2)
+        as_large(monkeypatch, 64 if request.getfixturevalue("case") in IN_PIECES else 2)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_way
 @each_place
-def test_forward(case, place, dtype):
+def test_forward(case, place, dtype, treatment):
     check_forward(case, place(case.data(dtype, 1e3)), 1e3)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_way
 @each_place
-def test_backward(case, place, dtype):
+def test_backward(case, place, dtype, treatment):
     check_backward(case, place(case.upstream(dtype)), place(case.data(dtype, 1e3)), 1e3)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_way
 @pytest.mark.parametrize("case", [case for case in WHOLE if case.op in ("batch_norm", "instance_norm")], ids=ids)
-def test_given_statistics(case, dtype):
+def test_given_statistics(case, dtype, treatment):
     """Running statistics in evaluation, and the gradients with statistics that are constants."""
     x, dy, parameters = case.data(dtype), case.upstream(dtype), case.parameters(dtype)
     mean, var = np.linspace(-1, 1, case.shape[case.axis]), np.linspace(0.5, 2, case.shape[case.axis])
@@ -86,8 +97,9 @@ def test_given_statistics(case, dtype):
         check_backward(case, dy, x, training=False)
 
 
+@either
 @pytest.mark.parametrize("case", FUSED, ids=ids)
-def test_fused(case):
+def test_fused(case, treatment):
     """Activation, residual and mask in one call, and each by itself."""
     more = {"activation": "silu", "where": case.data(np.float32, seed=6) < 1}
     if case.op in ("batch_norm", "group_norm"):
@@ -95,8 +107,9 @@ def test_fused(case):
     check_fused(case, np.float32, more)
 
 
+@either
 @pytest.mark.parametrize("case", [Case("batch_norm", (6, 5, 33)), Case("layer_norm", (34, 35), 35)], ids=ids)
-def test_float16(case):
+def test_float16(case, treatment):
     """Computed in float32 and rounded once, both ways."""
     x, dy, named = case.data(np.float16), case.upstream(np.float16), case.parameters(np.float32)
     y, statistics = twice(lambda: case.forward(fastbn, x, **named))

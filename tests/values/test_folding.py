@@ -25,13 +25,15 @@ def assert_close(y, expected, dtype):
     assert abs(y - expected).max() <= CLOSE[dtype] * abs(expected).max()
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_convolution(rank, transposed, groups, before, dtype):
-    torch = pytest.importorskip("torch")
+    import torch
+
     rng = np.random.default_rng(rank)
     inputs, outputs, kernel = 4, 8, (2, 3, 2)[:rank]
     shape = (inputs, outputs // groups) if transposed else (outputs, inputs // groups)
@@ -54,8 +56,10 @@ def test_convolution(rank, transposed, groups, before, dtype):
     assert_close(convolved(x, folded_weight, folded_bias), expected, dtype)
 
 
+@pytest.mark.system("torch")
 def test_transposed_convolution_of_any_stride_with_batch_norm_behind_it():
-    torch = pytest.importorskip("torch")
+    import torch
+
     rng = np.random.default_rng(0)
     conv = torch.nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2).double()
     norm = torch.nn.BatchNorm2d(6).double().eval()

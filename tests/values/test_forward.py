@@ -33,6 +33,7 @@ from fastbn import reference
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -40,11 +41,13 @@ def test_forward(case, offset, dtype):
     check_forward(case, case.data(dtype, offset), offset)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", HUGE, ids=ids)
 def test_forward_beyond_the_cache(case):
     check_forward(case, case.data(np.float32, 1e3), 1e3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("eps", [1e-12, 1e-3, 1.0])
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_eps(case, eps):
@@ -64,6 +67,7 @@ def test_default_eps_of_rms_norm_is_that_of_the_type(dtype):
     assert_close(fastbn.rms_norm_forward(tiny, 8)[0], expected, forward_tolerance(dtype))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_an_outlier_in_front_spoils_nothing(case):
     # wherever the sums are shifted by a group's first element, it is as bad a shift as can be
@@ -82,6 +86,7 @@ def test_an_outlier_in_front_spoils_nothing(case):
 # One type is enough for what follows: the types differ in a kernel's compilation, not in its source.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=["neither", "weight", "bias"])
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_weight_and_bias_are_independently_optional(case, given):
@@ -92,6 +97,7 @@ def test_weight_and_bias_are_independently_optional(case, given):
     assert_close(case.normalize(fastbn, x, **named), expected, forward_tolerance(np.float32))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("dtype", "weight_dtype", "bias_dtype"),
     [
@@ -111,6 +117,7 @@ def test_weight_and_bias_of_other_float_types(case, dtype, weight_dtype, bias_dt
     assert_close(y, case.forward(reference, x, **named)[0], forward_tolerance(dtype))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_weight_and_bias_with_strides(case):
     x, parameters = case.data(np.float32), case.parameters(np.float32)
@@ -122,6 +129,7 @@ def test_weight_and_bias_with_strides(case):
 # Memory layouts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", VIEWS, ids=ids)
@@ -130,6 +138,7 @@ def test_channels_last_view_of_channels_first_shape(case, offset, dtype):
     assert memory_order(check_forward(case, x, offset)) == memory_order(x)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", OVER_CHANNELS, ids=ids)
@@ -138,6 +147,7 @@ def test_trailing_axis_that_is_the_channel_axis_in_memory(case, offset, dtype):
     assert memory_order(check_forward(case, x, offset)) == memory_order(x)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", VIEWS, ids=ids)
 def test_memory_decides_not_the_names_of_axes(case):
     view = channels_last_view(case.data(np.float32))
@@ -150,6 +160,7 @@ def test_memory_decides_not_the_names_of_axes(case):
         assert_same_bits(value, value_last)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_layouts(case, layout):
@@ -161,6 +172,7 @@ def test_layouts(case, layout):
 # Where the result goes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", ["plain", "channels-last-view", "steps"])
 @pytest.mark.parametrize("case", MEDIUM + LARGE, ids=ids)
 def test_out_and_in_place(case, layout):
@@ -181,6 +193,7 @@ def test_out_and_in_place(case, layout):
         assert_same_bits(destination, fresh)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_out_in_another_memory_order(case, layout):
@@ -214,6 +227,7 @@ def running_statistics(case, dtype, offset=0.0):
     return mean.astype(dtype), var.astype(dtype)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize(
     ("dtype", "running_dtype"), [(np.float32, np.float32), (np.float32, np.float64), (np.float64, np.float64)]
@@ -246,6 +260,7 @@ def test_evaluation_of_single_values(shape):
     assert_close(fastbn.instance_norm(x, mean, var, use_input_stats=False), expected, forward_tolerance(np.float32))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", by_channel((4, 6, 9, 11)), ids=ids)
 def test_evaluation_in_place(case):
     x, parameters, (mean, var) = (
@@ -314,6 +329,7 @@ def test_each_running_array_is_optional(update, only):
     assert not np.array_equal(one[only], running_pair(np.float64)[only])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("running_dtype", FLOATS)
 def test_running_arrays_with_strides_are_updated_in_place(update, running_dtype):
     x, plain = batch(np.float32), running_pair(running_dtype)
@@ -328,6 +344,7 @@ def test_running_arrays_with_strides_are_updated_in_place(update, running_dtype)
         assert np.isnan(value.base[..., 1::2]).all()  # the gaps
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 129, 131), (40, 3, 5), (2, 3, 2, 3, 4), (8, 3, 50, 41)])
 @pytest.mark.parametrize("memory", [np.ascontiguousarray, channels_last_view], ids=["channels-first", "channels-last"])
 def test_running_statistics_of_other_shapes(shape, memory):
@@ -337,6 +354,7 @@ def test_running_statistics_of_other_shapes(shape, memory):
     assert_running_close(running, expected, 1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("running_dtype", FLOATS)
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_running_statistics_after_a_thousand_updates(update, running_dtype, offset):

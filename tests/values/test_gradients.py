@@ -49,6 +49,7 @@ def test_central_differences(case):
 # The table ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", CASES, ids=ids)
@@ -60,11 +61,13 @@ def test_backward(case, offset, dtype):
         assert value.dtype == dtype
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", HUGE, ids=ids)
 def test_backward_beyond_the_cache(case):
     check_backward(case, case.upstream(np.float32), case.data(np.float32, 1e3), 1e3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_forward_and_backward_together(case, offset):
@@ -77,6 +80,7 @@ def test_forward_and_backward_together(case, offset):
     assert_gradients_close(case, gradients, expected, truth, gradient_tolerance(np.float32))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("offset", [0.5, 1e3])
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_upstream_gradient_with_a_mean(case, offset):
@@ -92,11 +96,13 @@ def test_upstream_gradient_with_a_mean(case, offset):
 # Weight ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_without_weight(case):
     check_backward(case, case.upstream(np.float32), case.data(np.float32, 10.0), 10.0, named={})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("weight_dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
@@ -107,6 +113,7 @@ def test_weight_of_other_float_types(case, dtype, weight_dtype):
     assert {value.dtype for value in sums} == {weight.dtype}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_weight_and_statistics_with_strides(case):
     dy, x, weight = case.upstream(np.float32), case.data(np.float32), case.parameters(np.float32)["weight"]
@@ -122,6 +129,7 @@ def test_weight_and_statistics_with_strides(case):
 FROZEN = [case for case in CASES if case.op == "batch_norm"] + [Case("batch_norm", (1, 5)), Case("batch_norm", (1, 1))]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", FROZEN, ids=ids)
@@ -138,6 +146,7 @@ def test_frozen_statistics(case, offset, dtype):
 # Memory layouts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("case", VIEWS, ids=ids)
@@ -147,6 +156,7 @@ def test_channels_last_view_of_channels_first_shape(case, offset, dtype):
     assert memory_order(dx) == memory_order(x)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", OVER_CHANNELS, ids=ids)
 def test_trailing_axis_that_is_the_channel_axis_in_memory(case, dtype):
@@ -155,6 +165,7 @@ def test_trailing_axis_that_is_the_channel_axis_in_memory(case, dtype):
     assert memory_order(dx) == memory_order(x)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout_x", LAYOUTS)
 @pytest.mark.parametrize("layout_dy", LAYOUTS)
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
@@ -165,6 +176,7 @@ def test_layouts_of_dy_and_x_are_independent(case, layout_dy, layout_x):
     check_backward(case, dy, x, 1e3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_a_gradient_that_was_broadcast(case):
     """The gradient of a sum: one read-only number, seen as the whole array."""
@@ -174,6 +186,7 @@ def test_a_gradient_that_was_broadcast(case):
 # Where the result goes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", ["plain", "channels-last-view", "steps"])
 @pytest.mark.parametrize("destination", ["another", "dy", "x"])
 @pytest.mark.parametrize("case", MEDIUM + LARGE, ids=ids)
@@ -207,6 +220,7 @@ def test_empty_batch(case, dtype):
         np.testing.assert_array_equal(value, np.zeros(case.parameter_shape))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("groups", [1, 64])
 @pytest.mark.parametrize("plane", [(2,), (2, 2), (3, 3)])
 def test_scratch_is_small_beside_x(groups, plane):

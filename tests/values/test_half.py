@@ -91,6 +91,7 @@ def through_batch_norm(x, axis=1, **named):
     return fastbn.batch_norm(laid, zeros, ones, eps=0, axis=axis, **named).reshape(-1)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("past_cache", [False, True])
 @pytest.mark.parametrize("axis", [1, -1])
@@ -108,6 +109,7 @@ def test_every_code_passes_unchanged(dtype, axis, past_cache, monkeypatch):
     assert np.isnan(y[~number].astype(np.float32)).all()
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("length", [1, 3, 15, 17, 33])
 def test_every_code_passes_unchanged_at_the_end_of_a_run(dtype, length):
@@ -118,6 +120,7 @@ def test_every_code_passes_unchanged_at_the_end_of_a_run(dtype, length):
     np.testing.assert_array_equal(fastbn.batch_norm(x, zeros, ones, eps=0), x)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("weight", [3.0, 1 / 3, 1e-3, 1e3, -0.7])
 def test_every_code_times_a_weight_is_rounded_to_nearest_even(dtype, weight):
@@ -131,6 +134,7 @@ def test_every_code_times_a_weight_is_rounded_to_nearest_even(dtype, weight):
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.full
 @every_half
 def test_ties_go_to_even(dtype):
     x = all_codes(dtype)
@@ -147,6 +151,7 @@ def test_ties_go_to_even(dtype):
     np.testing.assert_array_equal(nearest(middle, dtype), even)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"])
 def test_every_code_normalized(dtype, op):
@@ -166,6 +171,7 @@ def test_every_code_normalized(dtype, op):
     assert_one_rounding(y, expected, dtype)
 
 
+@pytest.mark.full
 @every_half
 def test_every_code_as_a_gradient(dtype):
     dy = all_codes(dtype)
@@ -178,6 +184,7 @@ def test_every_code_as_a_gradient(dtype):
 # Accuracy -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @in_every_layout
@@ -194,6 +201,7 @@ def test_forward(case, arrange, offset, dtype):
     assert_same_bits(case.normalize(fastbn, x, **parameters), y)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @in_every_layout
@@ -211,6 +219,7 @@ def test_gradients(case, arrange, offset, dtype):
         assert_close(a, e, 2e-6, s)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_half_is_float32_rounded_once(case, dtype):
@@ -229,6 +238,7 @@ def test_half_is_float32_rounded_once(case, dtype):
         assert_same_bits(a, b)
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_threads_change_no_bit(case, dtype, monkeypatch):
@@ -249,6 +259,7 @@ def test_threads_change_no_bit(case, dtype, monkeypatch):
 # Weights, statistics, eps ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("case", CASES[:6] + CASES[-4:], ids=ids)
 def test_weight_and_bias_in_the_type_of_x(case, dtype):
@@ -265,6 +276,7 @@ def test_weight_and_bias_in_the_type_of_x(case, dtype):
         np.testing.assert_array_equal(a, b.astype(dtype))
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize("op", ["batch_norm", "instance_norm"])
 @pytest.mark.parametrize("narrow", [False, True])
@@ -281,6 +293,7 @@ def test_running_statistics(op, narrow, dtype):
         np.testing.assert_array_equal(a, nearest(e, kind) if narrow else e.astype(kind))
 
 
+@pytest.mark.full
 @every_half
 def test_eps_never_vanishes(dtype):
     # 1e-5 and all below are 0 or subnormal in float16, and lost beside 1 in both
@@ -294,6 +307,7 @@ def test_eps_never_vanishes(dtype):
             np.testing.assert_array_equal(np.abs(y), nearest(np.float32(expected), dtype))
 
 
+@pytest.mark.full
 @every_half
 def test_sums_do_not_overflow(dtype):
     x = np.tile(np.array([60000, -60000], dtype), (3, 5000))
@@ -305,6 +319,7 @@ def test_sums_do_not_overflow(dtype):
 # Around the functions -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @every_half
 @pytest.mark.parametrize(
     ("layer", "shape"),
@@ -334,6 +349,7 @@ def test_layers_with_half_inputs(layer, shape, dtype):
         assert_same_bits(grads[name], value)
 
 
+@pytest.mark.full
 @every_half
 def test_in_place_strided_and_read_only(dtype):
     x = np.random.default_rng(0).standard_normal((4, 6, 35)).astype(dtype)
@@ -350,8 +366,11 @@ def test_in_place_strided_and_read_only(dtype):
     assert_same_bits(x, expected)
 
 
+@pytest.mark.system("torch")
+@pytest.mark.full
 def test_torch_bfloat16_by_its_bits():
-    torch = pytest.importorskip("torch")
+    import torch
+
     rng = np.random.default_rng(0)
     x, dy = (torch.from_numpy(rng.standard_normal((4, 6, 35), np.float32)).bfloat16() for _ in range(2))
     by_bits = [t.view(torch.int16).numpy().view(ml_dtypes.bfloat16) for t in (x, dy)]
@@ -393,6 +412,7 @@ except TypeError as error:
 """
 
 
+@pytest.mark.full
 def test_float16_without_ml_dtypes():
     y = fastbn.layer_norm(np.arange(24, dtype=np.float16).reshape(2, 12), 12)
     done = subprocess.run(

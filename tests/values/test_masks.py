@@ -50,6 +50,7 @@ def padded(x, where):
     return np.where(where, x, np.resize([np.nan, np.inf, 3e38], x.shape).astype(x.dtype))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", CASES, ids=ids)
 def test_forward(case, dtype):
@@ -64,6 +65,7 @@ def test_forward(case, dtype):
                 assert_close(a, b, 1e-12, 1.0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("case", "dtype"), [(case, np.float32) for case in CASES] + [(case, np.float64) for case in CASES[:2]], ids=str
 )
@@ -82,6 +84,7 @@ def test_backward(case, dtype):
             assert np.all(gradients[0][~np.broadcast_to(where, x.shape)] == 0)
 
 
+@pytest.mark.full
 def test_central_differences():
     """The reference's own gradients, which the kernels are compared with."""
     rng = np.random.default_rng(0)
@@ -102,6 +105,7 @@ def test_central_differences():
         assert abs((loss(x + step) - loss(x - step)) / 2e-5 - dx[index]) < 1e-8
 
 
+@pytest.mark.full
 def test_sequences_of_different_lengths_are_as_if_alone():
     """What a padded batch gives is what each sequence gives without its padding."""
     x, lengths = np.random.default_rng(0).standard_normal((4, 6, 50)), np.array([50, 3, 17, 32])
@@ -111,6 +115,7 @@ def test_sequences_of_different_lengths_are_as_if_alone():
         assert_close(y[n : n + 1, :, :length], fastbn.group_norm(x[n : n + 1, :, :length], 2), 1e-14)
 
 
+@pytest.mark.full
 def test_evaluation_and_running_statistics():
     case, where = CASES[0], next(masks(CASES[0]))
     x = case.data(np.float32, 3.0)
@@ -143,6 +148,7 @@ def test_nothing_is_left():
     assert np.all(dx[3] == 0)
 
 
+@pytest.mark.full
 def test_memory_orders():
     case, where = CASES[0], next(masks(CASES[0]))
     x = case.data(np.float32)

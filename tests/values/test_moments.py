@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def test_of_one_array(axis, shape, memory):
 @pytest.mark.parametrize("shape", [(6, 5, 70), (3, 5, 300)])  # read as columns, and as runs
 def test_dtypes(dtype, masked, shape):
     if dtype == "bfloat16":
-        dtype = pytest.importorskip("ml_dtypes").bfloat16
+        dtype = ml_dtypes.bfloat16
     x = np.random.default_rng(0).normal(0, 1, shape).astype(dtype)
     x.flags.writeable = False
     assert_are(fastbn.Moments().update(x, where=True if masked else None), *numpys(x, (1,)))
@@ -278,7 +279,6 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_drawn_on_terminals_alone(data, monkeypatch, capsys):
-    pytest.importorskip("rich")
     fastbn.dataset_statistics([data, data])
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys, "stderr", Terminal())

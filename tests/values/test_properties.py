@@ -3,6 +3,7 @@
 from math import prod
 
 import numpy as np
+import pytest
 from cases import (
     FLOATS,
     OPERATIONS,
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 import fastbn
 from fastbn import reference
+
+pytestmark = pytest.mark.full
 
 
 @st.composite

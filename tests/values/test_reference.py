@@ -119,11 +119,6 @@ def test_gradients_agree_with_central_differences(case):
 TORCH_CASES = [case for case in CASES if 120 < np.prod(case.shape) < 2000]
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def torch_normalize(torch, case, x, weight, bias=None):
     if not case.by_channel:
         function = getattr(torch.nn.functional, case.op)

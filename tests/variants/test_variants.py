@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cases import (
@@ -51,7 +52,9 @@ def ghost_batch_norm(x, weight, bias, virtual_batch_size, where=None, eps=1e-5):
     parts = x.split(virtual_batch_size)
     masks = [None] * len(parts) if where is None else where.split(virtual_batch_size)
     parts = [normalized(v, (0, *positions(x)), eps, mask) for v, mask in zip(parts, masks, strict=True)]
-    return affine(pytest.importorskip("torch").cat(parts), weight, bias)
+    import torch
+
+    return affine(torch.cat(parts), weight, bias)
 
 
 def batch_renorm(x, weight, bias, running_mean, running_var, r_max, d_max, where=None, eps=1e-5):
@@ -89,7 +92,9 @@ def filter_response_norm(x, weight, bias, tau, eps=1e-6):
 
 
 def local_response_norm(x, size, alpha, beta, k):
-    return pytest.importorskip("torch").nn.functional.local_response_norm(x, size, alpha, beta, k)
+    import torch
+
+    return torch.nn.functional.local_response_norm(x, size, alpha, beta, k)
 
 
 @dataclass(frozen=True)
@@ -171,10 +176,12 @@ def weighted(variant, dtype=np.float64):
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_variant
 def test_is_the_formula_and_has_its_gradients(variant, layout):
-    torch = pytest.importorskip("torch")
+    import torch
+
     arguments = weighted(variant)
     leaves = [torch.tensor(v, requires_grad=True) for v in (data(), *(arguments[p] for p in variant.parameters))]
     y = variant.formula(leaves[0], *leaves[1:], **variant.named)
@@ -200,13 +207,18 @@ ROUNDING = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # of the 
 @pytest.mark.parametrize(
     ("variant", "dtype"),
     # bfloat16 goes the way of float16, so once is enough
-    [(v, d) for d in ROUNDING for v in VARIANTS if d != "bfloat16" or v.formula is filter_response_norm],
+    [
+        pytest.param(v, d, marks=() if d == "float32" else pytest.mark.full)
+        for d in ROUNDING
+        for v in VARIANTS
+        if d != "bfloat16" or v.formula is filter_response_norm
+    ],
     ids=str,
 )
 def test_is_the_definition_in_every_dtype(variant, dtype):
     rounding = ROUNDING[dtype]
     if dtype == "bfloat16":
-        dtype = pytest.importorskip("ml_dtypes").bfloat16
+        dtype = ml_dtypes.bfloat16
     axis, x, dy = laid_out(variant, "last" if dtype == "float32" else "first", data(), data(1))
     x, dy, arguments = x.astype(dtype), dy.astype(dtype), weighted(variant, np.float32)
     y, statistics = variant.forward(fastbn, x, copy.deepcopy(arguments), axis=axis)
@@ -229,10 +241,12 @@ RESPONSES = global_response_norm, filter_response_norm
 NORMALIZATIONS = [v for v in VARIANTS if "where" in inspect.signature(v.formula).parameters]
 
 
+@pytest.mark.system("torch")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("variant", NORMALIZATIONS, ids=str)
 def test_activation_residual_and_mask_are_those_of_the_operations(variant, layout):
-    torch = pytest.importorskip("torch")
+    import torch
+
     arguments, where = weighted(variant), np.random.default_rng(2).random((SHAPE[0], 1, *SHAPE[2:])) < 0.7
     if variant.name.startswith("channel"):
         where = np.random.default_rng(2).random(SHAPE) < 0.7
@@ -258,6 +272,7 @@ def test_activation_residual_and_mask_are_those_of_the_operations(variant, layou
         assert_close(gradient, expected.numpy(), 1e-13)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.formula in RESPONSES], ids=str)
 def test_padding_of_response_norms_is_as_if_absent(variant, layout):
@@ -281,6 +296,7 @@ def test_padding_of_response_norms_is_as_if_absent(variant, layout):
         assert_close(gradient, wanted, 1e-13)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variant", NORMALIZATIONS, ids=str)
 def test_backward_starts_from_y(variant):
     x, dy, more = data(), data(1), {"activation": ("leaky_relu", 0.1)}
@@ -291,6 +307,7 @@ def test_backward_starts_from_y(variant):
         assert_close(gradient, wanted, 1e-12)
 
 
+@pytest.mark.full
 def test_an_argument_left_out_is_one_or_zero():
     x = data()
     ones, zeros = np.ones(6), np.zeros(6)
@@ -303,6 +320,7 @@ def test_an_argument_left_out_is_one_or_zero():
     assert fastbn.filter_response_norm_backward(y, x, rstd)[3] is None
 
 
+@pytest.mark.full
 def test_ghost_batches_update_the_running_statistics_in_turn():
     x, together, apart = data(), (np.zeros(6), np.ones(6)), (np.zeros(6), np.ones(6))
     y, mean, _ = fastbn.ghost_batch_norm_forward(x, 2, None, None, *together)
@@ -313,6 +331,7 @@ def test_ghost_batches_update_the_running_statistics_in_turn():
     assert_same_bits(fastbn.ghost_batch_norm_forward(x, 9)[0], fastbn.batch_norm_forward(x)[0])
 
 
+@pytest.mark.full
 def test_batch_renorm_without_limits_is_evaluation_and_with_none_left_is_training():
     x, mean, var = data(), np.linspace(-1, 1, 6), np.linspace(0.5, 2, 6)
     y = fastbn.batch_renorm_forward(x, mean.copy(), var.copy(), r_max=1e3, d_max=1e3)[0]
@@ -323,6 +342,7 @@ def test_batch_renorm_without_limits_is_evaluation_and_with_none_left_is_trainin
     assert_close(np.stack(own), np.stack(running), 1e-14)
 
 
+@pytest.mark.full
 def test_a_channel_of_zeros_has_finite_gradients():
     x = data()
     x[:, 2] = 0
@@ -346,6 +366,7 @@ def test_nothing_in_nothing_out(variant):
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_variant
 def test_the_result_may_replace_an_input(variant, layout):
@@ -363,6 +384,7 @@ def test_the_result_may_replace_an_input(variant, layout):
             assert_same_bits(gradient, expected)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_variant
 def test_no_array_of_the_inputs_size_is_made_beside_the_result(variant, layout):
@@ -455,6 +477,7 @@ def test_a_refused_call_writes_nothing(variant):
         np.testing.assert_array_equal(arguments[name], value)
 
 
+@pytest.mark.full
 def test_a_ghost_batch_that_is_refused_leaves_those_before_it():
     where, out, running = np.arange(4).reshape(4, 1, 1) < 2, np.zeros_like(X), np.zeros((2, 6))
     with pytest.raises(ValueError, match=r"virtual_batch_size is 2 .* more than one value .* that where leaves"):
@@ -492,6 +515,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name in LAYERS], ids=str)
 def test_a_layer_is_its_functions(variant):
     layer, x, dy, arguments = LAYERS[variant.name](), data(), data(1), weighted(variant)
@@ -520,12 +544,14 @@ def test_a_layer_is_its_functions(variant):
     assert_same_state(twin.state_dict(), state)
 
 
+@pytest.mark.full
 def test_ghost_batches_count_as_batches():
     layer = batch_layer(virtual_batch_size=2)
     layer(data())
     assert layer.num_batches_tracked == 3
 
 
+@pytest.mark.full
 def test_the_limits_of_batch_renorm_can_be_relaxed():
     layer, x = batch_layer(renorm=(1.0, 0.0)), data()
     assert_close(layer(x), batch_layer()(x), 1e-13)
@@ -534,6 +560,7 @@ def test_the_limits_of_batch_renorm_can_be_relaxed():
     assert_close(layer(x), expected, 1e-13)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("affine", [True, False])
 def test_a_frozen_layer_stays_as_it_is_in_training(affine):
     layer, x, dy = batch_layer(), data(), data(1)
@@ -567,6 +594,7 @@ def test_a_frozen_layer_stays_as_it_is_in_training(affine):
 SINGLE = (1, 6, 1, 1)
 
 
+@pytest.mark.full
 def test_one_value_a_channel_is_refused_or_evaluated():
     x, dy = data(shape=SINGLE), data(1, SINGLE)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -582,6 +610,7 @@ def test_one_value_a_channel_is_refused_or_evaluated():
     assert_same_bits(layer(more), batch_layer()(more))  # more values: training as ever
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("axis", [1, -1])
 def test_one_value_a_channel_can_be_its_own_mean(dtype, axis):
@@ -595,10 +624,11 @@ def test_one_value_a_channel_can_be_its_own_mean(dtype, axis):
     assert_same_state(layer.state_dict(), state)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("dtype", "rounding"), [("float64", 1e-13), ("float32", 2e-7), ("bfloat16", 2.0**-8)])
 def test_rms_norm_with_an_offset_is_gemmas(dtype, rounding):
     if dtype == "bfloat16":
-        dtype = pytest.importorskip("ml_dtypes").bfloat16
+        dtype = ml_dtypes.bfloat16
     layer, x, dy = fastbn.RMSNorm(3, offset=1.0, dtype=dtype), data(), data(1)
     assert not layer.weight.any()
     assert_same_bits(layer(x), fastbn.rms_norm(x, 3))

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from cases import Case, assert_close
+from torch.testing._internal.common_methods_invocations import op_db
 
 import fastbn
-
-torch = pytest.importorskip("torch")
-# not importorskip: with torch and without expecttest, which this needs, the samples must not go missing in silence
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
 
 
 @dataclass
