@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _checks, _memory
+from fastbn._scaling import Numbers, apply, by_definition
 
 __all__ = ["denormalize", "normalize"]
 
@@ -83,7 +84,12 @@ def normalize(
     factor = _factor(scale)
     m, s = _statistics(mean, "mean", groups), _deviations(std, groups)
     y, moved = _result(data, axes, layout, target, out, "x")
-    _each(data, moved, axes, lambda v, k: (v * factor - m[k]) / s[k])
+    with np.errstate(all="ignore"):
+        numbers = Numbers(m / factor, factor / s, np.zeros(s.shape))
+        if numbers.fit():
+            apply(data, moved, axes or (), numbers, _narrow(data) and target != np.float64)
+        else:
+            by_definition(data, moved, axes or (), lambda v, k: (v * factor - m[k]) / s[k])
     return y
 
 
@@ -141,20 +147,14 @@ def denormalize(
     if target.kind in "iu" and data.size and np.isnan(data.min()):
         raise ValueError(f"y holds NaN; expected numbers, as the result is of {target}")
     x, moved = _result(data, axes, layout, target, out, "y")
-    if target.kind in "iu":
-        low, high = (float(v) for v in (np.iinfo(target).min, np.iinfo(target).max))
-        top = np.nextafter(high, 0) if high > 2.0**53 else high
-
-        def back(v: Array, k: Any) -> Array:
-            whole = np.rint((v * s[k] + m[k]) / factor)
-            integers = np.clip(whole, low, top).astype(target)
-            return np.where(whole >= high, np.iinfo(target).max, integers)
-    else:
-
-        def back(v: Array, k: Any) -> Array:
-            return (v * s[k] + m[k]) / factor
-
-    _each(data, moved, axes, back)
+    with np.errstate(all="ignore"):
+        numbers = Numbers(np.zeros(s.shape), s / factor, m / factor)
+        if target.kind in "iu" and target.itemsize == 8:
+            by_definition(data, moved, axes or (), lambda v, k: _rounded((v * s[k] + m[k]) / factor, target))
+        elif numbers.fit():
+            apply(data, moved, axes or (), numbers, _narrow(data) and target.kind not in "iu" and target != np.float64)
+        else:
+            by_definition(data, moved, axes or (), lambda v, k: (v * s[k] + m[k]) / factor)
     return x
 
 
@@ -259,20 +259,19 @@ def _result(
         y = _memory.empty(shape, dtype)
     else:
         y = out
-        _checks.out(y, (np.broadcast_to(np.empty((), dtype), shape), *([x] if order == list(range(x.ndim)) else [])), x)
+        like = np.broadcast_to(np.empty((), dtype), shape)
+        as_is = source == place and x.dtype == dtype  # so that the result may go where x is
+        _checks.out(y, (like, x) if as_is else (like,), *(() if as_is else (x,)))
     return y, y.transpose(inverse)
 
 
-def _each(x: Array, y: Array, axes: tuple[int, ...] | None, function: Any) -> None:
-    """y = function(x, k), k being what broadcasts statistics to x, some samples at a time."""
-    kept = axes or ()
-    index = tuple(slice(None) if a in kept else None for a in range(x.ndim))
-    if not x.ndim:
-        y[...] = function(x.astype(np.float64), ())
-        return
-    step = max(1, (1 << 16) // max(1, x[:1].size))
-    with np.errstate(all="ignore"):
-        for start in range(0, len(x), step):
-            part = slice(start, start + step)
-            k = (part, *index[1:]) if kept and kept[0] == 0 else index
-            y[part] = function(x[part].astype(np.float64), k)
+def _narrow(x: Array) -> bool:
+    """Whether float32 holds every element of x."""
+    return x.itemsize <= 2 or x.dtype == np.float32 or x.dtype == bool
+
+
+def _rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Integers of 64 bits, of which float64 does not hold the largest."""
+    whole, most = np.rint(values), np.iinfo(dtype).max
+    inside = np.clip(whole, float(np.iinfo(dtype).min), np.nextafter(float(most), 0)).astype(dtype)
+    return np.where(whole >= float(most), dtype.type(most), inside)

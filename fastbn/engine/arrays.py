@@ -28,7 +28,12 @@ def flattened(a: Array, order: Any = None) -> Array:
     flat = (a if order is None else a.transpose(order)).reshape(-1)
     if flat.itemsize == 2:
         flat = flat.view(np.uint16 if flat.dtype == np.float16 else np.int16)
-    return flat if flat.flags.writeable else np.asarray(_Alias(flat))
+    return writable(flat)
+
+
+def writable(a: Array) -> Array:
+    """The array, or a writable one over its memory, which nothing may be written to."""
+    return a if a.flags.writeable else np.asarray(_Alias(a))
 
 
 def inverse(order: Any) -> list[int]:
