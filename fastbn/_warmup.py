@@ -1,7 +1,10 @@
 """Compile ahead of the first call: in an image's build, before a server forks, in a test's setup."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
+from threading import get_ident
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -10,7 +13,6 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from fastbn import _checks, _runtime, functional
-from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -43,7 +45,7 @@ class Warmup(NamedTuple):
 def warmup(
     ops: Iterable[str] | None = None,
     dtypes: Iterable[str] = ("float32",),
-    layouts: Iterable[str] = LAYOUTS,
+    layouts: Iterable[str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     *,
     activation: functional.Activation = None,
@@ -59,10 +61,11 @@ def warmup(
         of "add_layer_norm" and "add_rms_norm".
     dtypes : iterable of str
         Of "float16", "bfloat16" (for which ml_dtypes must be installed), "float32" and "float64".
-    layouts : iterable of str
-        Of "channels_first" and "channels_last".
+    layouts : iterable of str, optional
+        Of "channels_first" and "channels_last".  Where left out, both; but layer and RMS norm over the last axis alone,
+        which is what they are mostly called for: "channels_first" has them compiled for a channel axis before others.
     progress : callable, optional
-        Called as ``progress(done, total, name)`` before each step, and at the end with ``done == total``.
+        Called as ``progress(done, total, name)`` before each kernel, and at the end with ``done == total``.
     activation : str or tuple, optional
         What calls give as theirs.
     residual, where : bool
@@ -80,43 +83,85 @@ def warmup(
         If a name is unknown.
     TypeError
         If the activation is of another type.
+    ImportError
+        If "bfloat16" is asked for and ml_dtypes is not installed.
 
     Notes
     -----
-    It calls them on small arrays, forward and backward, with weight and bias and without; and with an activation, a
-    residual and a mask exactly as told, by those operations that take them.  Later calls like these compile nothing,
-    but for weights without bias.  On a single CPU, NUMBA_NUM_THREADS=2 adds the parallel kernels.
+    Kernels are those of calls on small arrays and on some that are large enough for threads, forward and backward, with
+    weight and bias and without; and with an activation, a residual and a mask exactly as told, by those operations that
+    take them.  Later calls like these compile nothing, but for weights without bias.  On a single CPU,
+    NUMBA_NUM_THREADS=2 adds the parallel kernels.
 
     Examples
     --------
     >>> import fastbn
     >>> done = fastbn.warmup(ops=["rms_norm"], layouts=["channels_first"])  # doctest: +SKIP
     >>> print(f"{done.compiled} compiled, {done.found} found")  # doctest: +SKIP
-    0 compiled, 37 found
+    0 compiled, 19 found
     """
-    steps = list(
-        product(
-            _known(OPERATIONS if ops is None else ops, OPERATIONS + SUMS, "ops"),
-            [_dtype(name) for name in _known(dtypes, DTYPES, "dtypes")],
-            _known(layouts, LAYOUTS, "layouts"),
-        )
-    )
+    steps = list(_steps(ops, dtypes, layouts))
     _checks.activation(activation)
     start, before = perf_counter(), _counts()
-    for done, (op, dtype, layout) in enumerate(steps):
-        name = f"{op}, {dtype}, {layout}"
+    with _asked_for() as kernels:
+        for op, dtype, layout in steps:
+            for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
+                _runtime.clear_paces()
+                with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
+                    for _ in range(_CALLS):
+                        _call(op, x, axis, affine, activation, residual, where)
+        _runtime.clear_paces()
+    for done, (build, types) in enumerate(kernels):
         if progress:
-            progress(done, len(steps), name)
-        for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
-            _runtime.clear_paces()
-            with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
-                for _ in range(_CALLS):
-                    _call(op, x, axis, affine, activation, residual, where)
-    _runtime.clear_paces()
+            progress(done, len(kernels), build.py_func.__qualname__)
+        build.compile(types)
     if progress:
-        progress(len(steps), len(steps), "")
+        progress(len(kernels), len(kernels), "")
     compiled, found = (after - b for after, b in zip(_counts(), before, strict=True))
     return Warmup(compiled, found, _folder(), perf_counter() - start)
+
+
+@contextmanager
+def _asked_for() -> Iterator[list[tuple[Any, Any]]]:
+    """The kernels, as builds and types, that calls of this thread lack: meanwhile these are noted, not compiled.
+
+    A call then computes nothing, so that all of them are known within a second.  Numba asks its dispatcher to compile
+    by a private name; if that has moved, kernels are compiled as they are met, and none is noted.
+    """
+    kernels: dict[tuple[int, Any], tuple[Any, Any]] = {}
+    thread, builds = get_ident(), _builds()
+
+    def noting(build: Any, compile_for: Callable[..., Any]) -> Callable[..., Any]:
+        def lacked(*args: Any, **keywords: Any) -> Any:
+            if get_ident() != thread:  # who calls meanwhile wants results
+                return compile_for(*args, **keywords)
+            types = tuple(map(build.typeof_pyval, args))
+            kernels.setdefault((id(build), types), (build, types))
+            return lambda *args: None
+
+        return lacked
+
+    noted: list[tuple[Any, Any]] = []
+    try:
+        for build in builds:
+            if hasattr(build, "_compile_for_args"):
+                build._compile_for_args = noting(build, build._compile_for_args)
+        yield noted
+    finally:
+        for build in builds:
+            vars(build).pop("_compile_for_args", None)
+        noted += kernels.values()
+
+
+def _steps(
+    ops: Iterable[str] | None, dtypes: Iterable[str], layouts: Iterable[str] | None
+) -> Iterator[tuple[str, np.dtype[Any], str]]:
+    kinds = [_dtype(name) for name in _known(dtypes, DTYPES, "dtypes")]
+    asked = None if layouts is None else _known(layouts, LAYOUTS, "layouts")
+    for op in _known(OPERATIONS if ops is None else ops, OPERATIONS + SUMS, "ops"):
+        images = op in ("batch_norm", "group_norm", "instance_norm")
+        for dtype, layout in product(kinds, asked or (LAYOUTS if images else LAYOUTS[1:])):
+            yield op, dtype, layout
 
 
 def _known(names: Iterable[str], known: tuple[str, ...], argument: str) -> list[str]:
@@ -129,7 +174,10 @@ def _known(names: Iterable[str], known: tuple[str, ...], argument: str) -> list[
 
 def _dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
-        from ml_dtypes import bfloat16
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            raise ImportError('"bfloat16" needs ml_dtypes: pip install "fastbn[half]"') from None
 
         return np.dtype(bfloat16)
     return np.dtype(name)
@@ -187,9 +235,11 @@ def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual:
 
 def _builds() -> list[Any]:
     """Every compiled function, serial and parallel; none where Numba is switched off."""
-    drivers = [value for module in (runs, columns) for value in vars(module).values() if isinstance(value, Driver)]
-    alone = statistics.update, statistics.take_roots
-    return [] if config.DISABLE_JIT else [*(build for driver in drivers for build in driver), *alone]
+    if config.DISABLE_JIT:
+        return []
+    modules = [module for name, module in sys.modules.items() if name.startswith("fastbn.kernels.")]
+    found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Driver)}
+    return [build for driver in found.values() for build in driver]
 
 
 def _counts() -> tuple[int, int]:

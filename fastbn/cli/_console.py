@@ -1,12 +1,19 @@
 """The terminal: text and tables on standard output, progress on standard error."""
 
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+Step = TypeVar("Step")
+
+SECONDS_A_LINE = 20  # where there is no terminal
 
 console = Console(highlight=False, markup=False)
 
@@ -29,8 +36,39 @@ def make_table(columns: Iterable[str]) -> Table:
     return table
 
 
-def progress_bar() -> Progress:
-    """A bar that leaves no trace, and that is not drawn at all where standard error is no terminal."""
+def progress(steps: Sequence[Step], name: Callable[[Step], str]) -> Iterator[Step]:
+    """The steps one by one, with the time left told on standard error.
+
+    A bar tells it, which leaves no trace; where there is no terminal, a line from time to time.
+    """
     screen = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+    if not screen.is_terminal:
+        yield from _told_in_lines(steps, name)
+        return
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=screen, transient=True) as bar:
+        for step in bar.track(steps):
+            bar.update(bar.task_ids[0], description=name(step))
+            yield step
+
+
+def _told_in_lines(steps: Sequence[Step], name: Callable[[Step], str]) -> Iterator[Step]:
+    begin = told = perf_counter()
+    for done, step in enumerate(steps):
+        now = perf_counter()
+        if now - told > SECONDS_A_LINE:
+            left = (now - begin) / done * (len(steps) - done)
+            print(f"{done} of {len(steps)}, about {in_minutes(left)} left: {name(step)}", file=sys.stderr, flush=True)
+            told = now
+        yield step
+
+
+def in_minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

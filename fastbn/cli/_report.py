@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fastbn.cli import _check, _digits, info
 from fastbn.cli._check import DIRECTIONS, DTYPES, LAYOUTS, OPERATIONS
-from fastbn.cli._console import console, heading, make_table, progress_bar, say
+from fastbn.cli._console import console, heading, make_table, progress, say
 from fastbn.cli._digits import LEARNING_RATES, NORMS, TARGET, Trials
 from fastbn.cli._findings import find, percent
 
@@ -24,11 +24,9 @@ def check() -> bool:
     """Check every operation and print the worst errors; true if all are within what is allowed."""
     heading("Every operation against its definition in float64")
     errors: dict[tuple[str, ...], float] = {}
-    with progress_bar() as bar:
-        for operation, dtype, layout in bar.track(list(product(OPERATIONS, DTYPES, LAYOUTS))):
-            bar.update(bar.task_ids[0], description=f"{operation}, {dtype}")
-            for direction, error in zip(DIRECTIONS, _check.worst_errors(operation, dtype, layout), strict=True):
-                errors[operation, direction, dtype, layout] = error
+    for operation, dtype, layout in progress(list(product(OPERATIONS, DTYPES, LAYOUTS)), ", ".join):
+        for direction, error in zip(DIRECTIONS, _check.worst_errors(operation, dtype, layout), strict=True):
+            errors[operation, direction, dtype, layout] = error
     console.print(_error_table(errors), "")
     means = " and ".join(f"{mean:g}" for mean in _check.MEANS)
     say(
@@ -68,10 +66,8 @@ def train(epochs: int, seeds: range) -> Trials:
     )
     console.print()
     runs = []
-    with progress_bar() as bar:
-        for seed, lr, norm in bar.track(plan):
-            bar.update(bar.task_ids[0], description=f"{norm}, lr {lr:g}, seed {seed}")
-            runs.append(_digits.train(norm, lr, seed, epochs, digits))
+    for seed, lr, norm in progress(plan, lambda step: f"{step[2]}, lr {step[1]:g}, seed {step[0]}"):
+        runs.append(_digits.train(norm, lr, seed, epochs, digits))
     trials = _digits.collect(runs)
     say(f"Test accuracy by epoch in %, mean of the seeds (chance is {_digits.CHANCE:.0f} %):")
     console.print("", _epoch_table(trials), "", sep="\n")

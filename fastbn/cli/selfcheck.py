@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.text import Text
 
     from fastbn.cli import info
-    from fastbn.cli._console import console, heading, make_table, progress_bar, say
+    from fastbn.cli._console import console, heading, make_table, progress, say
     from fastbn.cli._selfcheck import checks, compile_ahead
 
     heading("What this runs on")
@@ -32,15 +32,13 @@ def run(args: argparse.Namespace) -> int:
     table = make_table(("", "found", ""))
     plan = list(checks())
     compile_ahead()
-    with progress_bar() as bar:
-        for check in bar.track(plan):
-            bar.update(bar.task_ids[0], description=f"{check.title} (a first run compiles)")
-            found, passed = check.run()
-            failed += not passed
-            if check.topic != topic:
-                topic = check.topic
-                table.add_row(Text(topic, "bold"))
-            table.add_row(f"  {check.title}", found, Text("pass", "green") if passed else Text("FAIL", "bold red"))
+    for check in progress(plan, lambda check: f"{check.title} (a first run compiles)"):
+        found, passed = check.run()
+        failed += not passed
+        if check.topic != topic:
+            topic = check.topic
+            table.add_row(Text(topic, "bold"))
+        table.add_row(f"  {check.title}", found, Text("pass", "green") if passed else Text("FAIL", "bold red"))
     console.print(table, "")
     verdict = f"{failed} of {len(plan)} fail" if failed else f"All {len(plan)} pass"
     say(f"{verdict} ({perf_counter() - start:.0f} s).", style="bold red" if failed else "green")

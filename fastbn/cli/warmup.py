@@ -2,11 +2,14 @@
 
 import argparse
 import sys
+from time import perf_counter
 from typing import Any
 
 from fastbn import _checks
 from fastbn._warmup import DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
 from fastbn.cli._errors import CommandError, require
+
+SECONDS_A_LINE = 10
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -18,9 +21,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     known = OPERATIONS + SUMS
-    add("--ops", nargs="+", choices=known, default=OPERATIONS, metavar="OP", help=f"{_list(known)} (all but the last)")
-    add("--dtypes", nargs="+", choices=DTYPES, default=["float32"], metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
-    add("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, metavar="LAYOUT", help=f"{_list(LAYOUTS)} (both)")
+    several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
+    add("--ops", **several, metavar="OP", help=f"{_list(known)} (all but the sums, add_...)")
+    add("--dtypes", **several, metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
+    add(
+        "--layouts",
+        **several,
+        metavar="LAYOUT",
+        help=f"{_list(LAYOUTS)} (both; layer and RMS norm over the last axis alone)",
+    )
     names = tuple(_checks.ACTIVATIONS)
     add("--activation", choices=names, metavar="NAME", help=f"of the calls to come: {_list(names)} (none)")
     add("--residual", action="store_true", help="calls will have one")
@@ -28,26 +37,54 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _names(text: str) -> list[str]:
+    """One of several words, each of which may name several itself: a,b c."""
+    return [name for name in text.split(",") if name]
+
+
 def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names)
 
 
 def run(args: argparse.Namespace) -> int:
-    if "bfloat16" in args.dtypes:
+    asked = {
+        "ops": _chosen("--ops", args.ops, OPERATIONS + SUMS),
+        "dtypes": _chosen("--dtypes", args.dtypes, DTYPES) or ["float32"],
+        "layouts": _chosen("--layouts", args.layouts, LAYOUTS),
+    }
+    if "bfloat16" in asked["dtypes"]:
         require("half", "ml_dtypes")
-    progress = _show if sys.stderr.isatty() else None
     more = {"activation": args.activation, "residual": args.residual, "where": args.where}
-    done = warmup(args.ops, args.dtypes, args.layouts, progress, **more)
+    done = warmup(**asked, progress=_Progress(), **more)
     if done.folder is None:
         raise CommandError("no folder can be written to, so nothing is kept: set NUMBA_CACHE_DIR")
     print(_summary(done))
     return 0
 
 
-def _show(done: int, total: int, name: str) -> None:
-    """One line that is written over, and gone at the end."""
-    text = f"{done}/{total} {name}" if done < total else ""
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+def _chosen(option: str, words: list[list[str]] | None, known: tuple[str, ...]) -> Any:
+    names = [name for word in words or () for name in word]
+    for name in names:
+        if name not in known:
+            raise CommandError(f"{option} names {name!r}; expected some of {_list(known)}")
+    return names or None
+
+
+class _Progress:
+    """Says how many kernels there are, then counts them as they come, in one line or from time to time in a new one."""
+
+    def __init__(self) -> None:
+        self.terminal, self.told = sys.stderr.isatty(), perf_counter()
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        if self.terminal:
+            text = f"{done}/{total} {name}" if done < total else ""
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        elif done == 0 and total:
+            print(f"{total} kernels, a second or two each where the cache lacks them", file=sys.stderr, flush=True)
+        elif done < total and perf_counter() - self.told > SECONDS_A_LINE:
+            self.told = perf_counter()
+            print(f"{done} of {total}", file=sys.stderr, flush=True)
 
 
 def _summary(done: Warmup) -> str:

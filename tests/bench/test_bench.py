@@ -31,6 +31,9 @@ def tiny_cells():
         for operation in OPERATIONS:
             for direction in (FORWARD, BACKWARD)[: 1 if operation == _cells.INFERENCE else 2]:
                 yield Cell(operation, direction, shape, axis, groups=4 if operation == _cells.GROUP else None)
+        for direction in (FORWARD, BACKWARD):
+            for residual in (False, True):
+                yield Cell(TRAINING, direction, shape, axis, activation="relu", residual=residual)
     yield Cell(TRAINING, BACKWARD, (2, 3, 4, 3, 5))
     yield Cell(TRAINING, FORWARD, (6, 5))
 
@@ -41,6 +44,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(SUITES, "tiny", Suite(tiny_cells, seconds=0.001))
     monkeypatch.setattr(_timing, "LEAST_ROUNDS", 2)
     monkeypatch.setattr(_timing, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(_timing, "REST_SECONDS", 0)
     monkeypatch.setattr(_timing, "BLOCK_SECONDS", 0)
     return ["bench", "--suite", "tiny", "--threads", "1", "--peers", "numpy"]
 
@@ -156,8 +160,9 @@ def test_interrupt_is_one_line_and_130(tiny, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--suite", "huge"], "no suite 'huge'; the suites are quick, networks, small, tiny"),
+        (["--suite", "huge"], "no suite 'huge'; the suites are quick, networks, program, small, tiny"),
         (["--peers", "numpy,abacus"], "no peer 'abacus'; the peers are numpy, torch, torch.compile"),
+        (["--between", "matmul+nap"], "--between matmul+nap: no work 'nap'; expected none, or some of matmul+copy"),
         (["--only", "no such operation"], "'no such operation' is found in no cell"),
         (["--only", "(batch"], "'(batch' is not a regular expression: missing )"),
         (["--threads", "100000"], "--threads 100000: Numba has at most"),
@@ -219,7 +224,8 @@ def test_everyone_installed_gives_the_right_answer(tmp_path):
     """In a process of its own: these libraries start threads, and some object to forks from then on."""
     arguments = ["bench", "--suite", "tiny", "--peers", ",".join(INSTALLED), "--rounds", "1", "--json", "results.json"]
     done = python(EVERYONE, str(Path(__file__).parent), *arguments, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert all(re.match(r"\d+ of \d+, about ", line) for line in done.stderr.splitlines())  # of the time left
     cells = Results.load(tmp_path / "results.json").cells
     assert [failure for measured in cells for failure in measured.failures] == []
     for measured in cells:
@@ -274,6 +280,17 @@ def test_networks_has_everything_in_both_orders():
     assert {1, 64} <= {c.shape[0] for c in images}
     planes = {c.shape[2] for c in images if c.axis == FIRST}
     assert {1, 7, 14, 28, 56, 112} <= planes
+    assert all(c.source for c in cells)
+
+
+def test_program_has_every_operation_in_both_orders_at_small_batches():
+    cells = list(SUITES["program"].cells())
+    assert {c.shape[0] for c in cells} == {1, 8, 16}
+    assert {c.operation for c in cells} == set(OPERATIONS)
+    for residual in (False, True):
+        fused = {(c.direction, c.axis) for c in cells if c.activation and c.residual == residual}
+        assert fused == {(direction, axis) for direction in (FORWARD, BACKWARD) for axis in (FIRST, LAST)}
+    assert {c.axis for c in cells if len(c.shape) == 4 and c.operation == _cells.GROUP} == {FIRST, LAST}
     assert all(c.source for c in cells)
 
 
@@ -355,7 +372,59 @@ def test_a_winning_peer_is_told(capsys):
 
 
 def test_no_winning_peer_is_told_too(capsys):
-    assert "No peer is faster, in 1 cell." in report(capsys, results(cell_with()))
+    cell = cell_with()
+    cell.timings.append(timing("torch", 3e-3))
+    out = report(capsys, results(cell))
+    assert "No peer is faster, in 1 cell." in out
+    assert "only peer" not in out
+
+
+def test_numpy_alone_is_no_great_rival(capsys):
+    out = report(capsys, results(cell_with()))
+    assert "NumPy is the only peer" in out
+    assert "No peer is faster" not in out
+
+
+def test_more_than_the_limit_is_explained(capsys):
+    assert "More than 100 % of the limit" not in report(capsys, results(cell_with()))
+    assert "More than 100 % of the limit" in report(capsys, results(cell_with(copy=2e-3)))
+
+
+def test_work_between_calls_is_told(capsys):
+    assert "after other work" not in report(capsys, results(cell_with()))
+    assert "Every call comes after other work, as in a program: a copy of 64 MB." in report(
+        capsys, results(cell_with(), between="copy")
+    )
+
+
+def test_one_call_after_other_work(tiny, tmp_path):
+    """Every timed call has the work before it, and returns a new array where the library makes one."""
+    written = tmp_path / "results.json"
+    assert main([*tiny, "--between", "copy", "--only", "layer norm, forward.*last", "--json", str(written)]) == 0
+    loaded = Results.load(written)
+    assert loaded.between == "copy"
+    forms = {(t.contender, t.form, t.calls) for t in loaded.cells[0].timings}
+    assert {form for form in forms if form[0] != "copy"} == {("fastbn", "new", 1), ("numpy", "new", 1)}
+
+
+def test_work_is_done_before_every_call():
+    from fastbn.cli.bench import _between
+
+    seen = []
+    runner = _timing._Runner("a", "new", lambda: seen.append("call"), lambda: seen.append("work"))
+    del seen[:]
+    runner.take_turn()
+    assert seen == ["work", "call"] * (_timing.CALLS_BETWEEN + 1)
+    assert _between.make("none", 1) is None
+    _between.make("matmul+copy", 1)()
+
+
+def test_everyone_is_first_in_turn():
+    rng = np.random.default_rng(0)
+    orders = [_timing._order(4, turn, rng) for turn in range(8)]
+    assert [order[0] for order in orders] == [0, 1, 2, 3] * 2
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({tuple(order) for order in orders}) > 4  # and who follows whom changes
 
 
 def test_without_peers_nobody_wins(capsys):

@@ -25,21 +25,28 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
         help="time every operation against other libraries and against a streaming copy",
-        description="Time fastbn against NumPy, PyTorch, oneDNN, JAX and ONNX Runtime, as far as they are installed: "
-        "everyone takes a turn in every round, after its answer was checked.",
+        description="Time fastbn against NumPy, PyTorch, oneDNN, JAX, ONNX Runtime, OpenVINO and numbagg, as far as "
+        "they are installed: everyone takes a turn in every round, after its answer was checked.",
     )
     add = parser.add_argument
     add(
         "--suite",
         default="quick",
         metavar="NAME",
-        help="quick: a minute; networks: layers of published networks, about an hour; small: small calls, and new "
-        "arrays against existing ones from 1 kB to 200 MB (%(default)s)",
+        help="quick: a minute; networks: the layers of published networks, an hour (twenty minutes with --rounds 5 and "
+        "without torch.compile); program: one call after other work, as programs call, five minutes; small: small "
+        "calls, and new arrays against existing ones from 1 kB to 200 MB, two minutes (%(default)s)",
+    )
+    add(
+        "--between",
+        metavar="WORK",
+        help="other work before every timed call: matmul+copy (as in suite program: a matrix product on all cores, and "
+        "a copy of 64 MB), matmul, copy or none (as in the others)",
     )
     add("--only", default="", metavar="REGEX", help="only the cells whose description it is found in: 'layer norm'")
     add("--threads", type=_count, metavar="N", help="threads for everyone (what fastbn would use)")
     add("--peers", metavar="A,B", help="numpy, torch, torch.compile, onednn, jax, onnxruntime (torch.compile, which "
-        "takes seconds a cell: only if asked for, or in suite networks)")  # fmt: skip
+        "takes seconds a cell: only if asked for, or in suite networks), openvino, numbagg")  # fmt: skip
     add("--seconds", type=_positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
     add("--rounds", type=_count, metavar="N", help="so many rounds instead, whatever time they take")
     add("--json", type=Path, metavar="PATH", help="write everything measured")
@@ -59,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from fastbn.cli.bench import _report as report
     from fastbn.cli.bench._session import measure_suite
 
-    results = measure_suite(args.suite, args.only, args.peers, args.threads, args.seconds, args.rounds)
+    results = measure_suite(args.suite, args.only, args.peers, args.threads, args.seconds, args.rounds, args.between)
     if args.json:  # first of all: nothing that goes wrong below loses it
         results.save(args.json)
     report.show(results)

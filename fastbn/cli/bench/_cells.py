@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from math import prod
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ class Cell:
     axis: int = FIRST  # of the channels: FIRST or LAST; of layer and RMS norm, the one normalized over
     groups: int | None = None
     source: str = ""  # the network and its layer
+    activation: str | None = None
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS or self.direction not in DIRECTIONS or self.axis not in (FIRST, LAST):
@@ -34,7 +37,7 @@ class Cell:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells the cell from others, wherever it comes from."""
-        return self.operation, self.direction, self.shape, self.axis, self.groups
+        return self.operation, self.direction, self.shape, self.axis, self.groups, self.activation, self.residual
 
     @property
     def channels(self) -> int:
@@ -52,12 +55,20 @@ class Cell:
 
     @property
     def copies(self) -> float:
-        """The bytes that must move, in copies of x: forward reads x and writes y, backward reads dy too."""
-        return 1.0 if self.direction == FORWARD else 1.5
+        """The bytes that must move, in copies of x: forward reads x and writes y, backward reads dy too.
+
+        A residual is read both ways, and backward its gradient is written.
+        """
+        return (1.0 if self.direction == FORWARD else 1.5) + self.residual * (0.5 if self.direction == FORWARD else 1.0)
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """What is done in the same call, besides."""
+        return ("residual",) * self.residual + ((self.activation,) if self.activation else ())
 
     @property
     def task(self) -> str:
-        return f"{self.operation}, {self.direction}"
+        return f"{' + '.join((self.operation, *self.fused))}, {self.direction}"
 
     @property
     def layout(self) -> str:
@@ -145,6 +156,29 @@ def small() -> Iterator[Cell]:
         yield Cell(TRAINING, FORWARD, (batch, channels, side, side))
 
 
+def program() -> Iterator[Cell]:
+    """Every operation as programs call it: batches of 1, 8 and 16, in both memory orders, and what is fused into it."""
+    for layer in _networks.TRAINED:
+        yield from _both_ways(TRAINING, layer)
+    for layer in _networks.TRAINED[:2]:
+        for direction, axis in product(DIRECTIONS, (FIRST, LAST)):
+            where = f"{layer.network}, {layer.name}"
+            for residual in (False, True):
+                shape = _image(layer, axis)
+                yield Cell(TRAINING, direction, shape, axis, None, where, activation="relu", residual=residual)
+    for layer in _networks.SERVED:
+        yield from _both_ways(INFERENCE, layer)
+    relu = _networks.SERVED[0]
+    yield Cell(INFERENCE, FORWARD, _image(relu, FIRST), FIRST, None, f"{relu.network}, {relu.name}", activation="relu")
+    for operation, layers in ((GROUP, _networks.GROUPS_IN_PROGRAMS), (INSTANCE, _networks.INSTANCES_IN_PROGRAMS)):
+        for layer in layers:
+            yield from _both_ways(operation, layer)
+    for operation, sequences in ((LAYER, _networks.LAYERS_IN_PROGRAMS), (RMS, _networks.RMS_IN_PROGRAMS)):
+        for sequence in sequences:
+            for direction in DIRECTIONS:
+                yield Cell(operation, direction, sequence.shape, LAST, source=f"{sequence.network}, {sequence.name}")
+
+
 @dataclass(frozen=True)
 class Suite:
     """Cells, the time each of them gets, and the peers that are asked when the user names none."""
@@ -152,10 +186,12 @@ class Suite:
     cells: Callable[[], Iterator[Cell]]
     seconds: float
     compiles: bool = False  # whether torch.compile, which takes seconds a cell, is among the peers
+    between: str = ""  # other work between any two calls
 
 
 SUITES = {
     "quick": Suite(quick, seconds=3),
     "networks": Suite(networks, seconds=2, compiles=True),
+    "program": Suite(program, seconds=2, between="matmul+copy"),
     "small": Suite(small, seconds=2),
 }

@@ -9,7 +9,7 @@ from fastbn.cli.bench._problem import EPS, Problem
 Formula = Callable[..., tuple[Any, ...]]
 
 
-class _Axes:
+class Axes:
     """x with groups as an axis of their own: which of its axes share statistics, which a weight lies along."""
 
     def __init__(self, cell: Cell) -> None:
@@ -32,14 +32,14 @@ def formula(p: Problem) -> tuple[Formula, tuple[Any, ...]]:
     """The cell's formula, and the NumPy arrays to call it with."""
     if p.cell.direction == BACKWARD:
         mean, rstd = (None, *(s.astype("float32") for s in p.statistics))[-2:]
-        return _backward(p.cell), (p.dy, p.x, p.weight, mean, rstd)
-    return _forward(p.cell), (p.x, p.weight, p.bias, p.running_mean, p.running_var)
+        return _backward(p.cell), (p.dy, p.x, p.weight, mean, rstd, p.bias, p.residual)
+    return _forward(p.cell), (p.x, p.weight, p.bias, p.running_mean, p.running_var, p.residual)
 
 
 def _forward(cell: Cell) -> Formula:
-    axes = _Axes(cell)
+    axes = Axes(cell)
 
-    def forward(x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any) -> tuple[Any, ...]:
+    def forward(x: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, residual: Any) -> tuple[Any, ...]:
         x = x.reshape(axes.shape)
         if cell.operation == INFERENCE:
             centered, var = x - running_mean.reshape(axes.of_weight), running_var.reshape(axes.of_weight)
@@ -51,23 +51,32 @@ def _forward(cell: Cell) -> Formula:
         y = centered * (var + EPS) ** -0.5 * weight.reshape(axes.of_weight)
         if cell.operation != RMS:
             y = y + bias.reshape(axes.of_weight)
+        if residual is not None:
+            y = y + residual.reshape(axes.shape)
+        if cell.activation == "relu":
+            y = y * (y > 0)
         return (y.reshape(cell.shape),)
 
     return forward
 
 
 def _backward(cell: Cell) -> Formula:
-    axes = _Axes(cell)
+    axes = Axes(cell)
 
-    def backward(dy: Any, x: Any, weight: Any, mean: Any, rstd: Any) -> tuple[Any, ...]:
+    def backward(dy: Any, x: Any, weight: Any, mean: Any, rstd: Any, bias: Any, residual: Any) -> tuple[Any, ...]:
         dy, x, rstd = dy.reshape(axes.shape), x.reshape(axes.shape), rstd.reshape(axes.of_statistics)
         h = (x if mean is None else x - mean.reshape(axes.of_statistics)) * rstd
+        if cell.activation == "relu":
+            y = h * weight.reshape(axes.of_weight) + bias.reshape(axes.of_weight)
+            dy = dy * ((y if residual is None else y + residual.reshape(axes.shape)) > 0)
         g = dy * weight.reshape(axes.of_weight)
         dx = g - h * (g * h).mean(axes.shared, keepdims=True)
         if mean is not None:
             dx = dx - g.mean(axes.shared, keepdims=True)
         dweight = (dy * h).sum(axes.beside_channel).reshape(-1)
-        gradients = ((dx * rstd).reshape(cell.shape), dweight)
-        return gradients if mean is None else (*gradients, dy.sum(axes.beside_channel).reshape(-1))
+        gradients: tuple[Any, ...] = ((dx * rstd).reshape(cell.shape), dweight)
+        if mean is not None:
+            gradients = (*gradients, dy.sum(axes.beside_channel).reshape(-1))
+        return gradients if residual is None else (*gradients, dy.reshape(cell.shape))
 
     return backward

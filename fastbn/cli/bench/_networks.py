@@ -94,3 +94,42 @@ RMS_NORM = (
     Sequence("Llama 3 70B", "context", (4096, 8192)),
     Sequence("Llama 3 8B", "query heads", (4096, 32, 128)),
 )
+
+# As programs call them, at batches of 1, 8 and 16
+
+TRAINED = (
+    Layer("ResNet-50", "layer2 bn3", 8, (512, 28, 28)),
+    Layer("ResNet-50", "layer3 bn3", 16, (1024, 14, 14)),
+    Layer("ResNet-50", "layer1 bn1", 16, (64, 56, 56)),
+    Layer("ResNet-50, images of 128", "layer2 bn1", 8, (128, 16, 16)),
+    Layer("ResNet-50", "layer4 bn1", 8, (512, 7, 7)),
+)
+
+SERVED = (
+    Layer("ResNet-50", "layer1 bn1", 1, (64, 56, 56)),
+    Layer("MobileNetV2", "features 0", 1, (32, 112, 112)),
+    Layer("ResNet-50", "layer2 bn2", 8, (128, 28, 28)),
+    Layer("ResNet-50", "layer3 bn3", 16, (1024, 14, 14)),
+)
+
+GROUPS_IN_PROGRAMS = (
+    Layer("Stable Diffusion U-Net", "down 0", 1, (320, 64, 64), 32),
+    Layer("Stable Diffusion U-Net", "down 2", 8, (1280, 16, 16), 32),
+)
+
+INSTANCES_IN_PROGRAMS = (
+    Layer("CycleGAN", "residual blocks", 1, (256, 64, 64)),
+    Layer("CycleGAN", "residual blocks", 8, (256, 64, 64)),
+)
+
+LAYERS_IN_PROGRAMS = (
+    Sequence("BERT-base", "one token", (1, 768)),
+    Sequence("ViT-B/16", "one image", (1, 197, 768)),
+    Sequence("ViT-B/16", "batch 16", (16, 197, 768)),
+    Sequence("Swin-T", "stage 1", (8, 56, 56, 96)),
+)
+
+RMS_IN_PROGRAMS = (
+    Sequence("Llama 2 7B", "prompt", (1, 128, 4096)),
+    Sequence("Llama 3 8B", "query heads", (8, 128, 32, 128)),
+)

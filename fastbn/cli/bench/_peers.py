@@ -1,15 +1,13 @@
 """Who is measured: every contender gives its ways to compute a cell, all with the same number of threads."""
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -26,44 +24,13 @@ from fastbn.cli.bench._cells import (
     RMS,
     TRAINING,
 )
+from fastbn.cli.bench._contender import Calls, Contender
 from fastbn.cli.bench._formulas import formula
+from fastbn.cli.bench._more_peers import Numbagg, OpenVino
 from fastbn.cli.bench._problem import EPS, Array, Call, Problem, as_it_lies, library_call
 from fastbn.cli.bench._results import COPY, FASTBN, NEW, OBJECT, OUT
 
 SMALL_BYTES = 1 << 17  # of x: up to here, where the call itself counts, fastbn's layer objects are timed too
-
-Calls = dict[str, Call]
-
-
-class Contender(ABC):
-    """One library; `calls` and what they return are used inside `context`."""
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    modules: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, threads: int) -> None:
-        """Import the library and have it use that many threads."""
-        self.threads = threads
-
-    @classmethod
-    def missing(cls) -> list[str]:
-        return [module for module in cls.modules if find_spec(module) is None]
-
-    def context(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    @abstractmethod
-    def calls(self, p: Problem) -> Calls:
-        """Forms and calls; none where the library has no such operation."""
-
-    def expected(self, p: Problem) -> tuple[Array, ...]:
-        """What every call must return, or more."""
-        return p.expected
-
-    def read(self, output: Any, p: Problem) -> Array:
-        """An output as a NumPy array, its channels where the cell has them."""
-        return np.asarray(output)
 
 
 class FastBN(Contender):
@@ -160,6 +127,25 @@ class Torch(Contender):
         return functions[p.cell.operation]
 
     def _forward(self, p: Problem) -> Calls:
+        if p.cell.fused:
+            return {NEW: self._then_fused(p)}
+        return self._forward_alone(p)
+
+    def _then_fused(self, p: Problem) -> Call:
+        """The ordinary operation, then the sum and the activation in the same memory."""
+        x, w, b = self._view(p.x, p), *self._vectors(p.weight, p.bias)
+        residual = None if p.residual is None else self._view(p.residual, p)
+        ordinary = self._ordinary(p)
+
+        def call() -> Any:
+            y = ordinary(x, w, b)
+            if residual is not None:
+                y.add_(residual)
+            return y.relu_()
+
+        return call
+
+    def _forward_alone(self, p: Problem) -> Calls:
         cell, empty, aten, batch_norm = p.cell, self.torch.empty, self.aten, self.torch.native_batch_norm
         x, out = self._view(p.x, p), self._view(p.out, p)
         w, b, *running = self._vectors(p.weight, p.bias, p.running_mean, p.running_var)
@@ -187,6 +173,8 @@ class Torch(Contender):
     def _backward(self, p: Problem) -> Calls:
         if p.cell.operation in (INSTANCE, RMS):
             return self._autograd(p)
+        if p.cell.fused:
+            return {NEW: self._fused_backward(p)}
         aten, every = self.aten, [True, True, True]
         dy, x, out = (self._view(a, p) for a in (p.dy, p.x, p.out))
         w, mean, rstd = self._vectors(p.weight, *p.statistics)
@@ -206,6 +194,18 @@ class Torch(Contender):
         }[p.cell.operation]()
         outs = {"out0": out, "out1": self.torch.empty_like(w), "out2": self.torch.empty_like(w)}
         return {NEW: partial(function.default, *arguments), OUT: partial(function.out, *arguments, **outs)}
+
+    def _fused_backward(self, p: Problem) -> Call:
+        """Batch norm's with relu's before it, as autograd does it: from the y that forward has kept."""
+        aten, (w, mean, rstd) = self.aten, self._vectors(p.weight, *p.statistics)
+        dy, x, y = self._view(p.dy, p), self._view(p.x, p), self._then_fused(p)()
+
+        def call() -> tuple[Any, ...]:
+            dz = aten.threshold_backward(dy, y, 0)
+            gradients = aten.native_batch_norm_backward(dz, x, w, None, None, mean, rstd, True, EPS, [True, True, True])
+            return gradients if p.residual is None else (*gradients, dz)
+
+        return call
 
     def _autograd(self, p: Problem) -> Calls:
         """Through the graph of one forward: torch has no backward operator of its own for these."""
@@ -251,7 +251,7 @@ class OneDNN(Torch):
     name, title = "onednn", "oneDNN"
 
     def calls(self, p: Problem) -> Calls:
-        if p.cell.operation not in (TRAINING, INFERENCE) or len(p.cell.shape) != 4:
+        if p.cell.operation not in (TRAINING, INFERENCE) or len(p.cell.shape) != 4 or p.cell.fused:
             return {}
         x, w, b = self._view(p.x, p).to_mkldnn(), *self._vectors(p.weight, p.bias)
         if p.cell.direction == FORWARD:
@@ -305,6 +305,8 @@ class OnnxRuntime(Contender):
         # its images lie channels first, its vectors last
         if p.cell.direction == BACKWARD or p.cell.axis != (LAST if p.cell.normalizes_vectors else FIRST):
             return {}
+        if p.cell.fused:
+            return {}
         x, c = p.x, (p.cell.channels,)
         w, b, mean, var = p.weight, p.bias, p.running_mean, p.running_var
         nodes: dict[str, tuple[str, tuple[Array, ...], tuple[tuple[int, ...], ...], dict[str, Any]]] = {
@@ -355,9 +357,10 @@ class OnnxRuntime(Contender):
         return array
 
 
-_ALL: tuple[type[Contender], ...] = (FastBN, Copy, NumPy, Torch, TorchCompile, OneDNN, Jax, OnnxRuntime)
+_PEERS: tuple[type[Contender], ...] = (NumPy, Torch, TorchCompile, OneDNN, Jax, OnnxRuntime, OpenVino, Numbagg)
+_ALL: tuple[type[Contender], ...] = (FastBN, Copy, *_PEERS)
 TITLES = {contender.name: contender.title for contender in _ALL}
-PEERS = {contender.name: contender for contender in _ALL if contender.modules}
+PEERS = {contender.name: contender for contender in _PEERS}
 
 
 def versions(peers: Iterable[type[Contender]]) -> dict[str, str]:

@@ -23,6 +23,8 @@ COLORS = {
     "onednn": "#009E73",
     "jax": "#CC79A7",
     "onnxruntime": "#56B4E9",
+    "openvino": "#F0E442",
+    "numbagg": "#4D4D4D",
 }
 BEST_PEER = "#D55E00"
 MOST_CELLS = 16  # with more, a group of bars is an operation instead of a cell
@@ -49,6 +51,8 @@ def plot(results: Results, path: Path) -> None:
     handles = [Line2D([], [], color=COLORS[FASTBN], linewidth=2), *(Patch(color=COLORS[peer]) for peer in peers)]
     labels = ["fastbn", *(TITLES[peer] for peer in peers)]
     title = f"fastbn bench, suite {results.suite}: {results.where}, float32"
+    if results.between:
+        title += f"; one call after {results.between}"
     figure.legend(
         handles, labels, title=title, title_fontsize=13, loc="outside upper center", ncols=len(labels), frameon=False
     )

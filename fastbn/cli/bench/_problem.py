@@ -1,6 +1,8 @@
 """One cell's arrays, the right answer, and how fastbn is asked for it."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import reference
-from fastbn.cli.bench._cells import BACKWARD, GROUP, INFERENCE, INSTANCE, LAYER, RMS, TRAINING, Cell
+from fastbn.cli.bench._cells import BACKWARD, FORWARD, GROUP, INFERENCE, INSTANCE, LAYER, RMS, TRAINING, Cell
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], Any]
@@ -41,7 +43,11 @@ class Problem:
         self.cell = cell
         self.x, self.dy, self.out = (normal(cell.shape, mean) for mean in (0.5, 0, 0))
         self.weight, self.bias, self.running_mean = (normal(cell.channels, mean) for mean in (1, 0, 0.5))
+        self.residual = normal(cell.shape, 0) if cell.residual else None
         self.running_var = rng.uniform(0.5, 2, cell.channels).astype(np.float32)
+        if cell.activation and cell.direction == BACKWARD:
+            # where rounding decides on which side of the bend an element lies, its gradient is anyone's
+            self.dy[np.abs(_before_activation(self)) < 1e-3] = 0
         self.statistics = _statistics(self) if cell.direction == BACKWARD else ()  # float64: mean (not RMS norm), rstd
         outputs = as_tuple(library_call(reference, self)())
         if cell.direction != BACKWARD:
@@ -76,13 +82,26 @@ def worst_error(outputs: Sequence[Array], expected: Sequence[Array]) -> float:
 def library_call(library: ModuleType, p: Problem, **out: Array) -> Call:
     """The cell's operation by fastbn, or by its reference: one face."""
     cell, name = p.cell, FUNCTIONS[p.cell.operation]
-    axis = {} if cell.normalizes_vectors else {"axis": cell.axis}
+    options: dict[str, Any] = {} if cell.normalizes_vectors else {"axis": cell.axis}
+    if cell.activation:
+        options["activation"] = cell.activation
+    if p.residual is not None:
+        options["residual"] = p.seen(p.residual)
     if cell.direction == BACKWARD:
         arrays = p.seen(p.dy), p.seen(p.x), *p.statistics, p.weight
-        return partial(getattr(library, f"{name}_backward"), *arrays, **axis, **out)
+        if cell.activation and cell.operation != RMS:
+            options["bias"] = p.bias
+        return partial(getattr(library, f"{name}_backward"), *arrays, **options, **out)
     function = getattr(library, f"{name}_forward" if cell.operation == TRAINING else name)
     affine = (p.weight,) if cell.operation == RMS else (p.weight, p.bias)
-    return partial(function, p.seen(p.x), *_leading(p), *affine, eps=EPS, **axis, **out)
+    return partial(function, p.seen(p.x), *_leading(p), *affine, eps=EPS, **options, **out)
+
+
+def _before_activation(p: Problem) -> Array:
+    forward = copy(p)
+    forward.cell = replace(p.cell, direction=FORWARD, activation=None)
+    y = as_tuple(library_call(reference, forward)())[0]
+    return as_it_lies(y, p.seen_axis, p.cell)
 
 
 def _leading(p: Problem) -> tuple[Any, ...]:

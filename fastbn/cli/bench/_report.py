@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fastbn.cli import info
 from fastbn.cli._console import console, heading, make_table, say
+from fastbn.cli.bench._between import in_words
 from fastbn.cli.bench._cells import Cell
 from fastbn.cli.bench._peers import PEERS, TITLES
 from fastbn.cli.bench._problem import TOLERANCE_IN_WORDS
@@ -65,8 +66,19 @@ def _show_cells(results: Results) -> None:
         f"float32; {results.where}; the shape is as it lies in memory, channels first or last. A time is the "
         "median of the rounds, in the faster of the forms that the library has: returning a new array or writing "
         f"into an existing one. {NONE}: no such operation. Before it was timed, everyone's answer agreed with "
-        f"float64 within {TOLERANCE_IN_WORDS}. The limit is a streaming copy of x (backward: one and a half)."
+        f"float64 within {TOLERANCE_IN_WORDS}. The limit is a streaming copy of x (backward: one and a half; "
+        "a residual adds a half, and backward its gradient another)."
     )
+    if results.between:
+        say(
+            f"Every call comes after other work, as in a program: {in_words(results.between)}. Results are new arrays "
+            "where a library makes any."
+        )
+    if any((measured.fraction_of_copy or 0) > 1 for measured in results.cells):
+        say(
+            "More than 100 % of the limit: the copy is timed by itself, and where x is small, what an operation reads "
+            "may partly lie in a cache still; then it can be faster than a copy from memory to memory."
+        )
 
 
 def _sections(cells: list[Measured], peers: list[str] | None) -> Iterable[tuple[str, Table]]:
@@ -97,7 +109,9 @@ def _fit(tables: Iterable[Table]) -> bool:
 
 
 def _print(table: Table) -> None:
-    console.print(table, crop=False)
+    """In full: told the terminal's width, rich leaves out columns of tables that are wider."""
+    width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.print(table, crop=False, width=max(width, console.width))
     console.print()
 
 
@@ -224,7 +238,14 @@ def _say_verdict(results: Results) -> None:
     duels = [(m.speedup(m.best_peer), m.best(FASTBN), m.best_peer, m.cell) for m in cells]
     compared = [(s, ours, best, cell) for s, ours, best, cell in duels if s is not None and ours and best]
     lost = sorted((duel for duel in compared if duel[0] < 1), key=itemgetter(0))
-    if compared and not lost:
+    alone = {best.contender for _, _, best, _ in compared} == {"numpy"} and peers_of(cells) == ["numpy"]
+    if alone:
+        say(
+            "NumPy is the only peer, which walks over memory once for every step of a formula: install torch, jax or "
+            "onnxruntime to compare fastbn with libraries that have these operations.",
+            style="yellow",
+        )
+    if compared and not lost and not alone:
         say(f"No peer is faster, in {_count(len(compared), 'cell')}.", style="green")
     if lost:
         say(f"A peer is faster in {len(lost)} of {_count(len(compared), 'cell')}:", style="red")

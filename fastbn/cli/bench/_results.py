@@ -119,6 +119,7 @@ class Results:
     missing: dict[str, list[str]]  # peers that were to take part, and what was not installed
     tolerance: float
     cells: list[Measured]
+    between: str = ""  # other work before every call; without any, calls follow one another
 
     @property
     def where(self) -> str:
@@ -189,9 +190,9 @@ def mean(speedups: list[float]) -> float | None:
 
 
 def by_operation(cells: list[Measured]) -> Iterator[Summary]:
-    def order(measured: Measured) -> tuple[int, int, str]:
+    def order(measured: Measured) -> tuple[Any, ...]:
         cell = measured.cell
-        return OPERATIONS.index(cell.operation), DIRECTIONS.index(cell.direction), cell.layout
+        return OPERATIONS.index(cell.operation), cell.fused, DIRECTIONS.index(cell.direction), cell.layout
 
     for _, group in groupby(sorted(cells, key=order), key=order):
         members = list(group)

@@ -8,35 +8,47 @@ from importlib import import_module
 from typing import Any
 
 from fastbn.cli import info
-from fastbn.cli._console import progress_bar
+from fastbn.cli._console import progress
 from fastbn.cli._errors import CommandError
+from fastbn.cli.bench import _between
 from fastbn.cli.bench._cells import SUITES, Cell, Suite
-from fastbn.cli.bench._peers import PEERS, Contender, Copy, FastBN, versions
+from fastbn.cli.bench._contender import Contender
+from fastbn.cli.bench._peers import PEERS, Copy, FastBN, versions
 from fastbn.cli.bench._problem import TOLERANCE
 from fastbn.cli.bench._results import Results
 from fastbn.cli.bench._timing import measure
 
 
 def measure_suite(
-    name: str, only: str, peers: str | None, threads: int | None, seconds: float | None, rounds: int | None
+    name: str,
+    only: str,
+    peers: str | None,
+    threads: int | None,
+    seconds: float | None,
+    rounds: int | None,
+    between: str | None = None,
 ) -> Results:
     """Measure the cells of a suite in which the pattern `only` is found."""
     suite = _suite(name)
+    work = suite.between if between is None else between
+    _between.make(work, 1)  # a wrong name is told before anything is done
     cells = _cells(suite, only)
     asked = [PEERS[peer] for peer in _peers(suite, peers)]
     missing = {peer.name: modules for peer in asked if (modules := peer.missing())}
     present = [peer for peer in asked if peer.name not in missing]
     lineup: list[type[Contender]] = [Copy, FastBN, *present]
     measured = []
-    with _threads(threads) as count, progress_bar() as bar:
+    with _threads(threads) as count:
         contenders = [contender(count) for contender in lineup]
-        for cell in bar.track(cells):
-            bar.update(bar.task_ids[0], description=cell.name)
-            measured.append(measure(cell, contenders, seconds or suite.seconds, rounds))
+        other_work = _between.make(work, count)
+        for cell in progress(cells, lambda cell: cell.name):
+            measured.append(measure(cell, contenders, seconds or suite.seconds, rounds, other_work))
         machine = info.config()
         del machine["cache"]  # a folder of the user's own, in a file that may be shown around
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return Results(name, date, count, machine, versions(present), missing, TOLERANCE, measured)
+    return Results(
+        name, date, count, machine, versions(present), missing, TOLERANCE, measured, work if other_work else ""
+    )
 
 
 def _suite(name: str) -> Suite:

@@ -4,29 +4,38 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import ceil
-from time import perf_counter
+from statistics import median
+from time import perf_counter, sleep
 
 import numpy as np
 
+from fastbn.cli.bench._between import Between
 from fastbn.cli.bench._cells import Cell
-from fastbn.cli.bench._peers import Contender
+from fastbn.cli.bench._contender import Contender
 from fastbn.cli.bench._problem import TOLERANCE, Call, Problem, as_tuple, worst_error
-from fastbn.cli.bench._results import Failure, Measured, Timing
+from fastbn.cli.bench._results import NEW, Failure, Measured, Timing
 
 LEAST_ROUNDS = 5
-SETTLE_SECONDS = 5e-3  # untimed calls before the timed: OpenMP's threads spin that long after the contender before
+REST_SECONDS = 4e-3  # before each turn: the threads of the contender before spin that long, and who follows would pay
+SETTLE_SECONDS = 5e-3  # untimed calls before the timed
 BLOCK_SECONDS = 5e-4  # timed calls in a row: the clock's own cost does not count in that
+CALLS_BETWEEN = 3  # timed calls in a turn where other work is done before each
 
 
 class _Runner:
     """One contender's form: its call, how often it is called in a row, and the times of one call so far."""
 
-    def __init__(self, contender: str, form: str, call: Call) -> None:
-        self.contender, self.form, self.call = contender, form, call
-        self.calls = max(1, ceil(BLOCK_SECONDS / min(_seconds(call) for _ in range(3))))
+    def __init__(self, contender: str, form: str, call: Call, between: Between | None) -> None:
+        self.contender, self.form, self.call, self.between = contender, form, call, between
+        shortest = min(_seconds(call) for _ in range(3))
+        self.calls = 1 if between else max(1, ceil(BLOCK_SECONDS / shortest))
         self.seconds: list[float] = []
 
     def take_turn(self) -> None:
+        sleep(REST_SECONDS)
+        if self.between:
+            self.seconds.append(median(_after(self.between, self.call) for _ in range(CALLS_BETWEEN + 1)))
+            return
         start = perf_counter()
         self.call()
         while perf_counter() - start < SETTLE_SECONDS:
@@ -34,8 +43,8 @@ class _Runner:
         self.seconds.append(_seconds(self.call, self.calls))
 
     def timing(self) -> Timing:
-        low, median, high = np.percentile(self.seconds, (25, 50, 75)).tolist()
-        return Timing(self.contender, self.form, median, (low, high), len(self.seconds), self.calls)
+        low, middle, high = np.percentile(self.seconds, (25, 50, 75)).tolist()
+        return Timing(self.contender, self.form, middle, (low, high), len(self.seconds), self.calls)
 
 
 def _seconds(call: Call, times: int = 1) -> float:
@@ -46,13 +55,28 @@ def _seconds(call: Call, times: int = 1) -> float:
     return (perf_counter() - start) / times
 
 
-def measure(cell: Cell, contenders: Sequence[Contender], seconds: float, rounds: int | None) -> Measured:
-    """Check every contender's answer, then time those that are right: `rounds` rounds, or as many as time allows."""
+def _after(between: Between, call: Call) -> float:
+    """One call after other work; its result lives until the clock was read, as it would in a program."""
+    between()
+    start = perf_counter()
+    result = call()
+    seconds = perf_counter() - start
+    del result
+    return seconds
+
+
+def measure(
+    cell: Cell, contenders: Sequence[Contender], seconds: float, rounds: int | None, between: Between | None = None
+) -> Measured:
+    """Check every contender's answer, then time those that are right: `rounds` rounds, or as many as time allows.
+
+    With other work `between` any two calls, a library that can return a new array is asked for one.
+    """
     problem = Problem(cell)
     with ExitStack() as stack:
         for contender in contenders:
             stack.enter_context(contender.context())
-        runners, failures = _line_up(problem, contenders)
+        runners, failures = _line_up(problem, contenders, between)
         stack.enter_context(_no_collections())
         _race(runners, seconds, rounds)
     return Measured(cell, [runner.timing() for runner in runners], failures)
@@ -62,7 +86,9 @@ class _WrongAnswer(Exception):
     pass
 
 
-def _line_up(problem: Problem, contenders: Sequence[Contender]) -> tuple[list[_Runner], list[Failure]]:
+def _line_up(
+    problem: Problem, contenders: Sequence[Contender], between: Between | None
+) -> tuple[list[_Runner], list[Failure]]:
     """Those that give the right answer, and what became of the others."""
     runners: list[_Runner] = []
     failures: list[Failure] = []
@@ -70,10 +96,12 @@ def _line_up(problem: Problem, contenders: Sequence[Contender]) -> tuple[list[_R
         calls: dict[str, Call] = {}
         with _noting(failures, contender, ""):
             calls = contender.calls(problem)
+            if between and NEW in calls:
+                calls = {NEW: calls[NEW]}
         for form, call in calls.items():
             with _noting(failures, contender, form):
                 _check(contender, problem, call)
-                runners.append(_Runner(contender.name, form, call))
+                runners.append(_Runner(contender.name, form, call, between))
     return runners, failures
 
 
@@ -101,9 +129,17 @@ def _race(runners: list[_Runner], seconds: float, rounds: int | None) -> None:
     rng = np.random.default_rng(0)
     stop, done = perf_counter() + seconds, 0
     while done < (rounds or LEAST_ROUNDS) or (rounds is None and perf_counter() < stop):
-        for i in rng.permutation(len(runners)):  # so that no one always follows the same other
+        for i in _order(len(runners), done, rng):
             runners[i].take_turn()
         done += 1
+
+
+def _order(count: int, turn: int, rng: np.random.Generator) -> list[int]:
+    """Everyone is first in turn, and no one always follows the same other."""
+    if not count:
+        return []
+    first = turn % count
+    return [first, *(i for i in rng.permutation(count).tolist() if i != first)]
 
 
 @contextmanager
