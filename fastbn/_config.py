@@ -13,6 +13,7 @@ import numpy as np
 from numba.core import config as numba_config
 
 from fastbn import _runtime
+from fastbn.engine import plans
 from fastbn.kernels import folders, runs, sources
 
 PEERS = ("tbb", "scipy", "torch", "jax", "onnxruntime", "ml_dtypes")
@@ -50,6 +51,7 @@ def config() -> dict[str, str]:
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "quota": _quota(),
         "threads": _threads(),
+        "plans": f"{plans.count()} kept of at most {plans.MOST}, for calls like earlier ones",
         "threading layer": _layer(),
         "cache": _cache(),
         "peers": ", ".join(f"{name} {found}" for name in PEERS if (found := _version(name))) or "none",

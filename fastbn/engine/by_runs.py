@@ -34,18 +34,18 @@ def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> F
     return run
 
 
-def small_forward(view: View, x: Array, spec: Any, most: int) -> Callable[..., Any]:
-    """A plan for small arrays in C order of which nothing is asked beside y and, if wanted, statistics: few steps.
-
-    most: of operands beside the first three, the last of which is the result's memory.
-    """
+def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any) -> Callable[..., Any]:
+    """A plan for small arrays in C order without residual or mask: the fewest steps."""
+    x, w, b, most = *operands[:3], len(operands) - 3
     kernel, eps, wanted = Entries(runs.forward), spec.eps, bool(spec.keep)
     plan = numbers.forward(view, numbers.of(x), spec.centered, spec.keep == 2)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
-    empty, entry, with_mean, counted = np.empty, None, wanted and spec.centered, spec.keep == 1
+    empty, with_mean, counted = np.empty, wanted and spec.centered, spec.keep == 1
+    affine = (w, b, None, None) if by_channel else (None, None, w, b)
+    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), *affine, eps, NOTHING, NOTHING, extras))
+    del x, w, b, affine, operands
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...] | None) -> Any:
-        nonlocal entry
         out = None if others is None or len(others) < most else others[-1]
         y = empty(shape, dtype) if out is None else out
         mean = var = NOTHING
@@ -53,13 +53,10 @@ def small_forward(view: View, x: Array, spec: Any, most: int) -> Callable[..., A
             var = empty(groups)
             if with_mean:
                 mean = empty(groups)
-        if entry is None:
-            affine = (w, b, None, None) if by_channel else (None, None, w, b)
-            entry = kernel.find(False, (plan, x.ravel(), y.ravel(), *affine, eps, mean, var, None))
         if by_channel:
-            entry(plan, x.ravel(), y.ravel(), w, b, None, None, eps, mean, var, None)
+            entry(plan, x.ravel(), y.ravel(), w, b, None, None, eps, mean, var, extras)
         else:
-            entry(plan, x.ravel(), y.ravel(), None, None, w, b, eps, mean, var, None)
+            entry(plan, x.ravel(), y.ravel(), None, None, w, b, eps, mean, var, extras)
         if not wanted:
             return y
         return (y, mean, var, None) if counted else (y, mean, var)
@@ -109,6 +106,23 @@ def scale(view: View, y: Array, eps: float | None) -> Forward:
     return run
 
 
+def small_scale(view: View, operands: tuple[Any, ...], eps: float, extras: Any) -> Callable[..., Any]:
+    """As `small_forward`, with given statistics."""
+    x, w, b, mean, var, *_ = operands
+    plan, kernel, shape, dtype = numbers.scale(view, numbers.of(x)), Entries(runs.scale), x.shape, x.dtype
+    empty, of_elements = np.empty, None if extras is None else extras.of_elements
+    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), w, b, eps, mean, var, of_elements))
+    del x, w, b, mean, var, operands, _
+
+    def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...]) -> Array:
+        out = others[4] if len(others) == 5 else None
+        y = empty(shape, dtype) if out is None else out
+        entry(plan, x.ravel(), y.ravel(), w, b, eps, others[0], others[1], of_elements)
+        return y
+
+    return normalize
+
+
 def sums(view: View, x: Array) -> Callable[..., None]:
     """The sums of d and d^2 over every group of arrays like x; d: the distance from `shift`, an element."""
     shape, reduce = view.geometry, Entries(runs.reduce)
@@ -145,6 +159,32 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
         collect(threads, grads, dweight, dbias)
 
     return run
+
+
+def small_backward(view: View, x: Array, centered: bool) -> Callable[..., Any]:
+    """A plan for small arrays in C order, with a weight of one axis, if any, of which nothing else is asked."""
+    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    by_element, compute = view.affine == "element", computed_in(x.dtype)
+    size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
+    kernel, collect = Entries(runs.rows_backward if by_element else runs.backward), collecting(size)
+    shape, dtype, weights, empty, entry = x.shape, x.dtype, view.weights, np.empty, None
+    beside = (LIKE[compute], None) if by_element else (None,)
+
+    def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:
+        nonlocal entry
+        mean, out = others[0], others[6] if len(others) == 7 else None
+        dx = empty(shape, dtype) if out is None else out
+        dweight, dbias, grads = empty(weights, compute), empty(weights, compute), empty(size)
+        if mean is not None:
+            mean = mean.ravel()
+        args = plan, dy.ravel(), x.ravel(), dx.ravel(), others[1], mean, rstd.ravel(), grads, *beside
+        if entry is None:
+            entry = kernel.find(False, args)
+        entry(*args)
+        collect(1, grads, dweight, dbias)
+        return dx, dweight, dbias
+
+    return differentiate
 
 
 def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:

@@ -97,9 +97,9 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
     extras = _extras(spec, read, operands)
     most = len(operands) - 3
-    plain = order is None and extras is None and shared is None and direct and flat_stats and plain_weights
-    if plain and not view.columns:
-        return by_runs.small_forward(view, x, spec, most)
+    plain = order is None and shared is None and direct and flat_stats and plain_weights and not view.columns
+    if plain and operands[-3] is None and operands[-2] is None:
+        return by_runs.small_forward(view, operands, spec, None if extras is None else extras())
     del x
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
@@ -227,6 +227,9 @@ def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[...
     shared, empty = team(nbytes, run) if run else None, read.empty
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
     extras = _extras(spec, read, operands)
+    plain = order is None and shared is None and run is not None and direct and not view.columns
+    if plain and operands[-3] is None and operands[-2] is None:
+        return by_runs.small_scale(view, operands, spec.eps, None if extras is None else extras())
     del x
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:

@@ -68,7 +68,6 @@ def call(
     key_b: Any = None
     key_c: Any = None
     key_others: Any = None
-    of_others: list[Any] = []
     if b is not None:
         contiguous &= (of_b := b.flags.num)
         key_b = b.shape, b.dtype, of_b
@@ -76,17 +75,26 @@ def call(
         contiguous &= (of_c := c.flags.num)
         key_c = c.shape, c.dtype, of_c
     if others is not None:
-        for v in others:
-            if v is None:
-                of_others.append(None)
-            elif type(v) is _ndarray:
-                of_others += v.shape, v.dtype, v.flags.num, v.strides
-            else:
-                return _first(operation, settings, operation.all(a, b, c, others), None, specification)
-        key_others = tuple(of_others)
+        u, v = others[0], others[1]
+        if len(others) == 2 and type(u) is _ndarray and type(v) is _ndarray:
+            of_u, of_v = u.flags.num, v.flags.num
+            contiguous &= of_u & of_v
+            key_others = u.shape, u.dtype, of_u, v.shape, v.dtype, of_v
+        else:
+            of_others: list[Any] = []
+            for v in others:
+                if v is None:
+                    of_others.append(None)
+                elif type(v) is _ndarray:
+                    of_v = v.flags.num
+                    contiguous &= of_v
+                    of_others += v.shape, v.dtype, of_v
+                else:
+                    return _first(operation, settings, operation.all(a, b, c, others), None, specification)
+            key_others = tuple(of_others)
     key = settings, a.shape, a.dtype, flags, key_b, key_c, key_others
     if not contiguous & 1:
-        key = *key, a.strides, b if b is None else b.strides, c if c is None else c.strides
+        key = *key, *(None if v is None else v.strides for v in operation.all(a, b, c, others))
     last, plan = operation.last
     try:
         if key != last:
@@ -95,7 +103,8 @@ def call(
         key = plan = None
     if plan is None:
         return _first(operation, settings, operation.all(a, b, c, others), key, specification)
-    if operation.updates or (others is not None and len(others) == operation.most and others[-1] is not None):
+    written = others is not None and (operation.updates or (len(others) == operation.most and others[-1] is not None))
+    if written and (not plan.own or _repeated(operation, a, b, c, others)):
         check_apart(operation, operation.all(a, b, c, others), plan.own)
     return plan.run(a, b, c, others)
 
@@ -141,6 +150,19 @@ def _keep(operation: Operation, key: tuple[Any, ...], plan: Plan) -> None:
     except TypeError:
         return
     operation.last = key, plan
+
+
+def _repeated(operation: Operation, a: Any, b: Any, c: Any, others: tuple[Any, ...]) -> bool:
+    """Whether an operand that is written to is there twice, as out may be."""
+    for k in operation.written:
+        if k - 3 < len(others):
+            v, times = others[k - 3], (others[k - 3] is a) + (others[k - 3] is b) + (others[k - 3] is c)
+            for u in others:
+                if u is v:
+                    times += 1
+            if times > 1 and v is not None:
+                return True
+    return False
 
 
 def check_apart(operation: Operation, operands: tuple[Any, ...], own: bool = False) -> None:
