@@ -55,6 +55,9 @@ from fastbn.layers import (
     LocalResponseNorm,
     RMSNorm,
     RMSNorm2d,
+    SyncBatchNorm1d,
+    SyncBatchNorm2d,
+    SyncBatchNorm3d,
 )
 from fastbn.moments import Moments, dataset_statistics, population_statistics
 from fastbn.preprocessing import denormalize, normalize
@@ -99,6 +102,9 @@ __all__ = [
     "Moments",
     "RMSNorm",
     "RMSNorm2d",
+    "SyncBatchNorm1d",
+    "SyncBatchNorm2d",
+    "SyncBatchNorm3d",
     "add_layer_norm",
     "add_layer_norm_backward",
     "add_layer_norm_forward",
@@ -165,23 +171,31 @@ __version__ = "0.1.0"
 # Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
 # package asks for that package only where it is used.
 _DOORS = (
+    "dask",
     "files",
     "keras",
     "monitor",
+    "mpi",
     "onnx",
+    "sklearn",
     "thinc",
     "torch",
+    "xarray",
     "reference",
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from fastbn import dask as dask
     from fastbn import files as files
     from fastbn import keras as keras
     from fastbn import monitor as monitor
+    from fastbn import mpi as mpi
     from fastbn import onnx as onnx
     from fastbn import reference as reference
+    from fastbn import sklearn as sklearn
     from fastbn import thinc as thinc
     from fastbn import torch as torch
+    from fastbn import xarray as xarray
 
 
 def __dir__() -> list[str]:

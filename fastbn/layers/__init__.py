@@ -24,6 +24,7 @@ from fastbn.layers._base import Layer
 from fastbn.layers._batch import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from fastbn.layers._group import GroupNorm
 from fastbn.layers._instance import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from fastbn.layers._sync import SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d
 from fastbn.layers._trailing import LayerNorm, RMSNorm
 from fastbn.layers._variants import FilterResponseNorm2d, GlobalResponseNorm, LayerNorm2d, LocalResponseNorm, RMSNorm2d
 
@@ -44,4 +45,7 @@ __all__ = [
     "LocalResponseNorm",
     "RMSNorm",
     "RMSNorm2d",
+    "SyncBatchNorm1d",
+    "SyncBatchNorm2d",
+    "SyncBatchNorm3d",
 ]

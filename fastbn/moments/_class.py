@@ -73,6 +73,8 @@ class Moments:
     array([6., 5.])
     """
 
+    _names: tuple[Any, ...] | None = None  # of the kept axes, where the data had names
+
     def __init__(self, axis: int | tuple[int, ...] = 1) -> None:
         self._axes = axes_of(axis)
         self._state: State = _states.nothing()  # before anything is known about the shape, it broadcasts

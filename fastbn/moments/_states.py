@@ -113,6 +113,21 @@ def rescued(sums: Sums, again: Callable[[int], Sums]) -> Sums:
     return sums
 
 
+def concatenated(states: list[State], shape: tuple[int, ...]) -> State:
+    """The states of an array of blocks of this shape, given in C order, as that of the whole."""
+    if not all(isinstance(state, Exact) for state in states):
+        states = [as_sums(state) for state in states]
+    numbers = [[np.broadcast_to(v, state.n.shape) for v in state] for state in states]
+    return type(states[0])(*(_block(list(parts), shape) for parts in zip(*numbers, strict=True)))
+
+
+def _block(parts: list[Array], shape: tuple[int, ...]) -> Array:
+    for axis in reversed(range(len(shape))):  # the last axis is the fastest
+        n = shape[axis]
+        parts = [np.concatenate(parts[i : i + n], axis) for i in range(0, len(parts), n)]
+    return parts[0]
+
+
 # What is exact, in float64 --------------------------------------------------------------------------------------------
 
 

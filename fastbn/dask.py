@@ -1,0 +1,196 @@
+"""Statistics and normalization of Dask arrays; needs ``pip install "fastbn[dask]"``."""
+
+from collections.abc import Iterable
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import _checks
+from fastbn._doors import need
+from fastbn.moments import Moments
+from fastbn.moments._measure import axes_of, measured
+from fastbn.moments._states import State, concatenated, merged
+
+__all__ = ["moments", "normalize"]
+
+Array = NDArray[Any]
+
+_AT_ONCE = 8  # states that one task merges
+
+
+def moments(
+    array: Any,
+    axis: int | tuple[int, ...] = 1,
+    *,
+    where: Any = None,
+    weights: Any = None,
+    skipna: bool = False,
+) -> Any:
+    """Mean and variance of a Dask array, chunk by chunk, merged in a tree.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        Floats, integers or booleans, in chunks of any layout, those of the kept axes included.
+    axis : int or tuple of int
+        The axes that are kept, as for `fastbn.Moments`.
+    where : array_like of bool, broadcastable to array, optional
+        True where an element counts; a Dask or NumPy array.
+    weights : array_like, broadcastable to array, optional
+        As for `fastbn.Moments.update`.
+    skipna : bool
+        Whether NaN is left out.
+
+    Returns
+    -------
+    moments : dask.delayed.Delayed
+        Of `fastbn.Moments`: ``.compute()`` makes them, with whatever scheduler and progress bar Dask is told to use.
+
+    Raises
+    ------
+    ImportError
+        If Dask is not installed.
+    TypeError, ValueError
+        If the array is no Dask array, lacks a kept axis, or has chunks of unknown size; as `fastbn.Moments.update` when
+        it is computed.
+
+    Notes
+    -----
+    Each task reads one chunk; a merge moves some 40 bytes for each group and part, 8 parts at a time, so 10,000
+    chunks make a tree of 5 levels.  Other chunks give the same to 1e-12 relative, and of integers to the bit.  float16
+    and bfloat16 are summed in float64.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> import dask.array as da  # doctest: +SKIP
+    >>> x = da.random.normal(5.0, 2.0, (10_000, 3), chunks=(1000, 3))  # doctest: +SKIP
+    >>> fastbn.dask.moments(x).compute()  # doctest: +SKIP
+    Moments(axis=1, shape=(3,), count=10000)
+    """
+    delayed = need("dask", "dask").delayed
+    axes, kept = _kept(array, axis)
+    skip = _checks.flag(skipna, "skipna")
+    beside = [_as_chunked(v, name, array) for v, name in ((where, "where"), (weights, "weights"))]
+    blocks = [_blocks(v, array.numblocks) for v in (array, *beside)]
+    measure, merge = delayed(_measured, pure=True), delayed(_merged, pure=True)
+    states = np.empty([array.numblocks[a] for a in kept], object)
+    for place in np.ndindex(*states.shape):
+        parts = [measure(*(b[i] for b in blocks), axes, skip) for i in _with(place, kept, array.numblocks)]
+        while len(parts) > 1:
+            parts = [merge(parts[i : i + _AT_ONCE]) for i in range(0, len(parts), _AT_ONCE)]
+        states[place] = parts[0]
+    return delayed(_assembled, pure=True)(axes, states.shape, states.ravel().tolist())
+
+
+def normalize(array: Any, moments: Any, *, eps: float = 0.0) -> Any:
+    """Normalize a Dask array by statistics, lazily: (x - mean) / sqrt(var + eps), a constant group at scale 1.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        What `fastbn.Moments.normalize` takes.
+    moments : fastbn.Moments or dask.delayed.Delayed of them
+        The statistics, with the axes that they keep.
+    eps : float
+        Added to the variance; zero or positive.
+
+    Returns
+    -------
+    y : dask.array.Array
+        Of the shape, chunks and dtype of `array`, or float32 where that is of integers or booleans.
+
+    Raises
+    ------
+    ImportError
+        If Dask is not installed.
+    TypeError, ValueError
+        As `fastbn.Moments.normalize`, when it is computed; at once if `array` is no Dask array or `eps` is negative.
+    """
+    _checked(array)
+    if not isinstance(moments, Moments) and not hasattr(moments, "dask"):
+        raise TypeError(f"moments is a {type(moments).__name__}; expected Moments, or a Delayed of them")
+    number = _checks.eps(eps)
+    dtype = np.dtype(np.float32) if array.dtype.kind in "iub" else array.dtype
+    empty = np.empty((0,) * array.ndim, dtype)
+    return array.map_blocks(_normalized, moments, array.shape, number, dtype=dtype, meta=empty)
+
+
+# Graph ----------------------------------------------------------------------------------------------------------------
+
+
+def _checked(array: Any) -> None:
+    if not isinstance(array, need("dask.array", "dask").Array):
+        raise TypeError(f"array is a {type(array).__name__}; expected a Dask array")
+    if any(n != n for n in array.shape):
+        raise ValueError("array has chunks of unknown size; expected known ones: call array.compute_chunk_sizes()")
+
+
+def _kept(array: Any, axis: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes as given, and as axes of the array, in its order."""
+    _checked(array)
+    axes = axes_of(axis)
+    kept = sorted(_checks.axis(a, array) for a in axes)
+    if len(set(kept)) < len(kept):
+        raise ValueError(f"axis is {axis}, which names an axis of array, of shape {array.shape}, twice")
+    return axes, tuple(kept)
+
+
+def _as_chunked(value: Any, name: str, array: Any) -> Any:
+    """A mask or weights with the array's shape and chunks."""
+    if value is None:
+        return None
+    da = need("dask.array", "dask")
+    try:
+        return da.broadcast_to(da.asarray(value), array.shape).rechunk(array.chunks)
+    except ValueError:
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected one that broadcasts to {array.shape}") from None
+
+
+def _blocks(array: Any, shape: tuple[int, ...]) -> Any:
+    return np.full(shape, None, object) if array is None else array.to_delayed()
+
+
+def _with(place: tuple[int, ...], kept: tuple[int, ...], numbers: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+    """The indices of all blocks that have this place along the kept axes."""
+    fixed = dict(zip(kept, place, strict=True))
+    return product(*([fixed[a]] if a in fixed else range(n) for a, n in enumerate(numbers)))
+
+
+# Tasks ----------------------------------------------------------------------------------------------------------------
+
+
+def _measured(x: Array, where: Any, weights: Any, axes: tuple[int, ...], skipna: bool) -> State:
+    if skipna and x.dtype.kind not in "iub":
+        known = np.equal(x, x)
+        where = known if where is None else known & where
+    return measured(x, axes, where, weights, "array")
+
+
+def _merged(states: list[State]) -> State:
+    return reduce(merged, states)
+
+
+def _assembled(axes: tuple[int, ...], shape: tuple[int, ...], states: list[State]) -> Moments:
+    """The moments of all groups, from the states of the blocks of the kept axes."""
+    result = Moments(axes)
+    result._state = concatenated(states, shape)
+    return result
+
+
+def _normalized(x: Array, moments: Moments, shape: tuple[int, ...], eps: float, block_info: Any = None) -> Array:
+    if not isinstance(moments, Moments):
+        raise TypeError(f"moments is a {type(moments).__name__}; expected Moments, or a Delayed of them")
+    where = block_info[0]["array-location"] if block_info else [(0, n) for n in x.shape]
+    kept = sorted(a % len(shape) for a in moments._axes)
+    own = moments._state.n.shape
+    if own != tuple(shape[a] for a in kept):
+        given = tuple(shape[a] for a in kept)
+        raise ValueError(f"array has shape {given} along the kept axes ({moments.axis}); expected {own}")
+    part = Moments(moments._axes)
+    place = tuple(slice(*where[a]) for a in kept)
+    part._state = type(moments._state)(*(np.broadcast_to(v, own)[place] for v in moments._state))
+    return part.normalize(x, eps=eps)
