@@ -66,7 +66,8 @@ def _standardizer() -> Any:
 
         def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
             """Take the statistics of X, shape (n_samples, n_features); sample_weight: shape (n_samples,)."""
-            vars(self).pop("moments_", None)
+            if hasattr(self, "moments_"):
+                del self.moments_
             return self.partial_fit(X, y, sample_weight)
 
         @quietly
@@ -79,7 +80,7 @@ def _standardizer() -> Any:
                 weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
             known = np.equal(X, X)
             part = Moments(1).update(X, None if known.all() else known, weights)
-            self.moments_ = part if first else self.moments_ + part
+            self.moments_: Any = part if first else self.moments_ + part
             self._tell()
             return self
 
@@ -106,7 +107,7 @@ def _standardizer() -> Any:
 
         def _applied(self) -> tuple[Array, Array]:
             nothing = np.zeros(self.n_features_in_)
-            return self.mean_ if self.with_mean else nothing, self.scale_ if self.with_std else nothing + 1
+            return self.mean_ if self.with_mean else nothing, nothing + 1 if self.scale_ is None else self.scale_
 
         @staticmethod
         def _by(function: Any, X: Array, mean: Array, scale: Array, copy: bool) -> Array:

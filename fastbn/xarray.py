@@ -32,8 +32,8 @@ def moments(data: Any, dim: Any, *, skipna: bool = True, where: Any = None) -> A
     Returns
     -------
     moments : fastbn.Moments, or dict of str to fastbn.Moments
-        A dict by variable for a Dataset; variables that are not of numbers are left out.  The kept axes are those of the
-        data's other dimensions, and their names are remembered for `normalize`.
+        A dict by variable for a Dataset; variables that are not of numbers are left out.  The kept axes are those of
+        the data's other dimensions, and their names are remembered for `normalize`.
 
     Raises
     ------

@@ -50,8 +50,8 @@ class _SyncBatchNorm(BatchNorm):
         if constant := self._running_context(x, also):
             return self._infer(x, residual=residual, where=where), constant
         mean, var, count = self._statistics(x, where)
-        affine, options = (self.weight, self.bias), {"eps": self.eps, "axis": self.axis}
-        y = F.batch_norm(x, mean, var, *affine, **options, **also)
+        more: dict[str, Any] = {"eps": self.eps, "axis": self.axis, **also}
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, **more)
         if self._tracks:
             running = self.running_mean, self.running_var, self.num_batches_tracked
             factor = count / (count - 1)
