@@ -1,7 +1,9 @@
-"""README's table of speeds, from a file that ``fastbn bench --json`` wrote.
+"""Tables of speeds in README.md and docs/speed.md, from files that ``fastbn bench --json`` wrote.
 
 python benchmarks/render_table.py            # writes it between the two marks in README.md
 python benchmarks/render_table.py --check    # exit code 1 if README.md has another one
+python benchmarks/render_table.py program.json --page docs/speed.md --marks program
+python benchmarks/render_table.py program.json --marks program --line    # a line instead of a table
 """
 
 import argparse
@@ -12,8 +14,29 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
 
 
+def marks(name):
+    """What stands before a table and after it."""
+    return BEGIN.replace("speeds", name), END.replace("speeds", name)
+
+
+def line(results):
+    """One sentence: how fastbn compares over all cells."""
+    from fastbn.cli.bench._results import Summary, mean
+
+    every = Summary("all", "", results.cells)
+    best, torch = every.against_best, every.against("torch")
+    how = "One call after other work, as in a program" if results.between else "Called in a loop of their own"
+    beside = f", {mean(torch):.2f} times as fast as PyTorch" if torch else ""
+    return (
+        f"{how}: {mean(best):.2f} times as fast as the best peer of each cell{beside} (geometric means of {len(best)} "
+        f"cells; the worst of them {min(best):.2f}; `fastbn bench --suite {results.suite}`, {results.date[:10]}, "
+        f"{results.where})."
+    )
+
+
 def render(results):
     """Markdown: how often fastbn is as fast as each peer, operation by operation, and where that was measured."""
+    from fastbn.cli.bench._between import in_words
     from fastbn.cli.bench._report import peers_of, summary
     from fastbn.cli.bench._results import LARGE_BYTES
 
@@ -27,16 +50,19 @@ def render(results):
         f"`fastbn bench --suite {results.suite}`, {results.date[:10]}: {results.where}, "
         f"fastbn {results.machine['fastbn']}, {versions}."
     )
+    if results.between:
+        where += f" Every call comes after other work: {in_words(results.between)}."
     return "\n".join([*lines, "", where])
 
 
-def insert(page, text):
-    """The page with `text` between its marks, in place of what stood there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def insert(page, text, name="speeds"):
+    """The page with `text` between the marks of that name, in place of what stood there."""
+    first, last = marks(name)
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"expected {BEGIN} and, after it, {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+        raise ValueError(f"expected {first} and, after it, {last}")
+    return f"{before}{first}\n{text}\n{last}{after}"
 
 
 def main(argv=None):
@@ -47,12 +73,14 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "benchmarks" / "results.json")
     parser.add_argument("--page", type=Path, default=ROOT / "README.md", help="the file with the marks (README.md)")
+    parser.add_argument("--marks", default="speeds", metavar="NAME", help="the name in the marks (%(default)s)")
+    parser.add_argument("--line", action="store_true", help="write one sentence instead of a table")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the table is another one")
     args = parser.parse_args(argv)
     try:
         results = Results.load(args.results)
         page = args.page.read_text(encoding="utf-8")
-        fresh = insert(page, render(results))
+        fresh = insert(page, line(results) if args.line else render(results), args.marks)
     except (CommandError, OSError, ValueError) as error:
         print(f"{parser.prog}: {args.page.name}: {error}", file=sys.stderr)
         return 2

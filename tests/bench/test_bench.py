@@ -506,6 +506,25 @@ def test_table_is_rendered_between_the_marks_and_checked(render, tmp_path, capsy
     assert "`fastbn bench --suite tiny`, 2026-01-02: abacus, 2 threads, fastbn 1.2.3, numpy 2.0." in text
 
 
+def test_tables_have_marks_of_their_own(render, tmp_path):
+    path, page = tmp_path / "results.json", tmp_path / "page.md"
+    cell = cell_with()
+    cell.timings.append(timing("torch", 3e-3))
+    results(cell, between="copy").save(path)
+    first, last = render.marks("program")
+    page.write_text(f"{render.BEGIN}\nkept\n{render.END}\n{first}\nold\n{last}\n")
+    arguments = [str(path), "--page", str(page), "--marks", "program"]
+    assert render.main(arguments) == 0
+    text = page.read_text()
+    assert text.startswith(f"{render.BEGIN}\nkept\n{render.END}\n{first}\n| times as fast as |")
+    assert "Every call comes after other work: a copy of 64 MB." in text
+    assert render.main([*arguments, "--line"]) == 0
+    told = (
+        "One call after other work, as in a program: 2.00 times as fast as the best peer of each cell, 3.00 times "
+    )
+    assert told in page.read_text()
+
+
 def test_rendering_what_cannot_be_rendered_is_one_line_and_exit_2(render, tmp_path, capsys):
     path, page = tmp_path / "results.json", tmp_path / "page.md"
     page.write_text("no marks")
