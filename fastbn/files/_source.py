@@ -113,9 +113,15 @@ def shape_of(source: Source, values: Any, what: str) -> tuple[int, ...]:
     """A shape of Python integers, none negative, whose product no 64-bit number loses."""
     if not isinstance(values, list | tuple) or len(values) > MOST_AXES:
         source.bad(f"the shape of {what} is {str(values)[:80]}; expected at most {MOST_AXES} integers")
-    if not all(type(n) is int and 0 <= n < 1 << 62 for n in values):
+    total = 1
+    for n in values:
+        if type(n) is not int or n < 0:
+            total = -1
+            break
+        total *= n or 1
+    if total < 0:
         source.bad(f"the shape of {what} is {str(values)[:80]}; expected integers of at least 0")
-    if prod(max(n, 1) for n in values) >= 1 << 62:
+    if total >= 1 << 62:
         source.bad(f"the shape of {what} is {str(values)[:80]}, more elements than any file has")
     return tuple(values)
 
