@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fastbn.files._source import MOST_ARRAYS, Array, Entry, Source, Table, dtype_of
+from fastbn.files._source import MOST_ARRAYS, Array, Entry, FileError, Source, Table, dtype_of
 
 DEEPEST = 64
 _OWN_FILTERS = range(1, 7)  # deflate, shuffle, fletcher32, szip, nbit, scale-offset
@@ -40,7 +40,9 @@ class Tree:
     def _told(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
+        except FileError:
+            raise
+        except (OSError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
             self._source.bad(f"{what} is damaged: {str(error)[:300]}")
 
     def _walk(self) -> None:

@@ -8,6 +8,11 @@ _LINEAR = ("Dense", "Conv1D", "Conv2D", "Conv3D", "Convolution1D", "Convolution2
 _TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 DEEPEST = 64
+_LONGEST_PATH = 500  # of layers between an input and a norm
+_RANK_KEPT = (
+    "Activation", "Add", "AveragePooling", "Conv", "Dense", "Depthwise", "Dropout", "ELU", "LeakyReLU", "MaxPooling", "Multiply",
+    "PReLU", "ReLU", "Separable", "Softmax", "SpatialDropout", "UpSampling", "ZeroPadding",
+)  # fmt: skip
 
 
 class Config:
@@ -27,7 +32,21 @@ class Config:
     def layer(self, name: str) -> tuple[str, dict[str, Any]] | None:
         """The class and the config of a layer, if its name is that of one alone."""
         found = self._layers.get(name, [])
-        return found[0] if len(found) == 1 else None
+        if len(found) != 1:
+            return None
+        kind, config = found[0]
+        return kind, config | {"__rank__": config["__rank__"] or self._rank(name, 0)}
+
+    def _rank(self, name: str, depth: int) -> int | None:
+        """The rank of a layer's input, from the shape of the network's through layers that keep the rank."""
+        before = self._before.get(name, [])
+        if not before or depth > _LONGEST_PATH or len(self._layers.get(before[0], [])) != 1:
+            return None
+        kind, config = self._layers[before[0]][0]
+        if kind == "InputLayer":
+            shape = config.get("batch_shape") or config.get("batch_input_shape")
+            return len(shape) if isinstance(shape, list) else None
+        return self._rank(before[0], depth + 1) if kind.startswith(_RANK_KEPT) or "Normalization" in kind else None
 
     def _edges(self, model: dict[str, Any]) -> None:
         config = model["config"]

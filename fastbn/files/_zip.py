@@ -1,13 +1,25 @@
 """Zip archives: members read lazily, stored ones by position."""
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from fastbn.files._source import Source
+from fastbn.files._source import FileError, Source
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+    struct.error,
+)
 
 
 class Archive:
@@ -31,7 +43,9 @@ class Archive:
     def _told(self, name: str = "") -> Iterator[None]:
         try:
             yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+        except FileError:
+            raise
+        except _DAMAGE as error:
             self.source.bad(
                 f"the zip archive is damaged or of a kind not read: {error}", name and f"member {name[:200]!r}"
             )

@@ -280,3 +280,16 @@ def test_darknet(name):
     y = np.einsum("nchwij,ocij->nohw", windows_of, folded["0.convolutional.weights"])
     y = y + folded["0.convolutional.bias"][:, None, None]
     np.testing.assert_allclose(y, seen["bn.y"], atol=1e-5)
+
+
+def test_legacy_files_of_tf_keras():
+    of = {"stem_bn": "stem_bn", "layer": "layer"}
+    assert check("tf_keras.h5", "tf_keras.outputs.npz", of) == "keras_h5"
+    kinds = {"layer": lambda shape: fastbn.LayerNorm(shape, 1e-3)}  # of weights alone, the class is not known
+    check("tf_keras_weights.h5", "tf_keras.outputs.npz", of, kinds=kinds)
+    with files.read(DATA / "tf_keras.h5") as file:
+        folded = file.fold()
+    seen = np.load(DATA / "tf_keras.outputs.npz")
+    kernel, bias = (folded[f"model_weights/stem/stem/{name}:0"] for name in ("kernel", "bias"))
+    y = np.einsum("nhwcij,ijco->nhwo", windows(seen["x"], 3), kernel) + bias
+    np.testing.assert_allclose(y, seen["stem_bn.y"], atol=1e-5)
