@@ -10,8 +10,8 @@ _DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
 DEEPEST = 64
 _LONGEST_PATH = 500  # of layers between an input and a norm
 _RANK_KEPT = (
-    "Activation", "Add", "AveragePooling", "Conv", "Dense", "Depthwise", "Dropout", "ELU", "LeakyReLU", "MaxPooling", "Multiply",
-    "PReLU", "ReLU", "Separable", "Softmax", "SpatialDropout", "UpSampling", "ZeroPadding",
+    "Activation", "Add", "AveragePooling", "Conv", "Dense", "Depthwise", "Dropout", "ELU", "LeakyReLU", "MaxPooling",
+    "Multiply", "PReLU", "ReLU", "Separable", "Softmax", "SpatialDropout", "UpSampling", "ZeroPadding",
 )  # fmt: skip
 
 
