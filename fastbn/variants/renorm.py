@@ -1,0 +1,259 @@
+"""Batch renormalization: training that agrees with evaluation, as far as limits allow."""
+
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastbn import _checks, _moments, _running, _views
+from fastbn import functional as F
+from fastbn._quiet import quietly
+from fastbn.engine import plans
+from fastbn.variants._arguments import Array, at_least, counts_of, gradient_dtype
+
+__all__ = [
+    "batch_renorm_backward",
+    "batch_renorm_forward",
+]
+
+
+@quietly
+def batch_renorm_forward(
+    x: ArrayLike,
+    running_mean: Array,
+    running_var: Array,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    *,
+    axis: int = 1,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, F.Statistics, F.Statistics, F.Statistics, F.Statistics]:
+    """Batch normalization in training that agrees with evaluation, as far as the limits allow.
+
+    Parameters
+    ----------
+    x, weight, bias, momentum, eps, axis, activation, residual, where, out
+        As `batch_norm` takes them.
+    running_mean, running_var : ndarray, shape (C,)
+        What the batch is brought to agree with, and then updated with, in place.
+    r_max : float
+        Limit of r, which lies between 1 / r_max and r_max; at least 1.
+    d_max : float
+        Limit of d, which lies between -d_max and d_max; not negative.  Limits of 1 and 0 make it `batch_norm`.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (C,)
+        Mean and 1 / sqrt(var + eps) of each channel of x.
+    r, d : ndarray of float64, shape (C,)
+        How y was corrected.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm` in training; also if a running array is missing, `r_max` is less than 1 or `d_max` negative.
+
+    Notes
+    -----
+    With sigma = sqrt(running_var + eps), before the update [1]_::
+
+        r = clip(sqrt(var + eps) / sigma, 1 / r_max, r_max)
+        d = clip((mean - running_mean) / sigma, -d_max, d_max)
+        y = activation(((x - mean) * rstd * r + d) * weight + bias + residual)
+
+    The running arrays are updated as those of `batch_norm`.  The paper begins with limits of 1 and 0 and relaxes them
+    to 3 and 5 in the course of the training.  Evaluation is `batch_norm`.
+
+    References
+    ----------
+    .. [1] S. Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models",
+       NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> running_mean, running_var = np.zeros(1), np.ones(1)
+    >>> y, mean, rstd, r, d = fastbn.batch_renorm_forward([[1.0], [5.0]], running_mean, running_var)
+    >>> y.round(3).ravel(), r.round(3), d.round(3)  # as in evaluation
+    (array([1., 5.]), array([2.]), array([3.]))
+    """
+    running, more = (running_mean, running_var, None), (activation, residual, where)
+    return batch_renorm_with_running(x, weight, bias, running, momentum, eps, (r_max, d_max), axis, out, *more)
+
+
+@quietly
+def batch_renorm_with_running(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running: Any,
+    momentum: Any,
+    eps: Any,
+    limits: Any,
+    axis: Any,
+    out: Any = None,
+    activation: Any = None,
+    residual: Any = None,
+    where: Any = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Batch renormalization; running: with the counter of batches, all updated as one."""
+    (running_mean, running_var, _), (r_max, d_max) = running, limits
+    given, x = x, _checks.array(x, "x")
+    _checks.rank(x, 2)
+    channel = _checks.axis(axis, x)
+    shape = (x.shape[channel],)
+    w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
+    eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
+    r_max, d_max = at_least(r_max, "r_max", 1.0), at_least(d_max, "d_max", 0.0)
+    _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
+    center = _checks.given(running_mean, "running_mean", shape)
+    sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
+    also = _checks.also(x, activation, where, residual, (channel,))
+    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
+    count = counts_of(x, channel, None) if also.counts is None else also.counts
+    if x.size and count.min() < 2:
+        left = f", of which where leaves {int(count.min())} in channel {int(count.argmin())}" * (where is not None)
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}{left}")
+    if x.size and where is None:
+        mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
+    else:  # the kernels take a mask where they normalize, too
+        masked = None, also.where, None
+        _, mean, var, _ = plans.call(F.STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
+    r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
+    d = np.clip((mean - center) / sigma, -d_max, d_max)
+    if not x.size:  # nothing is corrected, and no gradient spoilt
+        r, d = np.ones(shape), np.zeros(shape)
+    scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
+    others = mean, var, also.residual, also.where, out
+    y = plans.call(F.EVALUATION, (channel, eps, 0.0, activation), x, scale, shift, others)
+    rstd = F.rstd_of(var, eps)
+    if x.size:
+        unbiased = np.ascontiguousarray(var * (count / (count - 1)))
+        _running.update(running, np.ascontiguousarray(mean), unbiased, 1.0, momentum)
+    return y, mean, rstd, r, d
+
+
+@quietly
+@overload
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+
+
+@overload
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
+
+
+def batch_renorm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    r: ArrayLike,
+    d: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: F.Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, ...]:
+    """The gradients of batch renormalization, in which r and d are constants.
+
+    Parameters
+    ----------
+    dy, x, weight, axis, bias, activation, residual, where, y, out
+        As `batch_norm_backward` takes them.
+    mean, rstd, r, d : array_like, shape (C,)
+        What `batch_renorm_forward` returned.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batch_norm_backward`.
+
+    Notes
+    -----
+    dx and dz are those of `batch_norm_backward` for the weight weight * r and the bias weight * d + bias, and with
+    h = (x - mean) * rstd::
+
+        dweight = sum(dz * (h * r + d))
+        dbias = sum(dz)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = [[1.0], [5.0]]
+    >>> y, *saved = fastbn.batch_renorm_forward(x, np.zeros(1), np.ones(1))
+    >>> dx, dweight, dbias = fastbn.batch_renorm_backward([[1.0], [0.0]], x, *saved)
+    >>> dweight.round(3), dbias
+    (array([1.]), array([1.]))
+    """
+    given, (dy, start) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
+    _checks.rank(start, 2)
+    channel = _checks.axis(axis, start)
+    shape = (start.shape[channel],)
+    r64, d64 = _checks.given(r, "r", shape), _checks.given(d, "d", shape)
+    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape, np.float64)
+    _checks.out(out, (start, dy, *given), weight, mean, rstd, r, d, bias, residual, where)
+    scale, shift = _corrected(w, b, r64, d64)
+    named: dict[str, Any] = {"activation": activation, "residual": residual, "where": where, "y": y, "out": out}
+    dx, dscale, dshift, *rest = F.batch_norm_backward(dy, x, mean, rstd, scale, axis=channel, bias=shift, **named)
+    dtype = gradient_dtype(w, start)
+    return dx, (r64 * dscale + d64 * dshift).astype(dtype), dshift.astype(dtype), *rest
+
+
+def _corrected(weight: Array | None, bias: Array | None, r: Array, d: Array) -> tuple[Array, Array]:
+    """What normalized x is multiplied by, and what is added then."""
+    scale, shift = (r, d) if weight is None else (weight * r, weight * d)
+    return scale, shift if bias is None else shift + bias
