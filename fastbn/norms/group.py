@@ -1,0 +1,306 @@
+"""Group normalization: a group is some channels of a sample."""
+
+from functools import partial
+from typing import Any, overload
+
+from numpy.typing import ArrayLike
+
+from fastbn import _checks, _views
+from fastbn.engine import backward, forward, plans
+from fastbn.norms.shared import BACKWARD_OPERANDS, FORWARD_OPERANDS, Activation, Array, Statistics, affine, from_y
+
+
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Group normalization: neighbouring channels of a sample together, by their mean and variance at all positions.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, ...)
+        float16, bfloat16, float32 or float64, of two axes or more; axis 0 counts the samples.
+    num_groups : int
+        A divisor of C; each group has C / num_groups channels.
+    weight, bias : array_like, shape (C,), optional
+        Float scale and shift of each channel; 1 and 0 where left out.
+    eps : float
+        Added to the variance; not negative.
+    axis : int
+        The channels' axis of x, any but the first.
+    activation : str or tuple, optional
+        What y goes through, see the module `fastbn.functional`.
+    residual : array_like, shape and dtype of x, optional
+        Added to y before the activation.
+    where : array_like of bool, optional
+        Which elements count, see the module `fastbn.functional`.
+    out : ndarray, shape and dtype of x, optional
+        Where to write y; may be x.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is 0 or out of range, `num_groups` does not divide C, `eps` is negative or not
+        finite, the activation is unknown, or `out` is read-only, misaligned, or overlaps itself or an argument other
+        than x.
+
+    Notes
+    -----
+    With mean and (biased) var over the channels and positions of a group::
+
+        y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
+
+    For accuracy, memory, units and the like, which all operations share, see the module `fastbn.functional`.
+
+    References
+    ----------
+    .. [1] Y. Wu and K. He, "Group Normalization", ECCV 2018, section 3.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.group_norm([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
+    array([[-1.,  1., -1.,  1.]])
+    """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    if type(num_groups) is not int:
+        num_groups = _checks.integer(num_groups, "num_groups")
+    others = None if residual is where is out is None else (residual, where, out)
+    return plans.call(_GROUP, (num_groups, axis, eps, activation), x, weight, bias, others)
+
+
+def group_norm_forward(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Statistics, Statistics]:
+    """Group normalization that also returns its statistics.
+
+    Parameters
+    ----------
+    x, num_groups, weight, bias, eps, axis, activation, residual, where, out
+        As `group_norm` takes them.
+
+    Returns
+    -------
+    y : ndarray, shape and dtype of x
+    mean, rstd : ndarray of float64, shape (N, num_groups)
+        Mean and 1 / sqrt(var + eps) of each group.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `group_norm`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> y, mean, rstd = fastbn.group_norm_forward([[1.0, 3.0, 10.0, 30.0]], 2, eps=0)
+    >>> mean, rstd
+    (array([[ 2., 20.]]), array([[1. , 0.1]]))
+    """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    if type(num_groups) is not int:
+        num_groups = _checks.integer(num_groups, "num_groups")
+    others = None if residual is where is out is None else (residual, where, out)
+    return plans.call(_GROUP_FORWARD, (num_groups, axis, eps, activation), x, weight, bias, others)
+
+
+@overload
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]: ...
+
+
+@overload
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array]: ...
+
+
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    rstd: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    axis: int = 1,
+    bias: ArrayLike | None = None,
+    activation: Activation = None,
+    residual: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    out: Array | None = None,
+) -> tuple[Array, ...]:
+    """The gradients of group normalization.
+
+    Parameters
+    ----------
+    dy : array_like, shape and dtype of x
+        Gradient of y.
+    x : array_like, shape (N, C, ...), or None
+        The input of the forward; None with `y`.
+    mean, rstd : array_like, shape (N, num_groups)
+        What `group_norm_forward` returned.
+    weight : array_like, shape (C,), optional
+        The weight of the forward.
+    axis : int
+        The channels' axis of x, any but the first.
+    bias, activation, residual, where
+        Those of the forward.
+    y : array_like, shape (N, C, ...), optional
+        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
+    out : ndarray, shape and dtype of x, optional
+        Where to write dx; may be x or dy.
+
+    Returns
+    -------
+    dx : ndarray, shape and dtype of x
+    dweight, dbias : ndarray, shape (C,)
+    dresidual : ndarray, shape and dtype of x
+        Only with a residual.
+
+    Raises
+    ------
+    TypeError
+        If the type or dtype of an argument is not as above.
+    ValueError
+        If a shape does not fit x, `axis` is 0 or out of range, the activation is unknown, `y` is given and cannot be
+        undone, or `out` is read-only, misaligned, or overlaps itself or an argument other than x and dy.
+
+    Notes
+    -----
+    The formulas are those of `batch_norm_backward`, with avg over a group and the sums over all axes but `axis`.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> x = [[1.0, 3.0, 10.0, 30.0]]
+    >>> y, mean, rstd = fastbn.group_norm_forward(x, 2, eps=0)
+    >>> dx, dweight, dbias = fastbn.group_norm_backward([[0.0, 1.0, 2.0, 1.0]], x, mean, rstd)
+    >>> dweight, dbias
+    (array([ 0.,  1., -2.,  1.]), array([0., 1., 2., 1.]))
+    """
+    if type(axis) is not int:
+        axis = _checks.integer(axis, "axis")
+    others: Any = mean, weight
+    if not (bias is residual is where is out is None):
+        others = mean, weight, bias, residual, where, None, out
+    if y is not None:
+        _checks.either(x, y)
+        return from_y(_GROUP_BACKWARD, (axis, activation), dy, y, rstd, others)
+    return plans.call(_GROUP_BACKWARD, (axis, activation), dy, x, rstd, others)
+
+
+def check_statistics_of_groups(
+    keep: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.Statistics]:
+    """num_groups: None for instance norm."""
+    num_groups, axis, eps, activation = settings
+    x, weight, bias, *running, residual, where, out = operands
+    x = _checks.array(x, "x")
+    _checks.rank(x, 2)
+    channel = _checks.sample_axis(axis, x)
+    channels = x.shape[channel]
+    groups = channels if num_groups is None else _checks.groups(num_groups, channels)
+    w, b = affine(weight, bias, (channels,), x)
+    eps = _checks.eps(eps)
+    if running:
+        _checks.running(*running, (channels,))
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x,))
+    if num_groups is None and x.size == len(x) * channels > 0:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
+    accept = _accept_of_instances if running else None
+    args, kept = (channel, groups), (0, channel)
+    decided = forward.Statistics(_views.group_view, args, eps, keep, True, activation, kept, groups, accept)
+    return (x, w, b, *running, added, mask, out), decided
+
+
+def _accept_of_instances(counts: Array) -> None:
+    if counts.min() < 2:
+        raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
+
+
+def _check_groups_backward(
+    by_channel: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], backward.Gradients]:
+    """by_channel: each group is one channel; else rstd tells their number."""
+    axis, activation = settings
+    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
+    dy, x = _checks.gradient(dy, x)
+    _checks.rank(x, 2)
+    channel = _checks.sample_axis(axis, x)
+    channels = x.shape[channel]
+    groups = channels if by_channel else _checks.groups_of(rstd, channels)
+    shape = (x.shape[0], groups)
+    r = _checks.given(rstd, "rstd", shape)
+    w, b = _checks.vector(weight, "weight", (channels,)), _checks.vector(bias, "bias", (channels,))
+    activation, mask, added = _checks.extras(x, activation, where, residual)
+    _checks.out(out, (x, dy))
+    m = _checks.given(mean, "mean", shape)
+    args, kept = (channel, groups), (0, channel)
+    decided = backward.Gradients(_views.group_view, args, (channels,), True, True, activation, kept, groups)
+    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
+
+
+_GROUP, _GROUP_FORWARD = (
+    plans.Operation(FORWARD_OPERANDS, partial(check_statistics_of_groups, keep), forward.plan)
+    for keep in (forward.ONLY_Y, forward.RSTD)
+)
+
+
+_GROUP_BACKWARD, INSTANCE_BACKWARD = (
+    plans.Operation(BACKWARD_OPERANDS, partial(_check_groups_backward, by_channel), backward.plan, same=2)
+    for by_channel in (False, True)
+)
