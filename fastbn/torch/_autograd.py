@@ -89,7 +89,8 @@ class _Norm(Function):
         frozen = (None, None) if plan.frozen is None or running is None else running[:2]
         kept = (bias, residual) if plan.activated else (None, None)
         ctx.save_for_backward(x, weight, *kept, *frozen)
-        ctx.plan, ctx.statistics = plan, (mean, var)
+        # Given statistics are the memory of buffers that training may change before backward comes.
+        ctx.plan, ctx.statistics = plan, (mean, var) if plan.frozen is None else (mean.copy(), var.copy())
         ctx.dtypes = tuple(None if t is None else t.dtype for t in (weight, bias))
         return y
 

@@ -1,4 +1,4 @@
-"""Norms as torch.library operators, for what captures graphs: torch.compile, torch.export, make_fx, torch.jit.trace.
+"""Norms as torch.library operators, for what captures graphs: torch.compile, torch.export and make_fx.
 
 In eager mode a custom operator costs several times what an autograd function does, so none is called there.  Nothing is
 changed inside: new running statistics are returned, and copied by the graph around the operator.

@@ -52,7 +52,9 @@ def _how(x: Any, residual: Any) -> str:
         return "operator" if x.device.type == "cpu" and x.dtype in COMPUTED_IN else "torch"
     if x.dtype not in COMPUTED_IN or not x.is_cpu or x.layout is not torch.strided or _transforms_active():
         return "torch"
-    return "operator" if _modes() or torch._C._get_tracing_state() is not None else "kernel"
+    if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, for which sizes are tensors
+        return "torch"
+    return "operator" if _modes() else "kernel"
 
 
 def _fits(x: Tensor, shape: Sequence[int], *vectors: Tensor | None) -> bool:

@@ -35,7 +35,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NAME",
         help="quick: a minute; networks: the layers of published networks, an hour (twenty minutes with --rounds 5 and "
         "without torch.compile); program: one call after other work, as programs call, five minutes; small: small "
-        "calls, and new arrays against existing ones from 1 kB to 200 MB, two minutes (%(default)s)",
+        "calls, and new arrays against existing ones from 1 kB to 200 MB, two minutes; torch: training steps and "
+        "inference of networks, with fastbn.torch and without, an hour (%(default)s)",
     )
     add(
         "--between",
@@ -63,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
         require_writable(args.json)
     if args.png:
         require_writable_png(args.png)
+    if args.suite == "torch":
+        require("torch", "torch")
+        from fastbn.cli.bench import _torch_steps
+
+        return _torch_steps.run(args)
     from fastbn.cli.bench import _report as report
     from fastbn.cli.bench._session import measure_suite
 
