@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastbn.cli import info
-from fastbn.cli._console import console, heading, make_table, progress_bar, say
+from fastbn.cli._console import console, heading, make_table, progress, say
 from fastbn.cli._errors import CommandError
 
 ROUNDS = 30
@@ -116,15 +116,12 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(threads)
     compiled = "torch.compile" in (args.peers or "")
     measured = []
-    with progress_bar() as bar:
-        task = bar.add_task("", total=len(chosen) * (_WARM_UP + (args.rounds or ROUNDS)))
-        for cell in chosen:
-            bar.update(task, description=cell.name)
-            timed = measure(cell, args.rounds or ROUNDS, compiled, lambda: bar.advance(task))
-            timed.peak = peaks(cell, threads) if cell.training else {}
-            measured.append(timed)
-            if args.json:  # cell by cell: nothing that goes wrong later loses it
-                save(args.json, measured, threads)
+    for cell in progress(chosen, lambda cell: cell.name):
+        timed = measure(cell, args.rounds or ROUNDS, compiled)
+        timed.peak = peaks(cell, threads) if cell.training else {}
+        measured.append(timed)
+        if args.json:  # cell by cell: nothing that goes wrong later loses it
+            save(args.json, measured, threads)
     show(measured, threads)
     if args.png:
         draw(measured, args.png)
@@ -164,7 +161,7 @@ def step(net: Any, x: Any, training: bool) -> None:
         parameter.grad = None
 
 
-def measure(cell: Cell, rounds: int, compiled: bool, advance: Callable[[], None]) -> Timed:
+def measure(cell: Cell, rounds: int, compiled: bool) -> Timed:
     """Every contender takes a turn in every round, each being the first in turn."""
     networks = contenders(cell, compiled)
     timed = Timed(cell, {name: [] for name in networks})
@@ -176,7 +173,6 @@ def measure(cell: Cell, rounds: int, compiled: bool, advance: Callable[[], None]
             step(*networks[name], cell.training)
             if k >= _WARM_UP:
                 timed.seconds[name].append(time.perf_counter() - start)
-        advance()
     return timed
 
 
