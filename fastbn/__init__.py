@@ -1,4 +1,41 @@
-"""fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward."""
+"""fastbn: batch, layer, group, instance and RMS normalization for NumPy arrays on CPUs, forward and backward.
+
+What to use for what
+--------------------
+normalize an array
+    `batch_norm`, `layer_norm`, `group_norm`, `instance_norm`, `rms_norm`
+train a network
+    the layers `BatchNorm1d` (to `3d`), `LayerNorm`, `GroupNorm`, `InstanceNorm1d` (to `3d`), `RMSNorm`: they hold
+    weights, running statistics and gradients under PyTorch's names; or `batch_norm_forward`, which also returns the
+    statistics, and `batch_norm_backward`, which takes them (and so on, for each operation)
+in one pass with its neighbours
+    ``activation=``, ``residual=``, ``where=``; `add_layer_norm`, `add_rms_norm`
+gradients of gradients
+    `batch_norm_double_backward` and so on
+run a trained network faster
+    `fold`: batch norm into the weights beside it
+statistics of data
+    `Moments`, `dataset_statistics`, `population_statistics`
+variants
+    `channel_layer_norm`, `channel_rms_norm`, `ghost_batch_norm_forward`, `batch_renorm_forward`,
+    `weight_standardization`, `global_response_norm`, `local_response_norm`, `filter_response_norm`
+other packages
+    `fastbn.torch`, `fastbn.keras`, `fastbn.files` and the others of docs/doors.md: submodules that are loaded when
+    they are first used
+threads, memory, compiled kernels
+    `set_num_threads`, `num_threads`, `set_memory_pool`, `warmup`, `show_config`; the command ``fastbn``
+the definitions, in plain NumPy float64
+    `fastbn.reference`
+
+Examples
+--------
+>>> import numpy as np
+>>> import fastbn
+>>> x = np.array([[0.0, 1.0, 2.0, 3.0], [4.0, 4.0, 4.0, 4.0]])
+>>> fastbn.layer_norm(x, 4).round(3)
+array([[-1.342, -0.447,  0.447,  1.342],
+       [ 0.   ,  0.   ,  0.   ,  0.   ]])
+"""
 
 from importlib import import_module
 from types import ModuleType

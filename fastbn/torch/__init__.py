@@ -9,6 +9,7 @@ Examples
 torch.Size([2, 8, 6, 6])
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 _HOMES = {
@@ -39,7 +40,8 @@ __all__ = list(_HOMES)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    """Without torch, what cannot be had is not shown: help and inspect take every name that is."""
+    return sorted({*globals(), *(_HOMES if find_spec("torch") else ())})
 
 
 def __getattr__(name: str) -> Any:
