@@ -62,9 +62,9 @@ def normalize(
     -----
     Computed in float32 where x has at most 16 bits or is float32 and the result is not float64, and in float64
     otherwise, as (x - hi) * a + t: a is scale / std, hi is mean / scale rounded to the type computed in, and t holds
-    what that left out.  Error: 3 units in the last place of the largest result of the type computed in, and one rounding
-    to dtype.  64-bit integers are rounded to float64 first.  The bits do not depend on the number of threads, on the
-    processor, or on how x lies in memory.
+    what that left out.  Error: 3 units in the last place of the largest result, in the type computed in, and one
+    rounding to dtype.  64-bit integers are rounded to float64 first.  The bits do not depend on the number of threads,
+    on the processor, or on how x lies in memory.
 
     Examples
     --------

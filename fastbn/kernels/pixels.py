@@ -142,6 +142,10 @@ def _plane(y, target, k, v, w, of, c, past_cache):
 
 @inlined
 def _three_planes(x, y, kinds, i, k, length, of, past_cache):
+    if past_cache:
+        fetch(x, i + AHEAD)
+        fetch(x, i + AHEAD + 2 * LANES)
+        fetch(x, i + AHEAD + 4 * LANES)
     v, w = planes3(x, kinds[0], i, of[0]), planes3(x, kinds[0], i + 3 * LANES, of[0])
     _plane(y, kinds[1], k, v[0], w[0], of, 0, past_cache)
     _plane(y, kinds[1], k + length, v[1], w[1], of, 1, past_cache)
@@ -150,6 +154,11 @@ def _three_planes(x, y, kinds, i, k, length, of, past_cache):
 
 @inlined
 def _four_planes(x, y, kinds, i, k, length, of, past_cache):
+    if past_cache:
+        fetch(x, i + AHEAD)
+        fetch(x, i + AHEAD + 2 * LANES)
+        fetch(x, i + AHEAD + 4 * LANES)
+        fetch(x, i + AHEAD + 6 * LANES)
     v, w = planes4(x, kinds[0], i, of[0]), planes4(x, kinds[0], i + 4 * LANES, of[0])
     _plane(y, kinds[1], k, v[0], w[0], of, 0, past_cache)
     _plane(y, kinds[1], k + length, v[1], w[1], of, 1, past_cache)

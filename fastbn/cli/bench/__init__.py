@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="quick: a minute; networks: the layers of published networks, an hour (twenty minutes with --rounds 5 and "
         "without torch.compile); program: one call after other work, as programs call, five minutes; small: small "
         "calls, and new arrays against existing ones from 1 kB to 200 MB, two minutes; torch: training steps and "
-        "inference of networks, with fastbn.torch and without, an hour (%(default)s)",
+        "inference of networks, with fastbn.torch and without, an hour; data: normalization and statistics of images "
+        "and arrays, against OpenCV, albucore, numbagg and others, five minutes (%(default)s)",
     )
     add(
         "--between",
@@ -69,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
         from fastbn.cli.bench import _torch_steps
 
         return _torch_steps.run(args)
+    if args.suite == "data":
+        from fastbn.cli.bench._data import run as run_data
+
+        return run_data(args.only, args.rounds, args.json)
     from fastbn.cli.bench import _report as report
     from fastbn.cli.bench._session import measure_suite
 
