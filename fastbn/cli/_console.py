@@ -13,7 +13,7 @@ from rich.table import Table
 
 Step = TypeVar("Step")
 
-SECONDS_A_LINE = 20  # where there is no terminal
+SECONDS_A_LINE = 30  # where there is no terminal
 
 console = Console(highlight=False, markup=False)
 
@@ -36,14 +36,14 @@ def make_table(columns: Iterable[str]) -> Table:
     return table
 
 
-def progress(steps: Sequence[Step], name: Callable[[Step], str]) -> Iterator[Step]:
+def progress(steps: Sequence[Step], name: Callable[[Step], str], *, lines: bool = False) -> Iterator[Step]:
     """The steps one by one, with the time left told on standard error.
 
-    A bar tells it, which leaves no trace; where there is no terminal, a line from time to time.
+    A bar tells it, which leaves no trace; where there is no terminal, nothing, or with `lines` a line now and then.
     """
     screen = Console(stderr=True)
     if not screen.is_terminal:
-        yield from _told_in_lines(steps, name)
+        yield from _told_in_lines(steps, name) if lines else steps
         return
     columns = (
         BarColumn(20),
@@ -62,7 +62,7 @@ def _told_in_lines(steps: Sequence[Step], name: Callable[[Step], str]) -> Iterat
     begin = told = perf_counter()
     for done, step in enumerate(steps):
         now = perf_counter()
-        if now - told > SECONDS_A_LINE:
+        if done and now - told > SECONDS_A_LINE:
             left = (now - begin) / done * (len(steps) - done)
             print(f"{done} of {len(steps)}, about {in_minutes(left)} left: {name(step)}", file=sys.stderr, flush=True)
             told = now

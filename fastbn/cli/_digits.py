@@ -16,7 +16,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import fastbn
-from fastbn.cli._network import SGD, Array, AvgPool2d, Conv2d, Linear, ReLU, Sequential, batches, cross_entropy
+from fastbn.cli._network import (
+    SGD,
+    Array,
+    AvgPool2d,
+    Conv2d,
+    Linear,
+    NumPyNorm,
+    ReLU,
+    Sequential,
+    batches,
+    cross_entropy,
+)
 
 MODEST, HIGH = LEARNING_RATES = (0.05, 0.5)
 BATCH_SIZE = 64
@@ -26,11 +37,18 @@ TARGET = 90.0  # % test accuracy
 TRAIN_IMAGES, TEST_IMAGES = 1437, 360
 STEPS_PER_EPOCH = TRAIN_IMAGES // BATCH_SIZE
 
-NORMS: dict[str, Callable[[int], list[Any]]] = {
+Norms = dict[str, Callable[[int], list[Any]]]
+
+NORMS: Norms = {
     "batch norm": lambda channels: [fastbn.BatchNorm2d(channels, axis=-1)],
     "group norm": lambda channels: [fastbn.GroupNorm(4, channels, axis=-1)],
     "no norm": lambda channels: [],
 }
+NUMPY_NORMS: Norms = {
+    "batch norm": lambda channels: [NumPyNorm(channels)],
+    "group norm": lambda channels: [NumPyNorm(channels, groups=4)],
+}
+STEPS_TIMED = 40
 
 
 class Digits(NamedTuple):
@@ -123,11 +141,11 @@ def load_digits() -> Digits:
     return Digits(standardised[train], data.target[train], standardised[test], data.target[test])
 
 
-def build_network(norm: str, rng: np.random.Generator) -> Sequential:
+def build_network(norm: str, rng: np.random.Generator, norms: Norms = NORMS) -> Sequential:
     """Four convolutions, each followed by `norm` and ReLU; pooling after the second and the fourth."""
 
     def block(in_channels: int, out_channels: int) -> list[Any]:
-        return [Conv2d(in_channels, out_channels, rng), *NORMS[norm](out_channels), ReLU()]
+        return [Conv2d(in_channels, out_channels, rng), *norms[norm](out_channels), ReLU()]
 
     return Sequential(
         *block(1, 16), *block(16, 16), AvgPool2d(),
@@ -143,6 +161,22 @@ def train_step(network: Sequential, optimiser: SGD, x: Array, labels: Array) -> 
     network.backward(dlogits)
     optimiser.step()
     return loss
+
+
+def step_seconds(norm: str, digits: Digits) -> tuple[float, float]:
+    """A training step with fastbn's norm, and of the same network with NumPy's: medians of steps that take turns."""
+    networks = [build_network(norm, np.random.default_rng(0), norms) for norms in (NORMS, NUMPY_NORMS)]
+    optimisers = [SGD(network, MODEST) for network in networks]
+    x, labels = digits.train_x[:BATCH_SIZE], digits.train_y[:BATCH_SIZE]
+    seconds: list[list[float]] = [[], []]
+    with threadpool_limits(1, user_api="blas"):
+        for step in range(STEPS_TIMED + 2):
+            for k in (0, 1) if step % 2 else (1, 0):
+                start = perf_counter()
+                train_step(networks[k], optimisers[k], x, labels)
+                if step >= 2:  # the first ones compile, or make memory
+                    seconds[k].append(perf_counter() - start)
+    return median(seconds[0]), median(seconds[1])
 
 
 def evaluate(network: Sequential, digits: Digits) -> float:

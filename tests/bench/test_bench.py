@@ -519,9 +519,7 @@ def test_tables_have_marks_of_their_own(render, tmp_path):
     assert text.startswith(f"{render.BEGIN}\nkept\n{render.END}\n{first}\n| times as fast as |")
     assert "Every call comes after other work: a copy of 64 MB." in text
     assert render.main([*arguments, "--line"]) == 0
-    told = (
-        "One call after other work, as in a program: 2.00 times as fast as the best peer of each cell, 3.00 times "
-    )
+    told = "One call after other work, as in a program: 2.00 times as fast as the best peer of each cell, 3.00 times "
     assert told in page.read_text()
 
 

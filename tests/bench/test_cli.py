@@ -277,6 +277,7 @@ def test_demo_from_end_to_end(tmp_path):
     assert "\x1b" not in out
     assert max(map(len, out.splitlines()[:-1])) <= 80  # the last line is the picture's path
     assert "All 48 pass." in out
+    assert out.count("written in NumPy takes") == 2
     assert len(re.findall(r"^[123]( +\d+\.\d){6}$", out, re.M)) == 3  # accuracy by epoch, six trials
     assert len(re.findall(r"(holds|does not hold|is not settled) here \(shown by \d of 2 seeds\)", out)) == 6
     picture = tmp_path / "fastbn-demo.png"

@@ -41,7 +41,7 @@ def measure_suite(
     with _threads(threads) as count:
         contenders = [contender(count) for contender in lineup]
         other_work = _between.make(work, count)
-        for cell in progress(cells, lambda cell: cell.name):
+        for cell in progress(cells, lambda cell: cell.name, lines=True):
             measured.append(measure(cell, contenders, seconds or suite.seconds, rounds, other_work))
         machine = info.config()
         del machine["cache"]  # a folder of the user's own, in a file that may be shown around
