@@ -39,7 +39,9 @@ def read_hdf5(source: Source) -> Content:
     tree = Tree(source, Window(source, 0, source.size))
     try:
         if "model_config" in tree.file.attrs:
-            config = as_json(source, tree.text(tree.file, "model_config").encode(), "model_config")
+            config = as_json(
+                source, tree.text(tree.file, "model_config").encode("utf-8", "surrogateescape"), "model_config"
+            )
             return _content("keras_h5", tree, Config(config))
         legacy = any(name.rsplit("/", 1)[-1].split(":")[0] in _LEGACY_NAMES for name in tree.entries)
         return _content("keras_h5" if legacy else "keras_weights", tree, None)

@@ -11,6 +11,10 @@ from fastbn.files._onnx import Tensors
 from fastbn.files._source import Array, Source, Table
 
 _TRANSPARENT = ("Identity", "Cast", "Dropout")
+_INPUTS = dict.fromkeys((*_TRANSPARENT, "Reshape", "ReduceMean", "Sqrt", "Reciprocal"), 1)
+_INPUTS |= dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Conv", "ConvTranspose", "Gemm", "MatMul"), 2)
+_INPUTS |= dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), 2)
+_INPUTS |= {"BatchNormalization": 5, "InstanceNormalization": 3, "GroupNormalization": 3}
 
 
 class Graph:
@@ -26,6 +30,8 @@ class Graph:
         self.producers: dict[str, Any] = {}
         self.consumers: dict[str, list[Any]] = {}
         for node in self.nodes:
+            if len(node.input) < _INPUTS.get(node.op_type, 0) or not node.output:
+                source.bad(f"a node {node.op_type[:80]} has {len(node.input)} inputs and {len(node.output)} outputs")
             for name in filter(None, node.output):
                 if name in self.producers or name in self.entries:
                     source.bad(f"the value {name[:200]!r} is made twice")

@@ -293,3 +293,13 @@ def test_legacy_files_of_tf_keras():
     kernel, bias = (folded[f"model_weights/stem/stem/{name}:0"] for name in ("kernel", "bias"))
     y = np.einsum("nhwcij,ijco->nhwo", windows(seen["x"], 3), kernel) + bias
     np.testing.assert_allclose(y, seen["stem_bn.y"], atol=1e-5)
+
+
+def test_safetensors():
+    seen = np.load(DATA / "package.outputs.npz")
+    with files.read(DATA / "package.safetensors") as file:
+        for key, value in file.arrays.items():
+            np.testing.assert_array_equal(value.astype(np.float64), seen[key])
+        assert file.arrays["bn.weight"].dtype.name == "bfloat16"
+        assert file.arrays["float8"].dtype.name == "float8_e4m3fn"
+    assert check("package.safetensors", "package.outputs.npz", {"bn": "bn"}) == "safetensors"
