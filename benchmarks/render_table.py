@@ -1,9 +1,9 @@
-"""Tables of speeds in README.md and docs/speed.md, from files that ``fastbn bench --json`` wrote.
+"""Tables of speeds in docs/speed.md, and lines in README.md, from files that ``fastbn bench --json`` wrote.
 
-python benchmarks/render_table.py            # writes it between the two marks in README.md
-python benchmarks/render_table.py --check    # exit code 1 if README.md has another one
-python benchmarks/render_table.py program.json --page docs/speed.md --marks program
-python benchmarks/render_table.py program.json --marks program --line    # a line instead of a table
+python benchmarks/render_table.py            # writes the table between the two marks named loop in docs/speed.md
+python benchmarks/render_table.py --check    # exit code 1 if docs/speed.md has another one
+python benchmarks/render_table.py program.json --marks program
+python benchmarks/render_table.py program.json --marks program --page README.md --line    # a line instead of a table
 """
 
 import argparse
@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- speeds: begin -->", "<!-- speeds: end -->"
 
 
 def marks(name):
     """What stands before a table and after it."""
-    return BEGIN.replace("speeds", name), END.replace("speeds", name)
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def line(results):
@@ -55,7 +54,7 @@ def render(results):
     return "\n".join([*lines, "", where])
 
 
-def insert(page, text, name="speeds"):
+def insert(page, text, name="loop"):
     """The page with `text` between the marks of that name, in place of what stood there."""
     first, last = marks(name)
     before, begin, rest = page.partition(first)
@@ -72,8 +71,8 @@ def main(argv=None):
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "benchmarks" / "results.json")
-    parser.add_argument("--page", type=Path, default=ROOT / "README.md", help="the file with the marks (README.md)")
-    parser.add_argument("--marks", default="speeds", metavar="NAME", help="the name in the marks (%(default)s)")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md", help="the file with the marks (docs/speed.md)")
+    parser.add_argument("--marks", default="loop", metavar="NAME", help="the name in the marks (%(default)s)")
     parser.add_argument("--line", action="store_true", help="write one sentence instead of a table")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the table is another one")
     args = parser.parse_args(argv)

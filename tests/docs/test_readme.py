@@ -41,12 +41,12 @@ def test_examples_run(page, tmp_path, monkeypatch):
 @pytest.mark.example
 @pytest.mark.full
 def test_example_network_learns():
-    assert run_examples("README.md")["accuracy"] > 0.95
+    assert run_examples("docs/start.md")["accuracy"] > 0.95
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files(page):
-    targets = re.findall(r"\]\(([^)#:]+)\)", read(page))
+    targets = re.findall(r"\]\(([^)#:]+)[^)]*\)", read(page))
     assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
 
 
@@ -66,8 +66,5 @@ def test_named_operations_exist():
         assert hasattr(fastbn, f"{name}_backward")
 
 
-def test_pictured_files_exist():
-    picture = re.search(r"^```\nfastbn/\n(.*?)^```$", read("README.md"), re.MULTILINE | re.DOTALL)[1]
-    parents = {"  ": ROOT / "fastbn", "    ": ROOT / "fastbn" / "kernels"}
-    lines = re.findall(r"^( +)(\S+)", picture, re.MULTILINE)
-    assert [name for indent, name in lines if not (parents[indent] / name).exists()] == []
+def test_readme_is_short():
+    assert len(read("README.md").splitlines()) < 120
