@@ -71,7 +71,9 @@ def main(argv=None):
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="?", type=Path, default=ROOT / "benchmarks" / "results.json")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md", help="the file with the marks (docs/speed.md)")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs" / "speed.md", help="the file with the marks (docs/speed.md)"
+    )
     parser.add_argument("--marks", default="loop", metavar="NAME", help="the name in the marks (%(default)s)")
     parser.add_argument("--line", action="store_true", help="write one sentence instead of a table")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the table is another one")

@@ -492,15 +492,15 @@ def render():
 def test_table_is_rendered_between_the_marks_and_checked(render, tmp_path, capsys):
     path, page = tmp_path / "results.json", tmp_path / "page.md"
     results(cell_with()).save(path)
-    page.write_text(f"above\n{render.marks("loop")[0]}\nold\n{render.marks("loop")[1]}\nbelow\n")
+    page.write_text(f"above\n{render.marks('loop')[0]}\nold\n{render.marks('loop')[1]}\nbelow\n")
     arguments = [str(path), "--page", str(page)]
     assert render.main([*arguments, "--check"]) == 1
     assert "page.md has another table than results.json" in capsys.readouterr().err
     assert render.main(arguments) == 0
     assert render.main([*arguments, "--check"]) == 0
     text = page.read_text()
-    assert text.startswith(f"above\n{render.marks("loop")[0]}\n| times as fast as |")
-    assert text.endswith(f".\n{render.marks("loop")[1]}\nbelow\n")
+    assert text.startswith(f"above\n{render.marks('loop')[0]}\n| times as fast as |")
+    assert text.endswith(f".\n{render.marks('loop')[1]}\nbelow\n")
     assert "\n| batch norm, training, forward | first | 1 | 2.00 | 2.00 | 2.00 | - |\n" in text
     assert "old" not in text
     assert "`fastbn bench --suite tiny`, 2026-01-02: abacus, 2 threads, fastbn 1.2.3, numpy 2.0." in text
@@ -512,11 +512,11 @@ def test_tables_have_marks_of_their_own(render, tmp_path):
     cell.timings.append(timing("torch", 3e-3))
     results(cell, between="copy").save(path)
     first, last = render.marks("program")
-    page.write_text(f"{render.marks("loop")[0]}\nkept\n{render.marks("loop")[1]}\n{first}\nold\n{last}\n")
+    page.write_text(f"{render.marks('loop')[0]}\nkept\n{render.marks('loop')[1]}\n{first}\nold\n{last}\n")
     arguments = [str(path), "--page", str(page), "--marks", "program"]
     assert render.main(arguments) == 0
     text = page.read_text()
-    assert text.startswith(f"{render.marks("loop")[0]}\nkept\n{render.marks("loop")[1]}\n{first}\n| times as fast as |")
+    assert text.startswith(f"{render.marks('loop')[0]}\nkept\n{render.marks('loop')[1]}\n{first}\n| times as fast as |")
     assert "Every call comes after other work: a copy of 64 MB." in text
     assert render.main([*arguments, "--line"]) == 0
     told = "One call after other work, as in a program: 2.00 times as fast as the best peer of each cell, 3.00 times "

@@ -48,7 +48,20 @@ print(sorted(loaded - set(sys.stdlib_module_names)))
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-OTHERS = ["dask", "h5py", "keras", "mpi4py", "onnx", "rich", "sklearn", "tensorboard", "tensorboardX", "thinc", "torch", "xarray"]
+OTHERS = [
+    "dask",
+    "h5py",
+    "keras",
+    "mpi4py",
+    "onnx",
+    "rich",
+    "sklearn",
+    "tensorboard",
+    "tensorboardX",
+    "thinc",
+    "torch",
+    "xarray",
+]
 
 
 def test_doors_can_be_looked_at_without_their_packages():
