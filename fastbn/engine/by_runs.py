@@ -11,7 +11,7 @@ import numpy as np
 from fastbn._views import View
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries
-from fastbn.engine.operands import LIKE, NOTHING, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.engine.operands import LIKE, UNWANTED, Array, Gradient, GradientExtras, Maybe, computed_in
 from fastbn.kernels import runs, statistics
 
 Forward = Callable[..., None]  # of (threads, x, y, weight, bias, mean, var, extras)
@@ -42,13 +42,13 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
     empty, with_mean, counted = np.empty, wanted and spec.centered, spec.keep == 1
     affine = (w, b, None, None) if by_channel else (None, None, w, b)
-    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), *affine, eps, NOTHING, NOTHING, extras))
+    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
     del x, w, b, affine, operands
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...] | None) -> Any:
         out = None if others is None or len(others) < most else others[-1]
         y = empty(shape, dtype) if out is None else out
-        mean = var = NOTHING
+        mean = var = UNWANTED
         if wanted:
             var = empty(groups)
             if with_mean:

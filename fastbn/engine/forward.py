@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastbn import _checks, _memory, _runtime, _views
 from fastbn.engine import arrays, by_columns, by_runs, numbers, plans
-from fastbn.engine.operands import NOTHING, Extras
+from fastbn.engine.operands import UNWANTED, Extras
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
@@ -113,8 +113,8 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
             flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
         if not plain_weights:
             w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
-        mean = flat_mean = np.empty(stats_shape) if with_mean else NOTHING
-        var = flat_var = np.empty(stats_shape) if keep else NOTHING
+        mean = flat_mean = np.empty(stats_shape) if with_mean else UNWANTED
+        var = flat_var = np.empty(stats_shape) if keep else UNWANTED
         if not flat_stats:
             flat_mean, flat_var = mean.ravel(), var.ravel()
         if shared is None:
@@ -146,7 +146,7 @@ def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[...
         if not keep:
             return y
         var = arrays.shaped_statistics(np.full(view.stats_shape, np.nan), view)
-        mean = var.copy() if spec.centered else NOTHING
+        mean = var.copy() if spec.centered else UNWANTED
         return (y, mean, var) if keep == RSTD else (y, mean, var, None)
 
     return normalize
@@ -190,7 +190,7 @@ def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., An
         residual, out = others[0], others[2]
         y = out if direct and out is not None else empty(shape, dtype)
         total = empty(shape, dtype)
-        mean, rstd = np.empty(view.stats_shape) if centered else NOTHING, np.empty(view.stats_shape)
+        mean, rstd = np.empty(view.stats_shape) if centered else UNWANTED, np.empty(view.stats_shape)
         if run is None:
             mean[...], rstd[...] = np.nan, np.nan
         else:

@@ -87,7 +87,7 @@ def none_if_empty(extras: Any) -> Any:
     return None if all(v is None for v in extras) else extras
 
 
-NOTHING = np.empty(0)  # in the place of statistics that are not wanted
+UNWANTED = np.empty(0)  # in the place of statistics that are not wanted
 
 LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
 
