@@ -116,12 +116,14 @@ def test_only_rounds_and_peers(tiny, tmp_path):
     assert {t.rounds for t in measured.timings} == {3}
 
 
+@pytest.mark.full
 def test_a_peer_that_is_not_installed_is_named(tiny, monkeypatch, capsys):
     monkeypatch.setattr(_peers.OnnxRuntime, "modules", ("onnx_that_nobody_has",))
     assert main([*tiny[:-1], "numpy,onnxruntime", "--only", "RMS"]) == 0
     assert "ONNX Runtime is left out: onnx_that_nobody_has not installed\n" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_failing_and_wrong_peers_are_rows(tiny, monkeypatch, capsys):
     calls = _peers.NumPy.calls
 
@@ -140,6 +142,7 @@ def test_failing_and_wrong_peers_are_rows(tiny, monkeypatch, capsys):
     assert "and more" not in told
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("factor", [1.001, np.nan])
 def test_a_wrong_fastbn_is_a_row_and_exit_1(tiny, monkeypatch, capsys, factor):
     right = fastbn.layer_norm
@@ -397,6 +400,7 @@ def test_work_between_calls_is_told(capsys):
     )
 
 
+@pytest.mark.full
 def test_one_call_after_other_work(tiny, tmp_path):
     """Every timed call has the work before it, and returns a new array where the library makes one."""
     written = tmp_path / "results.json"

@@ -248,6 +248,7 @@ def test_as_many_calls_are_remembered_as_there_is_room_for(monkeypatch):
         assert 1 <= remembered.number() <= 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", [(2, 8, 4, 4), (32, 8, 40, 40)], ids=["small", "large"])
 @pytest.mark.parametrize("axis", [1, 3])
 def test_a_remembered_call_keeps_no_array(shape, axis):
@@ -310,6 +311,7 @@ def test_what_numba_compiled_has_an_entry():
 # Fused calls and arrays of other kinds --------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "change",
     [

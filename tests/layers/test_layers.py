@@ -163,6 +163,7 @@ def test_repr_adds_axis_and_dtype_where_they_are_not_the_usual():
 # axis and dtype --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape"), named(CHANNELS))
 def test_channels_last_is_channels_first_with_moved_axes(name, args, kwargs, shape):
     first, last = build(name, args, kwargs), build(name, args, kwargs, axis=-1)
@@ -301,6 +302,7 @@ def test_a_state_can_come_from_an_npz_file(tmp_path):
         np.testing.assert_array_equal(other.state_dict()[key], value)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape"), named(PLAIN + OPTIONS))
 def test_copies_go_on_alone_and_without_the_context(name, args, kwargs, shape, duplicate):
@@ -402,6 +404,7 @@ class TestMemory:
         assert reference() is None
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted({case[0] for case in PLAIN}))
 def test_threads_share_an_evaluating_layer(name):
     layer, x = simple(name)

@@ -76,6 +76,7 @@ def test_an_upgrade_runs_the_new_code(kind, releases, tmp_path):
     assert len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.full
 @long
 def test_byte_code_alone_keeps_its_kernels_beside_itself(releases, tmp_path):
     (tmp_path / "installed").mkdir()

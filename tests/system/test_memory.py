@@ -18,6 +18,7 @@ from fastbn import _memory
 SIZE = 1 << 12
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("more", [{}, {"activation": "relu"}], ids=["plain", "relu"])
 @pytest.mark.parametrize(
     ("case", "arrange"),
@@ -176,6 +177,7 @@ def test_a_result_may_go_while_the_pool_is_at_work():
     assert held() == SIZE
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_forked_while_the_pool_was_at_work():
     python(
@@ -208,6 +210,7 @@ print("right")
     )
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident memory is read from /proc")
 def test_the_system_gets_it_back():
     python(

@@ -305,6 +305,7 @@ def assert_running_close(running, expected, tolerance):
         np.testing.assert_allclose(running[name], value, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("running_dtype", FLOATS)
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -65,6 +65,7 @@ def test_of_one_array(axis, shape, memory):
     assert_are(fastbn.Moments(axis).update(x), *numpys(x, axes))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", ">f8"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", [(6, 5, 70), (3, 5, 300)])  # read as columns, and as runs
@@ -76,6 +77,7 @@ def test_dtypes(dtype, masked, shape):
     assert_are(fastbn.Moments().update(x, where=True if masked else None), *numpys(x, (1,)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("mean", [0.0, 1e4, 1e9])
 def test_merges_in_any_order(mean, masked):

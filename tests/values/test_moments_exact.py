@@ -35,6 +35,7 @@ def sums(moments):
     return tuple(moments.to_dict()["exact"][name] for name in ("count", "sum", "sum_of_squares"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize(
     ("axis", "shape", "memory"),
@@ -68,6 +69,7 @@ def test_integers_are_summed_exactly(dtype, axis, shape, memory):
     np.testing.assert_array_equal(moments.var().ravel(), [e[4] for e in expected])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_any_split_and_order_of_integers_is_the_same_to_the_bit(dtype):
     x, rng = numbers(dtype, (50, 4)), np.random.default_rng(1)
@@ -214,6 +216,7 @@ def test_large_and_small_parts_meet():
         fastbn.Moments(()).update(np.array([1e-300, 3e-300]), weights=np.array([1e-10, 2.0])).var()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float16", "float32", "float64"])
 @pytest.mark.parametrize("axis", [1, -1, (1, 2), (0, 2), ()])
 @pytest.mark.parametrize("eps", [0.0, 1e-2])

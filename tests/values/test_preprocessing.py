@@ -70,6 +70,7 @@ def test_normalize_of_any_axes_in_any_memory(dtype, axis, shape, memory):
     assert_near(y, expected(x, mean, std, axes, 1 / 3))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16"])
 @pytest.mark.parametrize("target", ["float32", "float64", "float16"])
 def test_normalize_of_any_dtype(dtype, target):
@@ -79,6 +80,7 @@ def test_normalize_of_any_dtype(dtype, target):
     assert_near(fastbn.normalize(x, mean, std, axis=-1, dtype=target), expected(x, mean, std, (2,), 1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 19])
 @pytest.mark.parametrize("plane", [(7, 5), (16, 16), (100, 90)])
@@ -104,6 +106,7 @@ def test_layouts(dtype, channels, plane):
             np.testing.assert_array_equal(result, want)  # the same bits
 
 
+@pytest.mark.full
 def test_large_results_are_written_past_the_cache_with_the_same_bits():
     last = images("uint8", (30, 224, 224, 3))
     mean, std = statistics(last.shape, (3,))
@@ -132,6 +135,7 @@ def test_in_place_and_scalars():
     np.testing.assert_array_equal(fastbn.normalize([[1, 2]], 1, [1, 2], axis=1), [[0, 0.5]])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1e-305, 1e-200, 1e-40, 1e40, 1e200, 1e307])
 def test_statistics_far_from_one(size):
     x = RNG.uniform(-3, 4, (30, 2)) * size
@@ -146,6 +150,7 @@ def test_a_mean_that_is_large_costs_no_digits():
     assert_near(fastbn.normalize(x, mean, [1, 2, 3], axis=1), expected(x, mean, np.array([1.0, 2, 3]), (1,), 1))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("target", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_denormalize_to_integers(target):
     info = np.iinfo(target)
@@ -160,6 +165,7 @@ def test_denormalize_to_integers(target):
     np.testing.assert_array_equal(out, [3, 3])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
 @pytest.mark.parametrize("layout", [None, "channels_first"])
 def test_there_and_back(dtype, layout):
@@ -224,6 +230,7 @@ def test_denormalize_refuses_by_name():
         fastbn.normalize(x[:, :, None], 0.0, 1.0, axis=1, layout="channels_last", out=x.reshape(4, 1, 6))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "bool"])
 @pytest.mark.parametrize(
     ("axis", "shape"),
