@@ -1,6 +1,7 @@
 """Wrong calls: each is refused with the argument, what it was and what it should be, and touches nothing."""
 
 import inspect
+import re
 import traceback
 from pathlib import Path
 
