@@ -239,11 +239,11 @@ class File:
             if name in norms and norms[name].eps is not None
         }
         if missing := [name for name in pairs if name in norms and name not in layers]:
-            raise ValueError(f"{', '.join(missing)}: {_WHY_EPS}")
+            raise ValueError(f"{', '.join(missing)}: {_WHY_EPS} to layers, and fold each by fastbn.fold")
         return fold_state(self._content, self.arrays, pairs, layers, norms)
 
 
-_WHY_EPS = "its eps is not in the file, and the systems with these names differ (Keras 1e-3, MindSpore 1e-5); pass eps="
+_WHY_EPS = "its eps is not in the file, and the systems with these names differ (Keras 1e-3, MindSpore 1e-5): pass eps"
 
 
 def _chosen(kinds: Kinds | None, names: list[str]) -> dict[str, Callable[[tuple[int, ...]], Layer]]:

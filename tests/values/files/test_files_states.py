@@ -269,3 +269,12 @@ def test_only_what_is_asked_for_is_read(tmp_path):
     with files.read(tmp_path / "s.safetensors") as file:
         file.layers()
         assert file._source.bytes_read < 4096
+
+
+def test_an_eps_that_systems_differ_in_is_asked_for(tmp_path):
+    names = {"gamma": 1, "beta": 0, "moving_mean": 2, "moving_variance": 3}
+    files.write(tmp_path / "s.npz", {f"bn/{name}": np.full(4, value, np.float32) for name, value in names.items()})
+    with files.read(tmp_path / "s.npz") as file:
+        assert file.layers() == {}
+        assert "Keras 1e-3, MindSpore 1e-5" in file.unknown["bn"]
+        assert file.layers(eps=1e-3)["bn"].eps == 1e-3
