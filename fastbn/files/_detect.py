@@ -31,7 +31,7 @@ FORMATS = (
     "torch",
 )
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def open_file(path: str | os.PathLike[str], format: str | None, max_bytes: int | None) -> tuple[Source | None, Content]:
@@ -134,7 +134,7 @@ _BY_START: dict[str, Callable[[Source, bytes], bool]] = {
     "hdf5": lambda source, start: start[:8] == _HDF5,
     "gguf": lambda source, start: start[:4] in (b"GGUF", b"FUGG"),
     "mxnet": lambda source, start: start[:8] == (0x112).to_bytes(8, "little"),
-    "legacy": lambda source, start: start.startswith(_TORCH_LEGACY),
+    "legacy": lambda source, start: start.startswith(TORCH_LEGACY),
     "pickle": _is_pickle,
     "openvino": _is_xml,
     "cfg": _is_cfg,

@@ -10,7 +10,7 @@ from fastbn.files import _pickled
 from fastbn.files._content import Content, Found, Norm, Unknown
 from fastbn.files._msgpack import Extension, Reader, value_of
 from fastbn.files._opcodes import Cursor, Span
-from fastbn.files._source import Array, Entry, Source, dtype_of, shape_of
+from fastbn.files._source import Array, Entry, Source, dtype_of, item_size, shape_of
 from fastbn.files._states import FLAX_NAMES, PADDLE, PLAIN, bare, batch, find
 
 _CHUNKED = "__msgpack_chunked_array__"
@@ -84,7 +84,7 @@ def _of_pieces(source: Source, name: str, shape_told: Any, dtype_told: Any, piec
     what = f"array {name[:200]!r}"
     shape = shape_of(source, shape_told, what)
     dtype = _dtype(source, dtype_told, what)
-    item = 2 if dtype == "bfloat16" else 1 if dtype.startswith("float8") else np.dtype(dtype).itemsize
+    item = item_size(dtype)
     length = sum(piece.length if isinstance(piece, Span) else len(piece) for piece in pieces)
     if length != item * prod(shape):
         source.bad(f"{what} of shape {shape} and dtype {dtype} takes {item * prod(shape)} bytes, but has {length}")

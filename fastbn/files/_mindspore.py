@@ -7,7 +7,7 @@ import numpy as np
 from fastbn.files._content import Content
 from fastbn.files._opcodes import Cursor, Span
 from fastbn.files._protobuf import fields, varint
-from fastbn.files._source import LONGEST_NAME, Array, Entry, Source, Table, dtype_of, shape_of
+from fastbn.files._source import LONGEST_NAME, Array, Entry, Source, Table, dtype_of, item_size, shape_of
 from fastbn.files._states import MINDSPORE, find
 
 _DTYPES = {
@@ -77,7 +77,7 @@ def _value(source: Source, span: Span) -> tuple[str, str, tuple[int, ...], Span]
 
 
 def _entry(source: Source, name: str, dtype: str, shape: tuple[int, ...], spans: list[Span]) -> Entry:
-    what, item = f"tensor {name[:200]!r}", 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    what, item = f"tensor {name[:200]!r}", item_size(dtype)
     length = sum(span.length for span in spans)
     if shape == (0,) and length == item:
         shape = ()  # how a scalar is written

@@ -1,13 +1,12 @@
 """MXNet's .params: arrays one after the other, their names at the end, and fix_gamma in the symbol beside."""
 
+from math import prod
 from typing import Any
-
-import numpy as np
 
 from fastbn.files._content import Content, Found, Norm, Unknown
 from fastbn.files._opcodes import Cursor
 from fastbn.files._safetensors import as_json
-from fastbn.files._source import LONGEST_NAME, MOST_ARRAYS, Entry, Source, Table, flat, shape_of
+from fastbn.files._source import LONGEST_NAME, MOST_ARRAYS, Entry, Source, Table, flat, item_size, shape_of
 from fastbn.files._states import GLUON, find
 
 _DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "|u1", 4: "<i4", 5: "|i1", 6: "<i8", 7: "|b1", 12: "bfloat16"}
@@ -76,7 +75,7 @@ def _array(source: Source, cursor: Cursor, k: int) -> tuple[int, str, tuple[int,
     dtype = _DTYPES.get(number := _number(cursor, 4))
     if dtype is None:
         source.bad(f"{what} has the dtype {number}, which is not read", cursor.at)
-    length = int(np.prod(shape, dtype=object)) * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
+    length = prod(shape) * item_size(dtype)
     source.check(cursor.at, length, what)
     at, cursor.at = cursor.at, cursor.at + length
     return at, dtype, shape

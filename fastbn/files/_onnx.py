@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastbn.files._content import Content
-from fastbn.files._source import Array, Entry, Source, Table, beside, dtype_of, shape_of
+from fastbn.files._source import Array, Entry, Source, Table, beside, dtype_of, item_size, shape_of
 
 _DTYPES = {
     1: "<f4",
@@ -76,7 +76,7 @@ class Tensors:
         if dtype is None:
             return  # text, or numbers of fewer than eight bits: of no norm
         shape = shape_of(source, [int(n) for n in tensor.dims], what)
-        item = 2 if dtype == "bfloat16" else 1 if dtype.startswith("float8") else np.dtype(dtype).itemsize
+        item = item_size(dtype)
         if tensor.data_location == 1:
             entries.add(name, self._external(name, tensor, dtype, shape, item))
             return

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastbn.files._content import Norm, Unknown
 from fastbn.files._onnx_graph import Graph, attribute
-from fastbn.files._onnx_norms import inputs, trailing_shape
+from fastbn.files._onnx_norms import trailing_shape
 
 
 def group_norm(graph: Graph, node: Any) -> Norm | Unknown | None:
@@ -138,6 +138,3 @@ def _is_mean(graph: Graph, node: Any) -> bool:
     return (
         mean is not None and mean.op_type == "ReduceMean" and graph.origin(mean.input[0]) == graph.origin(node.input[0])
     )
-
-
-__all__ = ["group_norm", "inputs", "written_out"]

@@ -5,10 +5,8 @@ from math import prod
 from typing import Any
 from xml.parsers import expat
 
-import numpy as np
-
 from fastbn.files._content import Content, Found, Norm, Unknown
-from fastbn.files._source import Array, Entry, Source, Table, dtype_of, shape_of
+from fastbn.files._source import Array, Entry, Source, Table, dtype_of, item_size, shape_of
 
 _DTYPES = {
     "f64": "<f8",
@@ -99,7 +97,7 @@ class _Model:
             self._source.bad(f"{what} has no offset, size or shape")
         shape = shape_of(self._source, [int(part) for part in sizes], what)
         offset, length = int(numbers[0]), int(numbers[1])
-        item = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        item = item_size(dtype)
         if length != item * prod(shape):
             self._source.bad(f"{what} of shape {shape} takes {item * prod(shape)} bytes, but has {length}")
         self._constants.check(offset, length, what)

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastbn.files._opcodes import Built, Cursor, Machine, Span
-from fastbn.files._source import LONGEST_NAME, MOST_ARRAYS, Array, Entry, Source, Table, dtype_of, shape_of
+from fastbn.files._source import LONGEST_NAME, MOST_ARRAYS, Array, Entry, Source, Table, dtype_of, item_size, shape_of
 
 DEEPEST = 64  # nested dicts
 _MOST_VISITED = 500_000
-
-_ITEMS = {"b1": "?", "bfloat16": "bfloat16"}
 
 
 def _dict(*pairs: Any) -> dict[Any, Any]:
@@ -103,7 +101,7 @@ def entry_of(source: Source, value: Built, name: str, container: tuple[str, ...]
         source.bad(f"{what} has no state of an array of NumPy's")
     shape_told, told, fortran, data = state[-4:]
     shape, dtype = shape_of(source, shape_told, what), _dtype_name(source, told)
-    item = dtype_of(dtype).itemsize if dtype[0] in "<|" else 2 if dtype == "bfloat16" else 1
+    item = item_size(dtype)
     length = data.length if isinstance(data, Span) else len(data) if isinstance(data, bytes) else -1
     if length != item * prod(shape):
         source.bad(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.files._content import Content
-from fastbn.files._source import Entry, Source, Table, beside, flat, shape_of
+from fastbn.files._source import Entry, Source, Table, beside, flat, item_size, shape_of
 from fastbn.files._states import PLAIN, find
 
 DTYPES = {
@@ -66,8 +66,7 @@ def _entry(source: Source, name: str, told: Any, begin: int) -> tuple[Entry, tup
     shape = shape_of(source, told["shape"], what)
     span = shape_of(source, told["data_offsets"], f"the offsets of {what}")
     entry = None if len(span) != 2 else flat(source, name, begin + span[0], dtype, shape)
-    item = int(dtype[-1]) if dtype[0] in "<|" else 2 if dtype == "bfloat16" else 1
-    if entry is None or span[1] - span[0] != prod(shape) * item:
+    if entry is None or span[1] - span[0] != prod(shape) * item_size(dtype):
         source.bad(f"{what} of shape {shape} and dtype {told['dtype']} lies at {span}, which is not as long as it is")
     return entry, (span[0], span[1])
 

@@ -33,6 +33,11 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name))
 
 
+def item_size(name: str) -> int:
+    """The bytes of an element, without ml_dtypes."""
+    return 2 if name == "bfloat16" else 1 if name in _ML_DTYPES else np.dtype(name).itemsize
+
+
 class FileError(ValueError):
     """A file is damaged, or holds what is not read; the text names the file and the place in it."""
 
@@ -183,8 +188,7 @@ class Table(dict[str, Entry]):
 
 def flat(source: Source, name: str, offset: int, dtype: str, shape: tuple[int, ...]) -> Entry:
     """The entry of a C-ordered array at a place in the file, which is checked now."""
-    item = 2 if dtype == "bfloat16" else 1 if dtype in _ML_DTYPES else np.dtype(dtype).itemsize
-    source.check(offset, item * prod(shape), f"array {name[:200]!r}")
+    source.check(offset, item_size(dtype) * prod(shape), f"array {name[:200]!r}")
     return Entry(dtype, shape, lambda: source.array(offset, dtype_of(dtype), shape, f"array {name[:200]!r}"))
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from fastbn.files import _pickled
 from fastbn.files._content import Content
+from fastbn.files._detect import TORCH_LEGACY
 from fastbn.files._opcodes import Built, Cursor, Global, Machine
-from fastbn.files._source import Array, Entry, Source, Table, dtype_of, shape_of
+from fastbn.files._source import Array, Entry, Source, Table, dtype_of, item_size, shape_of
 from fastbn.files._states import PLAIN, find
 from fastbn.files._zip import Archive
 
-LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LARGEST_EXPANDED = 1 << 28  # bytes of a tensor that is larger than its storage
 
 _STORAGES = {
@@ -134,7 +134,7 @@ def read_zip(source: Source, archive: Archive, root: str) -> Content:
         if member not in archive.members:
             source.bad(f"the storage {storage.key[:200]!r} is not in it")
         storage.place = archive.place(member)
-        item = 1 if storage.dtype is None else _item(storage.dtype)
+        item = 1 if storage.dtype is None else item_size(storage.dtype)
         if storage.elements * item > archive.members[member].file_size:
             source.bad(
                 f"the storage {storage.key[:200]!r} claims {storage.elements * item} bytes but has "
@@ -144,7 +144,7 @@ def read_zip(source: Source, archive: Archive, root: str) -> Content:
 
 
 def read_legacy(source: Source) -> Content:
-    cursor = Cursor(source, len(LEGACY))
+    cursor = Cursor(source, len(TORCH_LEGACY))
     protocol = Machine(cursor, {}).load()
     system = Machine(cursor, _NAMES).load()
     if protocol != 1001 or not isinstance(system, dict):
@@ -169,16 +169,12 @@ def read_legacy(source: Source) -> Content:
         for storage in by_key[key]:
             if storage.shift + storage.elements > elements:
                 source.bad(f"the storage {key[:200]!r} has {elements} elements, fewer than its tensors take", at)
-            storage.place = at + 8 + storage.shift * _item(storage.dtype or "|u1")
-        at += 8 + elements * _item(by_key[key][0].dtype or "|u1")
+            storage.place = at + 8 + storage.shift * item_size(storage.dtype or "|u1")
+        at += 8 + elements * item_size(by_key[key][0].dtype or "|u1")
         source.check(at, 0, f"storage {key[:200]!r}")
     if any(storage.place < 0 for storage in storages):
         source.bad("a tensor's storage is not in it")
     return _content(source, value)
-
-
-def _item(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else 1 if dtype.startswith("float8") else np.dtype(dtype).itemsize
 
 
 def _content(source: Source, value: Any) -> Content:
@@ -203,8 +199,8 @@ def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...
         source.bad(f"{what} has a dtype that NumPy has none for")
     if len(stride) != len(shape):
         source.bad(f"{what} has the shape {shape} and the stride {stride}, which are not of one length")
-    item = _item(dtype)
-    held = storage.elements * (1 if storage.dtype is None else _item(storage.dtype)) // item
+    item = item_size(dtype)
+    held = storage.elements * (1 if storage.dtype is None else item_size(storage.dtype)) // item
     count = prod(shape)
     extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
     if offset + extent > held:
