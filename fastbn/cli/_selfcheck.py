@@ -20,6 +20,7 @@ import fastbn
 from fastbn import _runtime, reference
 from fastbn.cli import _check
 from fastbn.cli._check import LAYOUTS, OPERATIONS, TOLERANCES
+from fastbn.engine import plans
 
 Array = np.ndarray[Any, Any]
 Outcome = tuple[str, bool]
@@ -177,8 +178,10 @@ def _thread_counts() -> list[int]:
 @contextmanager
 def _shared_by(threads: int) -> Iterator[None]:
     """As if every array were large enough for all threads."""
+    plans.clear()  # those made before know the size that was large enough then
     with mock.patch.multiple(_runtime, SERIAL_BYTES=0, TEAM_BYTES=0), fastbn.num_threads(threads):
         yield
+    plans.clear()
 
 
 def _in_pieces() -> tuple[Sequence[Array], Sequence[Array]]:

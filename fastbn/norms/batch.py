@@ -386,21 +386,15 @@ def _check_batch_backward(
 
 
 _BATCH = plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.ONLY_Y), forward.plan)
-
-
 _BATCH_FORWARD = plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.RSTD), forward.plan)
 
 
 STATISTICS_OF_BATCH = plans.Operation(
     FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
 )
-
-
 _BATCH_TRAINING = plans.Operation(
     TRAINING_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
 )
-
-
 EVALUATION = plans.Operation(TRAINING_OPERANDS.replace("running_", ""), check_evaluation, forward.plan_with_statistics)
 
 

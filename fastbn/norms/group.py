@@ -298,8 +298,6 @@ _GROUP, _GROUP_FORWARD = (
     plans.Operation(FORWARD_OPERANDS, partial(check_statistics_of_groups, keep), forward.plan)
     for keep in (forward.ONLY_Y, forward.RSTD)
 )
-
-
 _GROUP_BACKWARD, INSTANCE_BACKWARD = (
     plans.Operation(BACKWARD_OPERANDS, partial(_check_groups_backward, by_channel), backward.plan, same=2)
     for by_channel in (False, True)

@@ -228,8 +228,6 @@ _INSTANCE, _INSTANCE_FORWARD, _INSTANCE_TRAINING = (
         (TRAINING_OPERANDS, forward.VARIANCE),
     )
 )
-
-
 _INSTANCE_EVALUATION = plans.Operation(
     TRAINING_OPERANDS.replace("running_", ""), _check_instance_evaluation, forward.plan_with_statistics
 )

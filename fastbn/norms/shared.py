@@ -13,14 +13,8 @@ from fastbn.engine.by_runs import take_roots
 from fastbn.kernels.activations import LeakyRelu
 
 Array = NDArray[Any]
-
-
 Statistics = NDArray[np.float64]
-
-
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "silu", "gelu", "gelu_tanh"]
-
-
 Activation = ActivationName | tuple[Literal["leaky_relu"], float] | None
 
 
@@ -73,12 +67,9 @@ def _update_by_samples(
         take_roots(var, eps)
 
 
+# The names of the operands of each kind of operation, in the order in which plans take them
 FORWARD_OPERANDS = "x weight bias residual where out"
-
-
 TRAINING_OPERANDS = "x weight bias running_mean running_var residual where out"
-
-
 BACKWARD_OPERANDS = "dy x rstd mean weight bias residual where dsum out"
 
 

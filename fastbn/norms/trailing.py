@@ -395,8 +395,6 @@ _LAYER, _LAYER_FORWARD, _RMS, _RMS_FORWARD, ADD_LAYER, ADD_RMS = (
         (forward.RSTD, False, forward.plan_of_sum),
     )
 )
-
-
 LAYER_BACKWARD, RMS_BACKWARD = (
     plans.Operation(BACKWARD_OPERANDS, partial(_check_rows_backward, centered), backward.plan, same=2)
     for centered in (True, False)
