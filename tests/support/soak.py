@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 
+import draws
 import ml_dtypes
 import numpy as np
 import remembered
@@ -164,7 +165,8 @@ class Soak:
     objects and of the bytes held, a call: the median of the tenths but the first, for one is always chance.
     """
 
-    def __init__(self, seconds, dtypes=DTYPES, seed=0, threads=3):
+    def __init__(self, seconds, dtypes=DTYPES, seed=None, threads=3):
+        seed = (draws.seed or 0) if seed is None else seed
         self.dtypes = dtypes
         self.failures, self.worst = [], [0.0] * threads
         self.calls = [Counter() for _ in range(threads)]  # one a thread, so that none waits for another
