@@ -76,7 +76,7 @@ def _merged_sums(a: Sums, b: Sums) -> Sums:
             start, end, before, offset = (np.ldexp(v, -p) for v in (shift, b.shift, a.offset, b.offset))
             return (end - start) + (offset - before)
 
-        spread = np.maximum(*(v.power + _exponent(v.m2) / 2 for v in (a, b)))
+        spread = np.maximum(*(v.power + _exponent(v.m2 / np.where(v.n > 0, v.n, 1.0)) / 2 for v in (a, b)))
         p = _power(np.maximum(spread, np.where(both, _exponent(apart(2)) + 2, _NONE)))
         delta = np.where(b.n > 0, apart(p), 0.0)
         first, second = (np.ldexp(v.m2, 2 * (v.power.astype(int) - p)) for v in (a, b))

@@ -19,6 +19,7 @@ from fastbn.cli._console import console, make_table, progress
 from fastbn.cli._errors import CommandError
 from fastbn.cli.bench._copy import copies
 from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.simd import address
 
 Array = NDArray[Any]
 Call = Callable[[], Any]
@@ -232,16 +233,19 @@ def _reading(nbytes: int) -> Call:
 
 @tile  # type: ignore[untyped-decorator]
 def _sum(words: Any, i: int, end: int) -> Any:
-    total = np.int64(0)
-    for k in range(i, end):
-        total += words[k]
-    return total
+    a, b, c, d = words[i], words[i + 1], words[i + 2], words[i + 3]
+    for k in range(i + 4, end - 3, 4):
+        a += words[k]
+        b += words[k + 1]
+        c += words[k + 2]
+        d += words[k + 3]
+    return a + b + c + d
 
 
 @driver  # type: ignore[untyped-decorator]
 def _read(pieces: int, words: Any, sums: Any) -> None:
     for p in prange(pieces):
-        sums[p] = _sum(words, p * _PIECE, min((p + 1) * _PIECE, words.size))
+        sums[p] = _sum(address(words), p * _PIECE, min((p + 1) * _PIECE, words.size))
 
 
 class Row(NamedTuple):
