@@ -8,15 +8,16 @@ would be noticed, always use all threads.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ContextDecorator
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from math import ceil, inf
-from operator import index
+from operator import attrgetter, index
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import config
@@ -41,13 +42,21 @@ _RETRY = 0.01  # seconds after which the slower way is tried once more, for mach
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth
 
 _chosen: int | None = None  # by set_num_threads
-_here: ContextVar[int | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
 _threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
 _forked_from_omp = False
 _any_thread_may = False  # use several threads: known once they were started
 
 
 # How many threads -----------------------------------------------------------------------------------------------------
+
+
+class _Lent(threading.local):
+    """Numba's number of threads for this thread while a call has it changed."""
+
+    number: int | None = None
+
+
+_lent = _Lent()
 
 
 def set_num_threads(n: int) -> None:
@@ -79,15 +88,54 @@ def get_num_threads() -> int:
     its affinity, a container's CPU quota and Numba's own setting are all honoured.
     """
     return (
-        _here.get()
+        _set_here()
         or _chosen
         or _from_environment()
         or (1 if threading_layer() is None else min(_threads_of_numba(), _cpus()))
     )
 
 
-@contextmanager
-def num_threads(n: int) -> Iterator[None]:
+class _Here(ContextDecorator):
+    """A number of threads that holds while its lock is locked.
+
+    What a `with` statement calls is the lock's own, compiled: between two steps of Python an exception could come, and
+    leave the number as it is for ever.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n, self.outer, self.lock = n, _active(), Lock()
+        self._enter, self._exit = partial(self.lock.acquire, False), self.lock.__exit__
+
+    def _recreate_cm(self) -> "_Here":
+        return num_threads(self.n)
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> None: ...
+        def __exit__(self, *error: object) -> None: ...
+
+    else:
+        __enter__ = property(attrgetter("_enter"))
+        __exit__ = property(attrgetter("_exit"))
+
+
+_here: ContextVar[_Here | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
+
+
+def _active() -> _Here | None:
+    """The innermost block that this code runs in."""
+    block = _here.get()
+    while block is not None and not block.lock.locked():
+        block = block.outer
+    return block
+
+
+def _set_here() -> int | None:
+    block = _active()
+    return None if block is None else block.n
+
+
+def num_threads(n: int) -> _Here:
     """Use at most `n` threads within a ``with`` block, in this thread (or asynchronous task) alone.
 
     Examples
@@ -97,11 +145,9 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fastbn.get_num_threads()
     1
     """
-    token = _here.set(_checked(n, "n"))
-    try:
-        yield
-    finally:
-        _here.reset(token)
+    block = _Here(_checked(n, "n"))
+    _here.set(block)
+    return block
 
 
 def _checked(n: Any, name: str) -> int:
@@ -213,8 +259,10 @@ def available_threads() -> tuple[int, int]:
     """How many threads a call may use here and now, and how many Numba is set to."""
     if not _any_thread_may and not _may_here():
         return 1, 1
+    if _lent.number is not None:  # an exception came before it was put back
+        _put_back()
     of_numba = _threads_of_numba()
-    return _here.get() or _chosen or _from_environment() or min(of_numba, _cpus()), of_numba
+    return (_here.get() and _set_here()) or _chosen or _from_environment() or min(of_numba, _cpus()), of_numba
 
 
 def _may_here() -> bool:
@@ -309,8 +357,16 @@ def _with_threads(n: int, of_numba: int, run: Callable[..., None], *args: Any) -
     if n == of_numba:
         run(n, *args)
         return
-    numba.set_num_threads(n)
+    _lent.number = of_numba
     try:
+        numba.set_num_threads(n)
         run(n, *args)
     finally:
-        numba.set_num_threads(of_numba)
+        _put_back()
+
+
+def _put_back() -> None:
+    """Set Numba's number for this thread to what it was, unless it has been."""
+    if _lent.number is not None:
+        numba.set_num_threads(_lent.number)
+        _lent.number = None

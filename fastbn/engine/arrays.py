@@ -45,11 +45,11 @@ def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _
     """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
     order = _views.memory_order(x)
     if order is False:  # holes or overlaps: the same order without them
-        x = x.copy(order="K")
+        x = _memory.retried(x.copy, order="K")
         order = _views.memory_order(x)
     view = view_of(x.shape, order, *args)
     if view is None:
-        x, order = np.ascontiguousarray(x), None
+        x, order = _memory.retried(np.ascontiguousarray, x), None
         view = view_of(x.shape, None, *args)
         assert view is not None, "every operation reads C-contiguous arrays"
     return x, order, view
@@ -58,8 +58,8 @@ def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _
 def in_order(a: Array, order: Any) -> Array:
     """a with the given memory order, copied if it has another."""
     if order is None:
-        return np.ascontiguousarray(a)
-    return np.ascontiguousarray(a.transpose(order)).transpose(inverse(order))
+        return _memory.retried(np.ascontiguousarray, a)
+    return _memory.retried(np.ascontiguousarray, a.transpose(order)).transpose(inverse(order))
 
 
 def target(x: Array, order: Any) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _runtime
+from fastbn import _checks, _memory, _runtime
 from fastbn._quiet import cast, quietly
 from fastbn._views import View
 from fastbn.engine import arrays, by_columns, by_runs, numbers
@@ -143,7 +143,7 @@ def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callab
             if not inner:
                 dz[...] = dy
         elif inner:
-            dz = np.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
+            dz = _memory.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
         if masked:
             counts = arrays.flat_statistics(_checks.counts(where, full, kept, groups), view)
             mask = flat(np.broadcast_to(where, full))

@@ -4,6 +4,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _checks
 from fastbn._quiet import quietly
+from fastbn._running import commit
 from fastbn.functional import Activation
 from fastbn.layers._state import IncompatibleKeys, accept
 
@@ -211,12 +213,16 @@ class Layer(ABC):
             raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
         dx, *gradients = self._gradients(dy, used)
         result = dx if used.also.get("residual") is None else (dx, gradients.pop())
-        for name, gradient in zip(("weight", "bias", "tau"), gradients, strict=False):
-            if name in self.grads:
-                self.grads[name] += gradient
+        self._accumulate(dict(zip(("weight", "bias", "tau"), gradients, strict=False)))
         if context is None:
             self._context = None
         return result
+
+    @quietly
+    def _accumulate(self, gradients: dict[str, Array]) -> None:
+        """Add to `grads`, to all of them or, where an exception comes, to none."""
+        sums = {name: self.grads[name] + gradients[name] for name in gradients if name in self.grads}
+        commit([self.grads[name] for name in sums], [v.astype(self.grads[name].dtype) for name, v in sums.items()])
 
     def _without_context(self) -> str:
         """What to say of a backward that has nothing to go back over."""
@@ -236,8 +242,8 @@ class Layer(ABC):
 
         Gradients stay as they are.
         """
-        for name, value in (self.parameters | self._constants).items():
-            value[...] = self._initial(name)
+        parameters = self.parameters | self._constants
+        commit(parameters.values(), [self._initial(name) for name in parameters])
 
     def _initial(self, name: str) -> float:
         """Where a parameter begins."""
@@ -245,8 +251,7 @@ class Layer(ABC):
 
     def zero_grad(self) -> None:
         """Set the gradients to zero, in place."""
-        for gradient in self.grads.values():
-            gradient[...] = 0
+        commit(self.grads.values(), repeat(0))
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode, or evaluation mode with False; returns the layer.
@@ -326,8 +331,7 @@ class Layer(ABC):
         """
         own = self._state()
         accepted = accept(own, state, prefix, _checks.flag(strict, "strict"), self)
-        for name, value in accepted.values.items():
-            own[name][...] = value
+        commit([own[name] for name in accepted.values], accepted.values.values())
         return accepted.keys
 
     def __getstate__(self) -> dict[str, Any]:
@@ -410,9 +414,8 @@ class ChannelNorm(Layer):
         """Set running_mean to 0, running_var to 1 and num_batches_tracked to 0, in place, if the layer tracks them."""
         if not self._tracks:
             return
-        for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
-            if (buffer := getattr(self, name)) is not None:
-                buffer[...] = value
+        initial = [(getattr(self, name), value) for name, value in zip(self._buffers, (0, 1, 0), strict=True)]
+        commit(*zip(*(pair for pair in initial if pair[0] is not None), strict=True))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -143,26 +143,22 @@ class BatchNorm(ChannelNorm):
             return self._infer(x, residual=residual, where=where), constant
         if self._is_single(x, "zero"):
             return self._without_deviation(x, also)
-        y, context = self._normalize(x, also)
-        if (
-            self.num_batches_tracked is not None and self._tracks and x.size
-        ):  # an empty batch has no part in the statistics
-            self.num_batches_tracked[()] += 1 if self.virtual_batch_size is None else len(context.mean)
-        return y, context
+        return self._normalize(x, also)
 
     def _normalize(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
         """By the batch's own statistics."""
         affine, momentum = (self.weight, self.bias), self._weight_of_batch()
-        running: tuple[Any, Any] = self._tracked()
+        running = *self._tracked(), self.num_batches_tracked if self._tracks else None
         more = {"axis": self.axis, **also}
         if self.virtual_batch_size is not None:
             size = operator.index(self.virtual_batch_size)
-            y, mean, rstd = V.ghost_batch_norm_forward(x, size, *affine, *running, momentum, self.eps, **more)
+            y, mean, rstd = V.ghost_batch_norm_with_running(x, size, *affine, running, momentum, self.eps, **more)
             return y, Context(x, mean, rstd, also=also)
         if self.renorm is not None:
-            y, mean, rstd, r, d = V.batch_renorm_forward(x, *running, *affine, momentum, self.eps, *self.renorm, **more)
+            numbers = momentum, self.eps, self.renorm
+            y, mean, rstd, r, d = V.batch_renorm_with_running(x, *affine, running, *numbers, **more)
             return y, Context(x, mean, rstd, correction=(r, d), also=also)
-        y, mean, rstd = F.batch_norm_forward(x, *affine, *running, momentum, self.eps, **more)
+        y, mean, rstd = F.batch_norm_with_running(x, *affine, running, momentum, self.eps, **more)
         return y, Context(x, mean, rstd, also=also)
 
     def _without_deviation(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:

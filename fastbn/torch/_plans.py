@@ -55,7 +55,7 @@ class Request(NamedTuple):
 def thread_limit() -> int:
     """How many threads a call may use: as many as torch, unless fastbn is told otherwise."""
     most, _ = _runtime.available_threads()
-    told = _runtime._here.get() or _runtime._chosen or _runtime._from_environment()
+    told = _runtime._set_here() or _runtime._chosen or _runtime._from_environment()
     return most if told or most == 1 else min(most, torch.get_num_threads())
 
 

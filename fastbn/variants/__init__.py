@@ -6,6 +6,7 @@ counts the samples.  Where copies are needed, they are of a few samples at a tim
 """
 
 from fastbn.variants.ghost import ghost_batch_norm_backward, ghost_batch_norm_forward
+from fastbn.variants.ghost import ghost_batch_norm_with_running as ghost_batch_norm_with_running
 from fastbn.variants.local import local_response_norm, local_response_norm_backward
 from fastbn.variants.over_channels import (
     channel_layer_norm,
@@ -16,6 +17,7 @@ from fastbn.variants.over_channels import (
     channel_rms_norm_forward,
 )
 from fastbn.variants.renorm import batch_renorm_backward, batch_renorm_forward
+from fastbn.variants.renorm import batch_renorm_with_running as batch_renorm_with_running
 from fastbn.variants.response import (
     filter_response_norm,
     filter_response_norm_backward,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastbn import _checks
+from fastbn import _checks, _memory
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ def whole_number(value: Any, name: str) -> int:
 
 def result_for(x: Array, out: Array | None) -> Array:
     """Where the result goes, sample by sample."""
-    return np.empty_like(x, subok=False) if out is None else out
+    return _memory.retried(np.empty_like, x, subok=False) if out is None else out
 
 
 def gradient_dtype(parameter: Array | None, x: Array) -> DTypeLike:

@@ -128,7 +128,6 @@ def ghost_batch_norm_with_running(
     return y, mean, rstd
 
 
-@quietly
 @overload
 def ghost_batch_norm_backward(
     dy: ArrayLike,
@@ -167,6 +166,7 @@ def ghost_batch_norm_backward(
 ) -> tuple[Array, Array, Array, Array]: ...
 
 
+@quietly
 def ghost_batch_norm_backward(
     dy: ArrayLike,
     x: ArrayLike,
@@ -223,7 +223,7 @@ def ghost_batch_norm_backward(
     w = _checks.vector(weight, "weight", shape)
     mask, added = read_beside(where, residual, x)
     _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
-    dx, dresidual = result_for(x, out), None if added is None else np.empty_like(x, subok=False)
+    dx, dresidual = result_for(x, out), None if added is None else result_for(x, None)
     wide = None if w is None else w.astype(np.float64)  # so that the parts' gradients are not rounded to w's dtype
     sums = np.zeros((2, *shape))
     for i, part in enumerate(parts):

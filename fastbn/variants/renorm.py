@@ -142,7 +142,6 @@ def batch_renorm_with_running(
     return y, mean, rstd, r, d
 
 
-@quietly
 @overload
 def batch_renorm_backward(
     dy: ArrayLike,
@@ -183,6 +182,7 @@ def batch_renorm_backward(
 ) -> tuple[Array, Array, Array, Array]: ...
 
 
+@quietly
 def batch_renorm_backward(
     dy: ArrayLike,
     x: ArrayLike,

@@ -5,6 +5,7 @@ import os
 import random
 import sys
 import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -65,8 +66,10 @@ def small_results_count(monkeypatch):
 
 
 def result(nbytes=SIZE):
-    """Of an operation that has no shorter way for small arrays, as those have which no pool serves."""
-    return fastbn.instance_norm(np.ones((nbytes // 256, 16, 4), np.float32))
+    """What every operation makes its result of, from 256 KiB on: smaller arrays have shorter ways of their own."""
+    y = _memory.empty((nbytes // 256, 4, 16), np.dtype(np.float32))
+    y[...] = 1
+    return y
 
 
 def address(a):
@@ -74,14 +77,17 @@ def address(a):
 
 
 def held():
-    return sum(buffer.nbytes for _, buffer in _memory._held)
+    _memory._take_in(_memory._held)
+    _memory._keep_to_limit(_memory._held)
+    return _memory._idle_bytes(_memory._held)
 
 
 def test_memory_is_used_again():
     y = result()
     first = address(y)
     del y
-    assert address(result()) == first
+    y = result()
+    assert address(y) == first
     assert address(result(2 * SIZE)) != first
 
 
@@ -133,9 +139,9 @@ def test_no_two_live_arrays_share_memory():
 def test_results_of_one_loop_keep_what_they_showed():
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((SIZE // 256, 16, 4)).astype(np.float32) for _ in range(20)]
-    kept = [fastbn.instance_norm(x) for x in inputs for _ in range(3)][::3]
+    kept = [fastbn.instance_norm(x, activation="relu") for x in inputs for _ in range(3)][::3]
     for x, y in zip(inputs, kept, strict=True):
-        np.testing.assert_array_equal(y, fastbn.instance_norm(x, out=np.empty_like(x)))
+        np.testing.assert_array_equal(y, fastbn.instance_norm(x, activation="relu", out=np.empty_like(x)))
 
 
 def test_what_is_kept_is_bounded():
@@ -161,20 +167,57 @@ def test_turned_off():
 def test_what_nothing_asks_for_is_given_back(monkeypatch):
     y, z = result(), result(2 * SIZE)
     del y
+    assert held() == SIZE
     now = _memory.monotonic()
     monkeypatch.setattr(_memory, "monotonic", lambda: now + 1000)
     del z
+    _memory._settle(_memory._held)  # as every result that is made does first
     assert held() == 2 * SIZE
 
 
-def test_a_result_may_go_while_the_pool_is_at_work():
-    """The garbage collector may run anywhere, so also where the lock is held."""
-    y = result()
-    with _memory._lock:
+def test_it_is_given_back_without_a_further_call(monkeypatch):
+    monkeypatch.setattr(_memory, "_IDLE", 0.1)
+    _memory._stop_keeper()
+    y, z = result(), result(2 * SIZE)
+    del y
+    result(2 * SIZE)  # takes in what has ended, and starts the keeper
+    del z
+    end = _memory.monotonic() + 20
+    while (_memory._held.idle or _memory._held.ended) and _memory.monotonic() < end:
+        time.sleep(0.01)
+    assert not _memory._held.idle
+    assert not _memory._held.ended
+
+
+def test_results_and_what_is_kept_are_together_no_more_than_was_alive_at_once():
+    fastbn.set_memory_pool(None)
+    _memory.let_go()
+    results = [result(k * SIZE) for k in range(1, 8)]  # 28 sizes
+    del results
+    for k in range(8, 12):
+        y = result(k * SIZE)
+        assert held() <= (28 - k) * SIZE
         del y
-    assert held() == 0
-    _memory._settle()
-    assert held() == SIZE
+    assert held() > 0
+
+
+def test_where_memory_is_short_the_pool_lets_go_and_one_more_try_is_made():
+    for k in range(1, 4):
+        result(k * SIZE)
+    assert held() > 0
+    seen = []
+
+    def make(*args):
+        seen.append(held())
+        if len(seen) == 1:
+            raise MemoryError
+        return args
+
+    assert _memory.retried(make, 1, 2) == (1, 2)
+    assert seen[0] > 0
+    assert seen[1] == 0
+    with pytest.raises(MemoryError):
+        _memory.retried(np.empty, 1 << 60, np.uint8)
 
 
 @pytest.mark.full
@@ -186,16 +229,14 @@ import os, threading, numpy as np
 from fastbn import _memory
 _memory.LEAST = {SIZE}
 y = _memory.empty(({SIZE},), np.dtype(np.uint8))
-held, go = threading.Event(), threading.Event()
+go = threading.Event()
 
-def hold():
-    with _memory._lock:
-        held.set()
-        go.wait()
+def come_and_go():
+    while not go.is_set():
+        z = [_memory.empty(({SIZE},), np.dtype(np.uint8)) for _ in range(3)]
 
-thread = threading.Thread(target=hold)
+thread = threading.Thread(target=come_and_go)
 thread.start()
-held.wait()
 child = os.fork()
 if child == 0:
     del y
@@ -246,7 +287,7 @@ except ValueError as error:
     assert text in out
 
 
-@pytest.mark.parametrize(("limit", "error"), [("1", TypeError), (1.0, TypeError), (None, TypeError), (-1, ValueError)])
+@pytest.mark.parametrize(("limit", "error"), [("1", TypeError), (1.0, TypeError), (-1, ValueError)])
 def test_limits_that_are_none(limit, error):
     with pytest.raises(error, match="nbytes is"):
         fastbn.set_memory_pool(limit)
