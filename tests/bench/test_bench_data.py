@@ -23,6 +23,7 @@ def small(monkeypatch):
     monkeypatch.setattr(_data, "_reading", lambda nbytes: lambda: None)
 
 
+@pytest.mark.full
 def test_suite(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["bench", "--suite", "data", "--rounds", "2", "--json", str(tmp_path / "data.json")]) == 0
@@ -34,6 +35,7 @@ def test_suite(small, tmp_path, capsys, monkeypatch):
     assert all(row["contender"] in shown and row["cell"] in shown for row in rows)
 
 
+@pytest.mark.full
 def test_only_and_what_is_refused(small, capsys):
     assert main(["bench", "--suite", "data", "--rounds", "2", "--only", "float64.*last"]) == 0
     assert "normalize" not in capsys.readouterr().out

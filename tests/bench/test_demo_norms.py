@@ -21,8 +21,8 @@ def test_norms_in_numpy_are_the_same(groups):
         np.testing.assert_allclose(numpys.grads[name], ours.grads[name], atol=1e-4)
 
 
+@pytest.mark.full
 def test_steps_of_both_are_timed():
-    pytest.importorskip("sklearn")
     from fastbn.cli import _digits
 
     assert min(_digits.step_seconds("group norm", _digits.load_digits())) > 0
