@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fastbn.torch._pending import Behind, activation_of, name_of_module
 
-__all__ = ["standing_behind"]
+__all__ = ["Untraced", "standing_behind"]
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__")
 _IN_PLACE_SUMS = (operator.iadd, "add_", "__iadd__")
@@ -24,6 +24,10 @@ class _OwnForward(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+
+class Untraced(str):
+    """A reason that says nothing about norms which other modules call."""
 
 
 def _traced(module: nn.Module) -> fx.Graph | None:
@@ -45,7 +49,7 @@ def standing_behind(parent: nn.Module, norms: dict[str, nn.Module]) -> dict[str,
         return {}
     graph = _traced(parent)
     if graph is None:
-        return dict.fromkeys(norms, f"the forward of {type(parent).__name__} cannot be traced")
+        return dict.fromkeys(norms, Untraced(f"the forward of {type(parent).__name__} cannot be traced"))
     found: dict[str, Behind | str] = {}
     for node in graph.nodes:
         if node.op == "call_module" and node.target in norms:

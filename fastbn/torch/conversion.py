@@ -9,7 +9,7 @@ from torch import nn
 
 from fastbn.torch import layers, sync
 from fastbn.torch._pending import Behind
-from fastbn.torch._tracing import standing_behind
+from fastbn.torch._tracing import Untraced, standing_behind
 
 __all__ = ["convert", "revert"]
 
@@ -134,10 +134,17 @@ def fuse_all(model: nn.Module, fuse: bool, skipped: Callable[[str, nn.Module], b
                 places.setdefault(norms[path], []).append(found)
     for module in model.modules():
         if isinstance(module, layers.Fusable):
-            of_calls = places.get(module, ["no forward that was traced calls it" if fuse else "fuse is False"])
-            only = of_calls[0] if len(of_calls) == 1 else "several modules call it"
+            only = _only(places.get(module, []), "no forward that was traced calls it" if fuse else "fuse is False")
             module.__dict__["_behind"] = only if isinstance(only, Behind) else None
             module.__dict__["_unfused"] = None if isinstance(only, Behind) else only
+
+
+def _only(places: list[Behind | str], nowhere: str) -> Behind | str:
+    """What stands behind a norm that is called from one place; else the reason why it is not fused."""
+    seen = [place for place in places if not isinstance(place, Untraced)]
+    if not seen:
+        return places[-1] if places else nowhere  # the last is the nearest to the norm
+    return seen[0] if len(seen) == 1 else "several modules call it"
 
 
 def revert(model: Model, *, inplace: bool = False) -> Model:

@@ -186,7 +186,7 @@ def _peak(cell: Cell, name: str, threads: int) -> int:
     import torch
 
     torch.set_num_threads(threads)
-    small = Cell(cell.network, (1, *cell.shape[1:2], *(32,) * (len(cell.shape) - 2)), cell.layout, True)
+    small = Cell(cell.network, (2, *cell.shape[1:2], *(32,) * (len(cell.shape) - 2)), cell.layout, True)
     step(*contenders(small, False)[name], True)  # compiles, and starts the threads
     networks = contenders(cell, False)
     net, x = networks.pop(name)
