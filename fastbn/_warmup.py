@@ -13,6 +13,7 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from fastbn import _checks, _runtime, functional
+from fastbn.engine import plans
 from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -125,31 +126,35 @@ def warmup(
 def _asked_for() -> Iterator[list[tuple[Any, Any]]]:
     """The kernels, as builds and types, that calls of this thread lack: meanwhile these are noted, not compiled.
 
-    A call then computes nothing, so that all of them are known within a second.  Numba asks its dispatcher to compile
-    by a private name; if that has moved, kernels are compiled as they are met, and none is noted.
+    A call then computes nothing, so that all of them are known within a second.
     """
     kernels: dict[tuple[int, Any], tuple[Any, Any]] = {}
-    thread, builds = get_ident(), _builds()
-
-    def noting(build: Any, compile_for: Callable[..., Any]) -> Callable[..., Any]:
-        def lacked(*args: Any, **keywords: Any) -> Any:
-            if get_ident() != thread:  # who calls meanwhile wants results
-                return compile_for(*args, **keywords)
-            types = tuple(map(build.typeof_pyval, args))
-            kernels.setdefault((id(build), types), (build, types))
-            return lambda *args: None
-
-        return lacked
-
     noted: list[tuple[Any, Any]] = []
+    thread, builds, counting = get_ident(), _builds(), True
+
+    def noting(build: Any, compile_now: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def compile_later(types: Any) -> Any:
+            if get_ident() != thread or types in build.overloads:  # who calls meanwhile wants results
+                return compile_now(types)
+            kernels.setdefault((id(build), types), (build, types))
+
+            def entry(*args: Any) -> Any:
+                """What plans that are made now keep: it computes for whoever else calls it, and for everyone later."""
+                return None if counting and get_ident() == thread else compile_now(types)(*args)
+
+            return entry
+
+        return compile_later
+
     try:
         for build in builds:
-            if hasattr(build, "_compile_for_args"):
-                build._compile_for_args = noting(build, build._compile_for_args)
+            build.compile = noting(build, build.compile)
         yield noted
     finally:
+        counting = False
         for build in builds:
-            vars(build).pop("_compile_for_args", None)
+            del build.compile
+        plans.clear()  # those of this time go a longer way to their kernels
         noted += kernels.values()
 
 
