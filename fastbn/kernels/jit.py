@@ -9,6 +9,7 @@ from numba import njit, typeof
 from numba.core import config
 from numba.core.compiler import Compiler
 
+from fastbn._quiet import quietly
 from fastbn.kernels import cache
 
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
@@ -70,7 +71,7 @@ def inlined(function):
 def driver(function):
     """A loop over work items, as a serial and as a parallel build of the same source."""
     if config.DISABLE_JIT:
-        return Driver(function, function)
+        return Driver(quietly(function), quietly(function))
     serial = njit(**_OPTIONS)(_renamed(function, "serial"))
     parallel = njit(**_OPTIONS, parallel=True, boundscheck=False)(_renamed(function, "parallel"))
     for build in (serial, parallel):
@@ -81,7 +82,7 @@ def driver(function):
 def whole(function):
     """A small function called from Python that no other thread's Python can see half done: it keeps the lock."""
     if config.DISABLE_JIT:
-        return function
+        return quietly(function)
     build = njit(**_OPTIONS | {"nogil": False})(function)
     cache.attach(build)
     return build

@@ -1,6 +1,6 @@
 """What is done to statistics of a forward, a number a group: running averages, and rstd in the place of a variance."""
 
-import math
+import numpy as np
 
 from fastbn.kernels.jit import whole
 
@@ -21,11 +21,11 @@ def update(mean, var, factor, momentum, eps, batches, running_mean, running_var,
         counter[c] += batches
     if eps >= 0.0:
         for c in range(var.size):
-            var[c] = 1.0 / math.sqrt(var[c] + eps)
+            var[c] = 1.0 / np.sqrt(var[c] + eps)
 
 
 @whole
 def take_roots(var, eps):
     """Put 1/sqrt(var + eps) in the place of var."""
     for c in range(var.size):
-        var[c] = 1.0 / math.sqrt(var[c] + eps)
+        var[c] = 1.0 / np.sqrt(var[c] + eps)
