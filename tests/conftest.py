@@ -21,13 +21,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    for line in (
-        "full: takes long, or repeats at length what another test touches; left out unless asked for with --all",
-        "slow: needs minutes or many GB of memory; left out unless asked for with -m slow",
-        "system(name): needs another package, as all of tests/systems/NAME do; run by --systems=NAME alone",
-        "example: runs the examples of a page; all of them are run by --docs",
-    ):
-        config.addinivalue_line("markers", line)
     chosen = config.getoption("--seed")
     draws.seed = secrets.randbelow(2**32) if chosen == "random" else None if chosen is None else int(chosen)
     # No deadline: the first example of a kind compiles a kernel.  Without --seed, a run says the same thing twice.
