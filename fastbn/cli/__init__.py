@@ -16,7 +16,7 @@ COMMANDS = ("bench", "demo", "fold", "info", "inspect", "selfcheck", "warmup")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastbn", description=(fastbn.__doc__ or "").strip())
+    parser = argparse.ArgumentParser(prog="fastbn", description=(fastbn.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"fastbn {fastbn.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for command in COMMANDS:

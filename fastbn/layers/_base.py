@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _checks
-from fastbn._quiet import quietly
+from fastbn._quiet import quiet, quietly
 from fastbn._running import commit
 from fastbn.functional import Activation
 from fastbn.layers._state import IncompatibleKeys, accept
@@ -130,7 +130,12 @@ class Layer(ABC):
         self._assign("bias", value)
 
     def _assign(self, name: str, value: ArrayLike) -> None:
-        (self.parameters | self._constants)[name][...] = _checks.ndarray(value, name)
+        target = (self.parameters | self._constants).get(name)
+        if target is None:
+            raise AttributeError(f"{self} has no {name} to assign to")
+        given = _checks.ndarray(value, name)
+        with quiet():
+            target[...] = given
 
     def _also(self, **given: ArrayLike | None) -> dict[str, Any]:
         """What a call asks for beside the normalization, by the names of the functions' arguments."""

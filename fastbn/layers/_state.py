@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _checks
+from fastbn._quiet import quiet
 
 Array = NDArray[Any]
 
@@ -79,7 +80,8 @@ def _converted(value: Array, key: str, like: Array) -> Array:
         raise ValueError(f"dtype of {key}: {value.dtype} in the state, {like.dtype} in the layer{bits}")
     if like.dtype.kind == "i" and value.dtype.kind not in "biu":
         return _counted(value, key)
-    return np.array(value, like.dtype, order="C")
+    with quiet():  # a number that leaves the type's range shows in the layer
+        return np.array(value, like.dtype, order="C")
 
 
 def _counted(value: Array, key: str) -> Array:

@@ -249,6 +249,15 @@ class FilterResponseNorm2d(_PerChannel):
             self.parameters["tau"] = np.zeros(self.num_channels, self.dtype)
             self.grads["tau"] = np.zeros(self.num_channels, self.dtype)
 
+    @property
+    def tau(self) -> Array | None:
+        """The array ``parameters["tau"]``, or None; assigning writes into the array."""
+        return self.parameters.get("tau")
+
+    @tau.setter
+    def tau(self, value: ArrayLike) -> None:
+        self._assign("tau", value)
+
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
         x = self._checked(x)
         y, rstd = V.filter_response_norm_forward(x, *self._affine(), self.eps, axis=self.axis)
@@ -261,7 +270,7 @@ class FilterResponseNorm2d(_PerChannel):
         return (dx, dweight, dbias) if dtau is None else (dx, dweight, dbias, dtau)
 
     def _affine(self) -> tuple[Array | None, Array | None, Array | None]:
-        return self.weight, self.bias, self.parameters.get("tau")
+        return self.weight, self.bias, self.tau
 
     def _describe(self) -> str:
         return f"{super()._describe()}, tlu={self.tlu}"

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastbn import _checks
+from fastbn._quiet import cast
+from fastbn._running import commit
 from fastbn.layers import BatchNorm
 from fastbn.moments._class import Moments
 from fastbn.moments._progress import tracked
@@ -82,9 +84,9 @@ def population_statistics(
                     f"layers[{i}], {layers[i]}, saw no input; expected batches, and a forward that calls every layer "
                     "in training mode"
                 )
-    for layer, moments in zip(layers, seen, strict=True):
-        layer.running_mean[...] = moments.mean
-        layer.running_var[...] = moments.var(ddof)
+    targets = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+    values = [value for moments in seen for value in (moments.mean, moments.var(ddof))]
+    commit(targets, [cast(value, target.dtype) for value, target in zip(values, targets, strict=True)])
     return seen
 
 

@@ -1,5 +1,6 @@
 """Layer and RMS normalization of a sum, as in the blocks of a transformer."""
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbn import _checks
@@ -151,6 +152,7 @@ def add_layer_norm_backward(
     >>> dx, dweight, dbias
     (array([[1., 1.]]), array([-1.,  1.]), array([1., 1.]))
     """
+    sum = _read(sum)
     return plans.call(LAYER_BACKWARD, (None,), dy, sum, rstd, (mean, weight, None, None, None, dsum, out))
 
 
@@ -271,4 +273,10 @@ def add_rms_norm_backward(
     >>> fastbn.add_rms_norm_backward([[1.0, 1.0, 0.0, 0.0]], None, total, rstd)
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
+    sum = _read(sum)
     return plans.call(RMS_BACKWARD, (None,), dy, sum, rstd, (None, weight, None, None, None, dsum, out))[:2]
+
+
+def _read(sum: ArrayLike) -> Array:
+    """The sum, by its own name in what is refused; the plans take it for an x."""
+    return sum if type(sum) is np.ndarray else _checks.array(sum, "sum")

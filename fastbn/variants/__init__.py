@@ -1,8 +1,7 @@
 """Variants of the normalizations, composed of the operations of `fastbn.functional`.
 
-What is said there about arrays, accuracy, `out` and errors holds here too, except that the powers and sums that NumPy
-takes for the response norms may differ in the last bit from processor to processor.  Axis 0 of x
-counts the samples.  Where copies are needed, they are of a few samples at a time.
+What is said there about arrays, accuracy, bits, `out` and errors holds here too.  Axis 0 of x counts the samples.
+Where copies are needed, they are of a few samples at a time.
 """
 
 from fastbn.variants.ghost import ghost_batch_norm_backward, ghost_batch_norm_forward

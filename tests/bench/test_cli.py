@@ -21,6 +21,7 @@ def test_help_lists_every_command(capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert all(re.search(rf"^ +{command}\b", out, re.M) for command in COMMANDS)
+    assert "Examples" not in out  # of the package, whose help is for Python
 
 
 def test_help_imports_no_more_than_fastbn_itself():

@@ -245,3 +245,23 @@ def test_files_refuse_masked_arrays(tmp_path):
         with pytest.raises(TypeError, match=r"^weight is a masked array"):
             fastbn.files.write(tmp_path / name, {"weight": masked(X)})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_gradients_of_a_sum_refuse_it_by_its_name():
+    x, rstd = np.ones((2, 4)), np.ones(2)
+    with pytest.raises(TypeError, match=r"^sum is a masked array.*expected sum.filled"):
+        fastbn.add_layer_norm_backward(x, None, masked(x), rstd, rstd)
+    with pytest.raises(TypeError, match=r"^sum is a masked array.*expected sum.filled"):
+        fastbn.add_rms_norm_backward(x, None, masked(x), rstd)
+
+
+def test_a_threshold_is_assigned_as_weights_are():
+    layer = layers.FilterResponseNorm2d(2)
+    held = layer.parameters["tau"]
+    layer.tau = [1.0, 2.0]
+    assert layer.tau is held
+    assert held.tolist() == [1.0, 2.0]
+    with pytest.raises(TypeError, match=r"^tau is a masked array"):
+        layer.tau = masked([1.0, 2.0])
+    with pytest.raises(AttributeError, match="has no weight to assign to"):
+        layers.BatchNorm1d(2, affine=False).weight = [1.0, 2.0]

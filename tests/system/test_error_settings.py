@@ -155,3 +155,18 @@ def test_layers(layer, x):
         return [*step(), layer.eval()(x)]
 
     same_under_every_setting(once_more)
+
+
+def test_what_is_put_into_a_layer_of_a_smaller_type():
+    """Loaded, assigned, or the statistics of a population: what leaves the type's range shows there."""
+    wide = np.array([1e300, 1e-300, 1.0, -1e300])
+    batches = [np.stack([wide, -wide]) * 0.5, np.stack([wide, wide])]
+
+    def states():
+        layer = layers.BatchNorm1d(4)
+        layer.load_state_dict({"weight": wide}, strict=False)
+        layer.bias = wide
+        fastbn.population_statistics([layer], batches, layer)
+        return layer.state_dict().values()
+
+    same_under_every_setting(states)
