@@ -61,14 +61,14 @@ def ndarray(x: Any, name: str) -> Array:
     """x as an ndarray of any dtype: the one door for arrays, which loses neither a mask nor a gradient silently."""
     if type(x) is np.ndarray:
         return x
-    values = _anyarray(x, name)
+    values = anyarray(x, name)
     _no_mask(values, name)
     return np.asarray(values)
 
 
 def unmasked(x: Any, name: str) -> tuple[Array, Array | None]:
     """x as `ndarray` reads it, and where a masked one counts (of its shape, bool); None where all of it does."""
-    values = _anyarray(x, name)
+    values = anyarray(x, name)
     counted = None
     if isinstance(values, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(values)
@@ -77,7 +77,7 @@ def unmasked(x: Any, name: str) -> tuple[Array, Array | None]:
     return np.asarray(values), counted
 
 
-def _anyarray(x: Any, name: str) -> Array:
+def anyarray(x: Any, name: str) -> Array:
     """x as an array or of a subclass of it, which tells whether there is a mask."""
     if isinstance(x, np.ndarray):
         return x
@@ -88,6 +88,8 @@ def _anyarray(x: Any, name: str) -> Array:
     elif getattr(x, "requires_grad", False) is True:
         raise TypeError(f"{name} is a tensor that requires a gradient, which would be lost; expected {name}.detach()")
     try:
+        if isinstance(getattr(x, "_meta", None), np.ma.MaskedArray):
+            x = x.compute()  # of Dask, whose __array__ drops the masks of its chunks
         return _from_torch(x, name) if _is_torch_bfloat16(x) else np.asanyarray(x)
     except ImportError as error:
         raise TypeError(str(error)) from None
@@ -106,6 +108,12 @@ def _no_mask(x: Array, name: str) -> None:
     """Other packages' masked arrays are subclasses with a mask too, such as Astropy's."""
     if isinstance(x, np.ma.MaskedArray) or (type(x) is not np.ndarray and hasattr(type(x), "mask")):
         raise TypeError(f"{name} is a masked array, and its mask would be ignored; expected {name}.filled(...)")
+
+
+def refuse_mask(value: Any, name: str) -> None:
+    """Refuse a masked array where another package reads arrays, which drops masks; all else is left to that package."""
+    if isinstance(value, np.ndarray):
+        _no_mask(value, name)
 
 
 def _is_torch_bfloat16(x: Any) -> bool:

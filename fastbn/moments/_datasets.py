@@ -87,7 +87,7 @@ def dataset_statistics(
     arrays, total = _arrays(data)
     unsure = axis is None
     for part, mask in tracked(_parts(arrays, where, single=hasattr(data, "shape")), "statistics", progress, total):
-        x = part if isinstance(part, np.ma.MaskedArray | np.ndarray) else _checks.ndarray(part, "data")
+        x = _checks.anyarray(part, "data")  # whose mask, if it has one, says what counts
         for a in moments._axes:
             _checks.sample_axis(a, x)
         if unsure:

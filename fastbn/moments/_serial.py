@@ -47,6 +47,8 @@ def _state(data: Mapping[str, Any]) -> State:
     columns = [list((data["exact"] if exact else data["float"])[name]) for name in (_EXACT if exact else _SUMS)]
     if any(len(column) != prod(shape) for column in columns):
         raise ValueError(f"expected {prod(shape)} numbers each for the shape {shape}")
+    if not all(count >= 0 for count in columns[0]):
+        raise ValueError("expected counts of zero or more")
     if exact:
         if any(not isinstance(v, int) for column in columns for v in column):
             raise ValueError("expected integers for what is exact")

@@ -178,6 +178,7 @@ def test_from_dict_refuses_by_name():
         ({k: v for k, v in good.items() if k != "exact"}, ValueError, "data is damaged: KeyError"),
         (good | {"exact": {"count": [1.5, 1], "sum": [1, 2], "sum_of_squares": [1, 2]}}, ValueError, "integers"),
         (good | {"axis": "ab"}, ValueError, "data is damaged"),
+        (good | {"exact": good["exact"] | {"count": [-1, 2]}}, ValueError, "data is damaged: .*counts of zero or more"),
     ):
         with pytest.raises(error, match=message):
             fastbn.Moments.from_dict(data)

@@ -114,3 +114,14 @@ def test_a_worker_that_dies_ends_in_dasks_own_error(x):
         future = client.compute(fastbn.dask.moments(array), retries=0)
         with pytest.raises(Exception, match="worker"):
             future.result(timeout=120)
+
+
+def test_masks_of_chunks_are_not_dropped():
+    """Dask's own conversion to an array of NumPy drops them."""
+    values = np.arange(24.0).reshape(6, 4)
+    masked = da.ma.masked_greater(da.from_array(values, chunks=(3, 4)), 20)
+    with pytest.raises(TypeError, match=r"^x is a masked array"):
+        fastbn.BatchNorm1d(4)(masked)
+    assert fastbn.dataset_statistics(masked, axis=1).count.tolist() == [6, 5, 5, 5]
+    assert fastbn.Moments(axis=1).update(masked).count.tolist() == [6, 5, 5, 5]
+    assert fastbn.dask.moments(masked, axis=1).compute().count.tolist() == [6, 5, 5, 5]

@@ -98,3 +98,15 @@ def test_saved_and_added_up():
     np.testing.assert_array_equal(scaler.transform(x), Standardizer().fit(x).transform(x))
     halves = [Standardizer().fit(x[:100]).moments_, Standardizer().fit(x[100:]).moments_]
     np.testing.assert_allclose(sum(halves).std(), scaler.scale_, rtol=1e-13)
+
+
+def test_masked_arrays_are_refused_by_name():
+    """scikit-learn would drop the mask."""
+    x = data((6, 4))
+    masked = np.ma.masked_greater(x, 3.0)
+    fitted = Standardizer().fit(x)
+    for call in (Standardizer().fit, Standardizer().partial_fit, fitted.transform, fitted.inverse_transform):
+        with pytest.raises(TypeError, match=r"^X is a masked array"):
+            call(masked)
+    with pytest.raises(TypeError, match=r"^sample_weight is a masked array"):
+        Standardizer().fit(x, sample_weight=np.ma.masked_equal([1, 1, 1, 1, 1, 9], 9))
