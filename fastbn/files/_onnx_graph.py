@@ -177,11 +177,22 @@ def _once(source: Source, norms: dict[str, Norm], name: str) -> None:
         source.bad(f"two nodes are called {name[:200]!r}")
 
 
+# AttributeProto's numbers of types: float, int, string, ints
+_KINDS = (
+    dict.fromkeys(("epsilon", "momentum", "alpha", "beta"), 1)
+    | dict.fromkeys(("axis", "num_groups", "spatial", "training_mode", "group", "transA", "transB", "keepdims"), 2)
+    | {"auto_pad": 3, "axes": 7, "pads": 7}
+)
+
+
 def attribute(node: Any, name: str, default: Any) -> Any:
-    """An attribute's number or list."""
+    """An attribute's number, string or list, of the type that ONNX gives the attribute of this name."""
     for given in node.attribute:
         if given.name == name:
-            return {1: given.f, 2: given.i, 3: given.s, 6: list(given.floats), 7: list(given.ints)}.get(
-                given.type, default
-            )
+            kind = _KINDS[name]
+            if given.type != kind:
+                raise ValueError(
+                    f"node {node.name!r}, {node.op_type}: attribute {name!r} has type {given.type}; expected {kind}"
+                )
+            return {1: given.f, 2: given.i, 3: given.s, 7: list(given.ints)}[kind]
     return default

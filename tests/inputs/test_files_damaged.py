@@ -71,12 +71,12 @@ def test_damaged(name, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("name", FILES)
 def test_damaged_often(name, tmp_path):
-    """2,000 inputs a file."""
+    """400 inputs a file."""
     content = (DATA / name).read_bytes()
     if name in BESIDE:
         (tmp_path / BESIDE[name]).write_bytes((DATA / BESIDE[name]).read_bytes())
 
-    @settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=400, suppress_health_check=list(HealthCheck))
     @given(CHANGES, CUTS)
     def run(changes, cut):
         path = tmp_path / name
@@ -84,3 +84,11 @@ def test_damaged_often(name, tmp_path):
         read_all(path)
 
     run()
+
+
+@pytest.mark.parametrize("change", [(868, 1), (214, 3)], ids=["an axis that is a float", "an epsilon that is a string"])
+def test_attributes_of_another_type_are_refused(change, tmp_path):
+    path = tmp_path / "onnx_21.onnx"
+    path.write_bytes(damaged((DATA / path.name).read_bytes(), [change], 1.0))
+    with files.read(path) as file, pytest.raises(ValueError, match=r"attribute '\w+' has type \d; expected \d"):
+        file.layers()
