@@ -420,7 +420,8 @@ class ChannelNorm(Layer):
         if not self._tracks:
             return
         initial = [(getattr(self, name), value) for name, value in zip(self._buffers, (0, 1, 0), strict=True)]
-        commit(*zip(*(pair for pair in initial if pair[0] is not None), strict=True))
+        held = [pair for pair in initial if pair[0] is not None]
+        commit([array for array, _ in held], [value for _, value in held])
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

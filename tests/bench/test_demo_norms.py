@@ -7,6 +7,7 @@ import fastbn
 from fastbn.cli._network import NumPyNorm
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("groups", [None, 4])
 def test_norms_in_numpy_are_the_same(groups):
     rng = np.random.default_rng(0)

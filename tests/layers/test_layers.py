@@ -186,6 +186,7 @@ def test_channels_last_is_channels_first_with_moved_axes(name, args, kwargs, sha
             np.testing.assert_allclose(last.grads[key], value, err_msg=key, **CLOSE)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape"), named(PLAIN))
 def test_arrays_have_the_layers_dtype_and_results_the_inputs(name, args, kwargs, shape):
     layer = getattr(layers, name)(*args, **kwargs)

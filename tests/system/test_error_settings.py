@@ -73,6 +73,7 @@ def test_a_dead_channel_never_ends_training():
         assert layer.running_var[1] < 1e-6
 
 
+@pytest.mark.full
 @EVERY
 def test_gradients(x, kept):
     w, b = np.array([1e-7, 1, 6e4, 0], kept), np.array([0, 1e-7, 1, 6e4], kept)
@@ -90,6 +91,7 @@ def test_gradients(x, kept):
     same_under_every_setting(both_ways)
 
 
+@pytest.mark.full
 def test_variants_and_second_derivatives(x):
     def all_of_them():
         results = []
