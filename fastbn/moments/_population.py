@@ -1,7 +1,9 @@
 """Exact statistics for the batch norms of a trained network."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 from fastbn import _checks
@@ -106,18 +108,24 @@ def _with_statistics(layers: Iterable[Any]) -> list[Any]:
 def _observed(layers: list[Any]) -> Iterator[list[Moments]]:
     """Training mode, with the moments of every layer's inputs; all state is put back at the end."""
     before = [dict(vars(layer)) for layer in layers]
-    saved = [layer.state_dict() for layer in layers]
+    arrays = [array for layer in layers for array in layer._state().values()]
+    saved = [array.copy() for array in arrays]
     seen = [Moments(layer.axis) for layer in layers]
+
+    def put_back() -> None:
+        deque(map(setattr, layers, repeat("__dict__"), map(dict, before)), maxlen=0)  # in C: nothing comes between
+        commit(arrays, saved)
+
     try:
-        for layer, moments in zip(layers, seen, strict=True):
-            layer.forward = _observing(layer.forward, moments)
-            layer.training = True
-        yield seen
-    finally:
-        for layer, attributes, state in zip(layers, before, saved, strict=True):
-            vars(layer).clear()
-            vars(layer).update(attributes)
-            layer.load_state_dict(state)
+        try:
+            for layer, moments in zip(layers, seen, strict=True):
+                layer.forward = _observing(layer.forward, moments)
+                layer.training = True
+            yield seen
+        finally:
+            put_back()
+    finally:  # again, since an exception of a signal may have come between the lines above
+        put_back()
 
 
 def _observing(forward: Callable[..., Any], moments: Moments) -> Callable[..., Any]:

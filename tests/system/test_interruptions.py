@@ -235,3 +235,30 @@ print("right")
 """
     )
     assert (out, err) == ("right\n", "")
+
+
+def test_population_statistics_put_the_layers_back():
+    at_every_line(
+        """
+layer = fastbn.BatchNorm1d(4)
+layer.eval()
+batch = x[:, :, :2]
+old = layer.state_dict()
+fastbn.population_statistics([layer], [batch], layer, progress=False)
+new = layer.state_dict()
+
+def call():
+    layer.load_state_dict(old)
+    fastbn.population_statistics([layer], [batch], layer, progress=False)
+
+def check():
+    usable()
+    assert "forward" not in vars(layer) and not layer.training, vars(layer)
+    state = layer.state_dict()
+    whole = [all((state[k] == known[k]).all() for k in known) for known in (old, new)]
+    assert any(whole), state
+
+at_every_line(call, check)
+print("right")
+"""
+    )
