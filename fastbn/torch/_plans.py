@@ -1,7 +1,7 @@
 """From tensors to kernels: how tensors of one kind are read, written and shared among threads, decided once.
 
 A plan belongs to an operation with its numbers, and to the shape, strides and dtype of its tensors.  All results live
-in torch's own memory, which its allocator uses again: a training step takes no new pages from the system.
+in memory of torch's own allocator, as those of its norms do.
 """
 
 from collections.abc import Callable

@@ -186,10 +186,9 @@ def convert_sync_batchnorm(module: Model, process_group: Any = None) -> Model:
     Examples
     --------
     >>> import torch, fastbn.torch
-    >>> fastbn.torch.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
-    Sequential(
-      (0): SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-    )
+    >>> model = fastbn.torch.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+    >>> isinstance(model[0], fastbn.torch.SyncBatchNorm)
+    True
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; expected a torch.nn.Module")

@@ -191,10 +191,23 @@ def _peak(cell: Cell, name: str, threads: int) -> int:
     networks = contenders(cell, False)
     net, x = networks.pop(name)
     networks.clear()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most_memory()
     for _ in range(2):
         step(net, x, True)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    return _most_memory() - before
+
+
+def _most_memory() -> int:
+    """The most memory that this process has had, in bytes.
+
+    Linux's ru_maxrss begins at what the parent had, so that a small child of a large process seems to take nothing.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def verdict(timed: Timed) -> str:
