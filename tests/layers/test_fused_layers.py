@@ -279,6 +279,7 @@ def test_layers_without_a_residual_refuse_one_by_name(name, training):
             call(data(), residual=data())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("also", "error", "message"),
     [

@@ -49,6 +49,7 @@ def test_the_numbers_are_those_of_the_arrays():
         assert seen[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("activation", [None, "relu", "sigmoid"])
 def test_saturation_and_dead_channels(activation):
     layer = fastbn.BatchNorm1d(4, activation=activation)
@@ -60,6 +61,7 @@ def test_saturation_and_dead_channels(activation):
     assert monitor.latest["norm"]["dead"] == np.mean(y.std(0) == 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "layer",
     [
@@ -98,6 +100,7 @@ def test_every_so_many_steps_and_nothing_between():
     assert "backward" not in vars(layer)
 
 
+@pytest.mark.full
 def test_results_are_the_same_watched_or_not():
     x = data((16, 4, 6, 6))
     watched, plain = fastbn.BatchNorm2d(4, activation="relu"), fastbn.BatchNorm2d(4, activation="relu")

@@ -246,6 +246,7 @@ def test_a_dict_that_holds_itself_is_refused(tmp_path):
         files.read(tmp_path / "p")
 
 
+@pytest.mark.full
 def test_dicts_that_multiply_end(tmp_path):
     value = {"x": np.ones(1)}
     for _ in range(40):
