@@ -265,7 +265,11 @@ def instance_norm(
                 return _operators.norm(request, input, weight, bias, residual, running)
             tracked = None if running_mean is None and running_var is None else running
             return _eager(request, input, weight, bias, residual, tracked)
-    y = F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    empty = isinstance(input, Tensor) and input.ndim > 2 and input.shape[0] == 0 and input.shape[2:].numel() > 1
+    if empty and use_input_stats and weight is not None:  # torch's own looks for a first sample, and fails
+        y = F.group_norm(input, input.shape[1], weight, bias, eps)
+    else:
+        y = F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     return _formulas.completed(y, activation, residual)
 
 
