@@ -45,7 +45,7 @@ def running(dtype=torch.float32, channels=6):
 # How each norm is called: (module of functions, x, weight, bias, more) -> y.  The running statistics are made anew.
 CALLS = {
     "batch training": lambda f, x, w, b, **k: f.batch_norm(x, None, None, w, b, True, **k),
-    "batch evaluation": lambda f, x, w, b, **k: f.batch_norm(x, *running(x.dtype), w, b, **k),
+    "batch evaluation": lambda f, x, w, b, **k: f.batch_norm(x, *running((x if w is None else w).dtype), w, b, **k),
     "group": lambda f, x, w, b, **k: f.group_norm(x, 3, w, b, **k),
     "instance": lambda f, x, w, b, **k: f.instance_norm(x, None, None, w, b, **k),
     "layer": lambda f, x, w, b, **k: f.layer_norm(x, x.shape[2:], w, b, **k),
