@@ -114,9 +114,13 @@ def _first(operation: Operation, settings: Any, operands: tuple[Any, ...], key: 
     if specification is None:
         checked, specification = operation.check(settings, operands)
         check_apart(operation, operands)
+        out = checked[-1]
+        if out is not None and type(out) is not _ndarray:  # a matrix, say, which would stay two-dimensional
+            checked = *checked[:-1], np.asarray(out)
         if any(a is not b for a, b in zip(checked, operands, strict=True)):
             a, b, c, *others = checked
-            return call(operation, settings, a, b, c, tuple(others), specification)
+            result = call(operation, settings, a, b, c, tuple(others), specification)
+            return result if checked[-1] is out else _in_place_of(checked[-1], out, result)
     own = all(a is None or a.flags.owndata for a in operands)
     plan = Plan(operation.make(specification, operands), own)
     check_apart(operation, operands, own)
@@ -124,6 +128,13 @@ def _first(operation: Operation, settings: Any, operands: tuple[Any, ...], key: 
     if key is not None:  # kept once it has come to its end
         _keep(operation, key, plan)
     return result
+
+
+def _in_place_of(plain: Any, out: Any, result: Any) -> Any:
+    """What a call returned, with the caller's own array for the plain one over its memory."""
+    if isinstance(result, tuple):
+        return tuple(out if v is plain else v for v in result)
+    return out if result is plain else result
 
 
 def _find(operation: Operation, key: tuple[Any, ...]) -> Plan | None:

@@ -20,7 +20,8 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _runtime, double_backward, reference
+from fastbn import _runtime, reference
+from fastbn.engine import double_backward
 
 SMALL = [
     *by_channel((3, 4, 5), (2,)),
