@@ -54,9 +54,12 @@ class Request(NamedTuple):
 
 def thread_limit() -> int:
     """How many threads a call may use: as many as torch, unless fastbn is told otherwise."""
+    of_torch = torch.get_num_threads()
     most, _ = _runtime.available_threads()
+    if torch.get_num_threads() != of_torch:  # Numba has started its threads, in an OpenMP that torch shares
+        torch.set_num_threads(of_torch)
     told = _runtime._set_here() or _runtime._chosen or _runtime._from_environment()
-    return most if told or most == 1 else min(most, torch.get_num_threads())
+    return most if told or most == 1 else min(most, of_torch)
 
 
 def _run(nbytes: int, kernel: Callable[..., None], *args: Any) -> None:
