@@ -32,6 +32,12 @@ def commit(targets: Iterable[Array], values: Iterable[Any]) -> None:
     deque(map(np.ndarray.__setitem__, targets, repeat(...), values), maxlen=0)
 
 
+def commit_pairs(pairs: Iterable[tuple[Array, Any]]) -> None:
+    """As `commit`, of (target, value) pairs, of which there may be none."""
+    pairs = list(pairs)
+    commit([target for target, _ in pairs], [value for _, value in pairs])
+
+
 def update(
     running: Running, mean: Array, var: Array, factor: Any, momentum: float, eps: float = -1.0, batches: int = 1
 ) -> None:
@@ -51,7 +57,7 @@ def update(
             new.append((running_var, _blended(running_var, var * factor, momentum)))
         if counter is not None:
             new.append((counter, counter + batches))
-    commit(*zip(*new, strict=True))
+    commit_pairs(new)
     if eps >= 0:
         statistics.take_roots(var, eps)
 

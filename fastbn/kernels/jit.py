@@ -5,7 +5,7 @@ from types import FunctionType
 from typing import NamedTuple
 
 import llvmlite.binding
-from numba import njit, typeof
+from numba import njit
 from numba.core import config
 from numba.core.compiler import Compiler
 
@@ -86,36 +86,6 @@ def whole(function):
     build = njit(**_OPTIONS | {"nogil": False})(function)
     cache.attach(build)
     return build
-
-
-def repeated(driver):
-    """A function of (parallel, *args) for calls whose arguments have the same types every time.
-
-    From the second of either build on, it goes to the compiled code without Numba looking at the types again, which
-    takes as long as a small array.
-    """
-    entries, compiled = [None, None], [False, False]
-
-    def call(parallel, *args):
-        entry = entries[parallel]
-        if entry is None:
-            build = driver[parallel]
-            if not compiled[parallel]:
-                build(*args)
-                compiled[parallel] = True
-                return
-            entry = entries[parallel] = _entry(build, args)
-        entry(*args)
-
-    return call
-
-
-def _entry(build, args):
-    """What Numba calls for arguments of these types; the build itself where that is not to be found."""
-    try:
-        return build.overloads[tuple(typeof(a) for a in args)].entry_point
-    except (AttributeError, KeyError):
-        return build
 
 
 def _renamed(function, build):

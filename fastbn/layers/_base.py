@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn import _checks
 from fastbn._quiet import quiet, quietly
-from fastbn._running import commit
+from fastbn._running import commit, commit_pairs
 from fastbn.functional import Activation
 from fastbn.layers._state import IncompatibleKeys, accept
 
@@ -420,8 +420,7 @@ class ChannelNorm(Layer):
         if not self._tracks:
             return
         initial = [(getattr(self, name), value) for name, value in zip(self._buffers, (0, 1, 0), strict=True)]
-        held = [pair for pair in initial if pair[0] is not None]
-        commit([array for array, _ in held], [value for _, value in held])
+        commit_pairs(pair for pair in initial if pair[0] is not None)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -5,7 +5,7 @@ from functools import wraps
 from typing import Any
 
 from fastbn import _checks
-from fastbn.layers._base import Layer
+from fastbn.layers import Layer
 from fastbn.monitor import _record
 
 _OVER_TRAILING = ("LayerNorm", "RMSNorm")

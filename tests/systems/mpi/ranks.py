@@ -46,6 +46,7 @@ def layer(folder, dtype="float32"):
         ("activated", {"activation": "relu"}, {"residual": True}),
         ("no affine", {"affine": False}, {}),
         ("cumulative", {"momentum": None}, {}),
+        ("untracked", {"track_running_stats": False}, {}),
     ):
         _, x = parts(size, dtype=dtype)
         _, dy = parts(size, seed=1, dtype=dtype)

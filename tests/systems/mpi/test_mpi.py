@@ -66,6 +66,7 @@ def test_layers(size, task, tmp_path):
         ("activated", {"activation": "relu"}),
         ("no affine", {"affine": False}),
         ("cumulative", {"momentum": None}),
+        ("untracked", {"track_running_stats": False}),
     ):
         norm = fastbn.BatchNorm1d(CHANNELS, **options)
         if norm.weight is not None:
