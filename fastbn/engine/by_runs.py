@@ -162,7 +162,7 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
 
 
 def small_backward(view: View, x: Array, centered: bool) -> Callable[..., Any]:
-    """A plan for small arrays in C order, with a weight of one axis, if any, of which nothing else is asked."""
+    """A plan for small arrays in C order, as is the weight, of one axis, if any; of which nothing else is asked."""
     plan, _ = numbers.backward(view, numbers.of(x), centered)
     by_element, compute = view.affine == "element", computed_in(x.dtype)
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights

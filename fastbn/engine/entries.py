@@ -53,6 +53,7 @@ def _type(value: Any) -> Any:
     if isinstance(value, tuple):
         return types.BaseTuple.from_types([_type(v) for v in value])
     if type(value) is np.ndarray and value.dtype.names is None:
+        assert value.flags.c_contiguous, "the entry would read what lies between the elements"
         return types.Array(from_dtype(_BITS.get(value.dtype.name, value.dtype)), value.ndim, "C")
     return typeof(value)
 

@@ -113,7 +113,6 @@ def test_weight_of_other_float_types(case, dtype, weight_dtype):
     assert {value.dtype for value in sums} == {weight.dtype}
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("case", MEDIUM, ids=ids)
 def test_weight_and_statistics_with_strides(case):
     dy, x, weight = case.upstream(np.float32), case.data(np.float32), case.parameters(np.float32)["weight"]

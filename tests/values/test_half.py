@@ -426,5 +426,5 @@ def test_float16_without_ml_dtypes():
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         f"float16 float16 float16 {y.tobytes().hex()}\n"
-        'x is a torch.bfloat16 tensor: pip install "fastbn[half]" to read it\n'
+        'x is a torch.bfloat16 tensor, which is read as an array of ml_dtypes: pip install "fastbn[half]"\n'
     )
