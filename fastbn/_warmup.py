@@ -13,6 +13,7 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from fastbn import _checks, _runtime, functional
+from fastbn._quiet import quiet
 from fastbn.engine import plans
 from fastbn.kernels.jit import Driver
 
@@ -104,7 +105,7 @@ def warmup(
     steps = list(_steps(ops, dtypes, layouts))
     _checks.activation(activation)
     start, before = perf_counter(), _counts()
-    with _asked_for() as kernels:
+    with quiet(), _asked_for() as kernels:  # kernels are named and not run: what they would fill holds anything
         for op, dtype, layout in steps:
             for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
                 _runtime.clear_paces()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._quiet import quietly
 from fastbn._views import View
 from fastbn.engine import numbers
 from fastbn.engine.by_runs import Backward, Forward, collecting
@@ -78,6 +79,7 @@ def sums(view: View, x: Array) -> Callable[..., None]:
     wide = LIKE[np.dtype(np.float64)]  # where nothing but the sums is wanted, float64 costs little
     reduce, shifts = Entries(columns.reduce), Entries(columns.shifts)
 
+    @quietly
     def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
         of_pieces = np.empty((blocks, pieces, 2, fold, width // span, span))
         reduce(threads > 1, (blocks * pieces, x, None, shape, True, True, of_pieces.reshape(-1), wide))

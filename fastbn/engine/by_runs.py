@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbn._quiet import quietly
 from fastbn._views import View
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries
@@ -129,6 +130,7 @@ def sums(view: View, x: Array) -> Callable[..., None]:
     count, groups, parts, length, _ = shape
     per_group = runs.pieces(count, parts * length)
 
+    @quietly
     def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
         of_pieces = np.empty((groups * per_group, 3))
         reduce(threads > 1, (groups * per_group, x, None, shape, per_group, True, True, of_pieces))
@@ -200,6 +202,7 @@ def _channels_in_steps(view: View, x: Array, centered: bool) -> Backward:
     of_sample, of_elements = groups // samples, x.size // samples
     of_block = _block_in_steps(past_cache)
 
+    @quietly
     def run(threads: int, arrays: Gradient) -> None:
         arrays, totals = Gradient._make(arrays), (np.zeros(channels), np.zeros(channels))
         for first in range(0, samples, per_block):

@@ -91,6 +91,29 @@ def test_gradients(x, kept):
     same_under_every_setting(both_ways)
 
 
+@EVERY
+def test_sums_that_leave_the_range_of_their_type(kept):
+    """Of statistics and gradients, both layouts, whole and step by step: parts have a sum, their total has none."""
+    large = 0.6 * float(np.finfo(kept).max)
+
+    def all_of_them():
+        results = []
+        for shape, axis in ((4, 3, 40), 1), ((4, 40, 3), -1), ((1, 1, 1 << 19), 1), ((1, 1 << 19, 1), -1):
+            x = np.zeros(shape, kept)
+            x.flat[: 1 << 19 : 40 if shape[0] == 4 else 1 << 15] = large
+            channels = shape[axis]
+            zeros, ones = np.zeros(channels), np.ones(channels)
+            for training in (True, False):
+                ways = {"axis": axis, "training": training}
+                results += fastbn.batch_norm_backward(x, x, zeros, ones, np.ones(channels, kept), **ways)
+            results += fastbn.group_norm_forward(x, 1, axis=axis)
+            moments = fastbn.Moments(axis=axis).update(x)
+            results += [moments.mean, moments.var()]
+        return results
+
+    same_under_every_setting(all_of_them)
+
+
 @pytest.mark.full
 def test_variants_and_second_derivatives(x):
     def all_of_them():
