@@ -21,6 +21,7 @@ import fastbn
 from fastbn import _runtime, _views, reference
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+LAYOUTS = ("channels_first", "channels_last")  # layer norm over an axis before others, too
 TOLERANCES = {  # some roundings of the dtype
     np.dtype(ml_dtypes.bfloat16): 1.6e-2,
     np.dtype(np.float16): 2e-3,
@@ -125,10 +126,10 @@ def wrong_call(rng):
 
 def compile_all(dtypes):
     """What the calls will need."""
-    kinds = [{"dtypes": list(map(str, dtypes))}]
+    kinds = [{"dtypes": list(map(str, dtypes)), "layouts": LAYOUTS}]
     if COMBINED_DTYPE in dtypes:
         more = {"activation": ACTIVATION, "residual": True, "where": True}
-        kinds.append({"ops": COMBINED, "dtypes": [str(COMBINED_DTYPE)], **more})
+        kinds.append({"ops": COMBINED, "dtypes": [str(COMBINED_DTYPE)], "layouts": LAYOUTS, **more})
     for kind in kinds:
         done = fastbn.warmup(**kind)
         print(f"{done.compiled} kernels compiled, {done.found} found, in {done.seconds:.0f} s", flush=True)
