@@ -1,13 +1,16 @@
 """Memory of results, used again.
 
 The system takes back what a large array leaves behind and hands out pages that it has cleared first, one fault after
-the other: that costs as much as an operation.  So the memory of a result comes back here when the last array that
-shows it is gone, and goes into a later result of the same size.  Smaller ones the C library keeps at hand by itself.
+the other: that costs as much as an operation.  So the pool holds the memory of a result, and once no array lies over it
+any more it goes into a later result of the same size.  Smaller ones the C library keeps at hand by itself.
 
-An exception may come between any two steps of Python (Ctrl-C, a timeout), so nothing here holds a lock: every step that
-matters is one call that is compiled, of a dict, a list or a deque, and a buffer that such an exception drops is simply
-freed.  Nor does any Python run when a result ends, where an exception would be lost: a weak reference's callback is
-`deque.append` itself, and the next result that is made, or the keeper, takes in what it finds there.
+A result is a view of a buffer that the pool refers to once, as does every view of that result in turn: NumPy has views
+refer to the array that owns the memory.  How often a buffer is referred to therefore tells whether any are left.
+Nothing has to run when a result ends.
+
+An exception may come between any two steps of Python (Ctrl-C, a timeout), so nothing here holds a lock.  A buffer is
+taken out of its deque, which is one compiled call, before it is looked at, so no other thread can see it meanwhile; one
+that an exception drops there is freed with the last array over it.
 """
 
 import operator
@@ -16,10 +19,10 @@ from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
 from math import prod
+from sys import getrefcount
 from threading import Lock
 from time import monotonic, sleep
-from typing import Any, TypeVar
-from weakref import ref
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,68 +35,71 @@ _IDLE = 10.0  # seconds after which memory that nothing asked for is let go
 _LOOK = 1.0  # seconds between two looks for such memory
 _UNKNOWN = -1  # a limit that the environment has not yet been asked for
 
+Held = list[Any]  # [buffer, when it was last in use]: lists, since a tuple could not be told the time
 
-class _Memory:
-    """What all arrays over a buffer keep alive; with the last of them it ends."""
-
-    __slots__ = ("__array_interface__", "__weakref__")
-
-    __array_interface__: dict[str, Any]
+_SAMPLE: Held = [np.empty(1), 0.0]
+_FREE = getrefcount(_SAMPLE[0])  # of a buffer that nothing but such a list refers to
 
 
-class _Lease(ref[_Memory]):
-    """Holds the buffer of a result until the result has ended."""
-
-    __slots__ = ("buffer",)
-
-    buffer: Array
-
-
-class _Held:
-    """What the pool knows; a forked process begins with another one."""
+class _Pool:
+    """What is held; a forked process begins with another one."""
 
     def __init__(self) -> None:
-        self.leases: dict[int, _Lease] = {}  # by their id, so that they live as long as the results do
-        self.ended: deque[_Lease] = deque()  # filled by the C code that ends a result
-        self.idle: dict[int, list[tuple[float, Array]]] = {}  # by size: since when, what; the newest last
-        self.alive = 0  # bytes of results, or about so many: threads may count at once,
-        self.counted = 0  # therefore all are counted anew after some steps
+        self.held: dict[int, deque[Held]] = {}  # by size; the newest to the right
         self.most = 0  # bytes that were alive at once
         self.looked = 0.0  # when idle memory was last looked for
         self.watched = 0.0  # until when the keeper is known to look, if there is one
         self.stop = Lock()  # ends the keeper when it is released
 
 
+class Count(NamedTuple):
+    """Bytes the pool holds."""
+
+    alive: int
+    idle: int
+
+
 _limit: int | None = _UNKNOWN
-_held = _Held()
+_pool = _Pool()
 
 
 def empty(shape: Any, dtype: np.dtype[Any]) -> Array:
     """As numpy.empty."""
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes < LEAST or get_memory_pool() == 0:
+    if nbytes < LEAST or _limit == 0:
         return retried(np.empty, shape, dtype)
-    held = _held
-    _settle(held)
-    buffer = _taken(held, nbytes)
-    if buffer is None:
-        _make_room(held, nbytes)
-        buffer = retried(np.empty, nbytes, np.uint8)
-    memory = _Memory()
-    simple = dtype.kind == "f"  # bfloat16 has no name in the interface
-    memory.__array_interface__ = {
-        "version": 3,
-        "data": buffer.__array_interface__["data"],
-        "shape": tuple(shape) if simple else (nbytes,),
-        "typestr": dtype.str if simple else "|u1",
-    }
-    lease = _Lease(memory, held.ended.append)
-    lease.buffer = buffer
-    held.leases[id(lease)] = lease
-    held.alive += nbytes
-    held.most = max(held.most, held.alive)
-    y = np.asarray(memory)
-    return y if simple else y.view(dtype).reshape(shape)
+    pool, now = _pool, monotonic()
+    if now - pool.looked >= _LOOK:
+        _look(pool, now)
+    held = pool.held.get(nbytes)
+    if held:
+        try:
+            for _ in range(len(held)):
+                entry = held.pop()  # the one last used, which is likeliest to be in a cache
+                if getrefcount(entry[0]) == _FREE:
+                    y: Array = np.ndarray(shape, dtype, entry[0])
+                    entry[1] = now
+                    held.append(entry)
+                    return y
+                held.appendleft(entry)
+        except IndexError:  # other threads look at all there are
+            pass
+    return _made(pool, nbytes, now, shape, dtype)
+
+
+def _made(pool: _Pool, nbytes: int, now: float, shape: Any, dtype: np.dtype[Any]) -> Array:
+    """A result over memory that is new."""
+    limit = get_memory_pool()
+    alive, idle = count(pool)
+    pool.most = max(pool.most, alive + nbytes)
+    _let_oldest_go(pool, alive + idle + nbytes - (pool.most if limit is None else min(pool.most, limit)))
+    if limit is not None and sum(count(pool)) + nbytes > limit:
+        return retried(np.empty, shape, dtype)
+    buffer: Array = retried(np.empty, nbytes, np.uint8)
+    y: Array = np.ndarray(shape, dtype, buffer)
+    pool.held.setdefault(nbytes, deque()).append([buffer, now])
+    _watch(pool, now)
+    return y
 
 
 def retried(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -107,11 +113,17 @@ def retried(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 def let_go() -> None:
     """Give back to the system what nothing uses."""
-    held = _held
-    _take_in(held)
-    held.idle.clear()
-    _count(held)
-    held.most = held.alive
+    _let_oldest_go(_pool, count(_pool).idle)
+    _pool.most = count(_pool).alive
+
+
+def count(pool: _Pool | None = None) -> Count:
+    """How much the pool holds, apart from what other threads look at in this moment."""
+    alive = idle = 0
+    for size, held in list((pool or _pool).held.items()):
+        free = sum(getrefcount(entry[0]) == _FREE for entry in list(held))
+        idle, alive = idle + size * free, alive + size * (len(held) - free)
+    return Count(alive, idle)
 
 
 def set_memory_pool(nbytes: int | None) -> None:
@@ -146,8 +158,10 @@ def set_memory_pool(nbytes: int | None) -> None:
         if nbytes < 0:
             raise ValueError(f"nbytes is {nbytes}; expected 0 or more")
     _limit = nbytes
-    _take_in(_held)
-    _keep_to_limit(_held)
+    if nbytes is not None:
+        _let_oldest_go(_pool, sum(count()) - nbytes)
+        if sum(count()) > nbytes:
+            _pool.held.clear()  # what is left is in use, and goes back to the system afterwards
 
 
 def get_memory_pool() -> int | None:
@@ -161,134 +175,88 @@ def get_memory_pool() -> int | None:
     return _limit
 
 
-def _taken(held: _Held, nbytes: int) -> Array | None:
-    """An idle buffer of this size, the one last used, which is likeliest to be in a cache."""
-    stack = held.idle.get(nbytes)
-    try:
-        return stack.pop()[1] if stack else None
-    except IndexError:  # another thread was faster
-        return None
-
-
-def _settle(held: _Held) -> None:
-    """Take in what has ended; let go what has been idle."""
-    if held.ended:
-        _take_in(held)
-        _keep_to_limit(held)
-    now = monotonic()
-    if now - held.looked >= _LOOK:
-        _let_idle_go(held, now)
-
-
-def _take_in(held: _Held) -> None:
-    """Hold the memory of results that have ended."""
-    now = monotonic()
-    while held.ended:
-        try:
-            lease = held.ended.popleft()
-        except IndexError:  # another thread was faster
-            return
-        buffer = getattr(lease, "buffer", None)
-        if buffer is None:  # an exception came before it had one
-            continue
-        if held.leases.pop(id(lease), None) is lease:
-            held.alive -= buffer.nbytes
-        held.idle.setdefault(buffer.nbytes, []).append((now, buffer))
-        _watch(held)
-
-
-def _idle_bytes(held: _Held) -> int:
-    return sum(size * len(stack) for size, stack in list(held.idle.items()))
-
-
-def _keep_to_limit(held: _Held) -> None:
-    if _limit is not None and _limit >= 0:
-        _let_oldest_go(held, _idle_bytes(held) - _limit)
-
-
-def _make_room(held: _Held, nbytes: int) -> None:
-    """Let idle memory go, so that this and all results together are no more than were once alive, or will be now."""
-    held.counted += 1
-    if held.counted > 16 + len(held.leases) // 4:
-        _count(held)
-    _let_oldest_go(held, _idle_bytes(held) + held.alive + nbytes - max(held.most, held.alive + nbytes))
-
-
-def _count(held: _Held) -> None:
-    held.counted = 0
-    held.alive = sum(lease.buffer.nbytes for lease in list(held.leases.values()))
-
-
-def _let_oldest_go(held: _Held, excess: int) -> None:
+def _let_oldest_go(pool: _Pool, excess: int) -> None:
+    """Give idle memory back to the system until so many bytes are, or there is none."""
     while excess > 0:
-        stacks = [stack for stack in list(held.idle.values()) if stack]
-        try:
-            oldest = min(stacks, key=lambda stack: stack[0][0])
-            excess -= oldest.pop(0)[1].nbytes
-        except (IndexError, ValueError):  # another thread was faster, or there is none
-            if not stacks:
-                return
+        idle = [
+            (entry[1], size)
+            for size, held in list(pool.held.items())
+            for entry in list(held)
+            if getrefcount(entry[0]) == _FREE
+        ]
+        if not idle:
+            return
+        since, size = min(idle)
+        excess -= size * max(1, _let_some_go(pool, size, since))  # 0 where another thread was faster
 
 
-def _let_idle_go(held: _Held, now: float) -> None:
-    held.looked = now
-    gone = False
-    for size, stack in list(held.idle.items()):
-        while stack and now - stack[0][0] >= _IDLE:
-            try:
-                entry = stack.pop(0)
-            except IndexError:  # another thread was faster
-                break
-            if now - entry[0] < _IDLE:  # it was, and this one is another
-                stack.insert(0, entry)
-                break
-            gone = True
-        if not stack:
-            held.idle.pop(size, None)  # what another thread adds at this moment is freed
+def _let_some_go(pool: _Pool, size: int, since: float) -> int:
+    """Drop buffers of this size that are idle and were last in use then or before: how many these were."""
+    held, gone = pool.held.get(size, deque()), 0
+    try:
+        for _ in range(len(held)):
+            entry = held.popleft()
+            if getrefcount(entry[0]) == _FREE and entry[1] <= since:
+                gone += 1
+            else:
+                held.append(entry)
+    except IndexError:  # another thread looks at the others
+        pass
+    if not held:
+        pool.held.pop(size, None)  # what another thread adds at this moment is freed with its last array
+    return gone
+
+
+def _look(pool: _Pool, now: float) -> None:
+    """Let go what has been idle for long."""
+    pool.looked, gone = now, 0
+    for size, held in list(pool.held.items()):
+        for entry in list(held):
+            if getrefcount(entry[0]) != _FREE:
+                entry[1] = now
+        gone += _let_some_go(pool, size, now - _IDLE)
     if gone:
-        held.most = held.alive + _idle_bytes(held)
+        pool.most = sum(count(pool))
 
 
 # Idle memory goes back even if no further call comes by --------------------------------------------------------------
 
 
-def _watch(held: _Held) -> None:
+def _watch(pool: _Pool, now: float) -> None:
     """Have idle memory looked after."""
-    now = monotonic()
-    if now < held.watched:
+    if now < pool.watched:
         return
-    held.watched, held.stop = now + _IDLE, Lock()
-    held.stop.acquire()
+    pool.watched, pool.stop = now + _IDLE, Lock()
+    pool.stop.acquire()
     try:
-        start_new_thread(_keep, (held, held.stop))  # not a Thread, whose start is not whole where an exception comes
+        start_new_thread(_keep, (pool, pool.stop))  # not a Thread, whose start is not whole where an exception comes
     except RuntimeError:  # no threads here, or Python is about to end: the next result that is made looks
         return
 
 
-def _keep(held: _Held, stop: Lock) -> None:
-    """What the keeper does, a thread that ends with the last idle memory."""
+def _keep(pool: _Pool, stop: Lock) -> None:
+    """What the keeper does, a thread that ends when the pool is empty."""
     while not stop.acquire(timeout=_IDLE / 4):
-        held.watched = monotonic() + _IDLE
-        _take_in(held)
-        _let_idle_go(held, monotonic())
-        if not held.idle and not held.leases:
+        pool.watched = monotonic() + _IDLE
+        _look(pool, monotonic())
+        if not pool.held:
             break
-    held.watched = 0.0
+    pool.watched = 0.0
 
 
 def _stop_keeper() -> None:
     """Before a fork: a process of one thread forks more safely, and from Python 3.12 on without a warning."""
-    held, end = _held, monotonic() + 0.5
-    if held.watched and held.stop.locked():
-        held.stop.release()
-        while held.watched and monotonic() < end:
+    pool, end = _pool, monotonic() + 0.5
+    if pool.watched and pool.stop.locked():
+        pool.stop.release()
+        while pool.watched and monotonic() < end:
             sleep(0.0002)
 
 
 def _start_anew() -> None:
-    """In a forked process: idle pages are the parent's as well; results that are alive end into what nothing reads."""
-    global _held
-    _held = _Held()
+    """In a forked process: idle pages are the parent's as well, and nobody hands them on to later results."""
+    global _pool
+    _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):

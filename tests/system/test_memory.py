@@ -77,9 +77,8 @@ def address(a):
 
 
 def held():
-    _memory._take_in(_memory._held)
-    _memory._keep_to_limit(_memory._held)
-    return _memory._idle_bytes(_memory._held)
+    """Bytes that no array lies over."""
+    return _memory.count().idle
 
 
 def test_memory_is_used_again():
@@ -102,7 +101,8 @@ def test_not_while_anything_lies_over_it(over):
     view = over(y)
     del y
     gc.collect()
-    assert address(result()) != first
+    other = result()
+    assert address(other) != first
     del view
     assert address(result()) == first
 
@@ -148,7 +148,10 @@ def test_what_is_kept_is_bounded():
     results = [result(k * SIZE) for k in range(1, 30)]
     del results
     assert 32 * SIZE < held() <= 64 * SIZE
+    y, z = result(20 * SIZE), result(21 * SIZE)
     fastbn.set_memory_pool(SIZE)
+    assert held() <= SIZE
+    del y, z
     assert held() <= SIZE
     y = result(8 * SIZE)  # larger than all that may be kept
     del y
@@ -170,9 +173,14 @@ def test_what_nothing_asks_for_is_given_back(monkeypatch):
     assert held() == SIZE
     now = _memory.monotonic()
     monkeypatch.setattr(_memory, "monotonic", lambda: now + 1000)
-    del z
-    _memory._settle(_memory._held)  # as every result that is made does first
+    other = result(2 * SIZE)  # a look at what is idle comes first
+    assert held() == 0
+    del z, other
+    assert held() == 4 * SIZE
+    monkeypatch.setattr(_memory, "monotonic", lambda: now + 1005)
+    z = result(2 * SIZE)
     assert held() == 2 * SIZE
+    del z
 
 
 def test_it_is_given_back_without_a_further_call(monkeypatch):
@@ -180,13 +188,25 @@ def test_it_is_given_back_without_a_further_call(monkeypatch):
     _memory._stop_keeper()
     y, z = result(), result(2 * SIZE)
     del y
-    result(2 * SIZE)  # takes in what has ended, and starts the keeper
-    del z
     end = _memory.monotonic() + 20
-    while (_memory._held.idle or _memory._held.ended) and _memory.monotonic() < end:
+    while held() and _memory.monotonic() < end:
         time.sleep(0.01)
-    assert not _memory._held.idle
-    assert not _memory._held.ended
+    assert _memory.count() == (2 * SIZE, 0)
+    del z
+    while _memory._pool.held and _memory.monotonic() < end:
+        time.sleep(0.01)
+    assert not _memory._pool.held
+
+
+def test_a_result_that_was_in_use_for_long_is_kept_as_long_as_any(monkeypatch):
+    y, now = result(), _memory.monotonic()
+    first = address(y)
+    for seconds in (100, 102):
+        monkeypatch.setattr(_memory, "monotonic", lambda seconds=seconds: now + seconds)
+        result(2 * SIZE)
+    del y
+    result(2 * SIZE)
+    assert address(result()) == first
 
 
 def test_results_and_what_is_kept_are_together_no_more_than_was_alive_at_once():
