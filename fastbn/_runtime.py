@@ -39,7 +39,8 @@ _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the
 _HOPELESS = 4  # times the other way's cost, if it takes that a second time, a way is not tried any more
 _LOOK = 0.001  # seconds before so many calls are timed again, other than in trials: beside a kernel, Python is slow
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
-_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth
+_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
+_MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
 
 _chosen: int | None = None  # by set_num_threads
 _threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
@@ -278,7 +279,7 @@ def _may_here() -> bool:
 class _Pace:
     """What one kind of call has cost so far, serial and parallel, and which way is taken."""
 
-    __slots__ = ("cost", "left", "look", "parallel", "ready", "recent", "retry", "timed")
+    __slots__ = ("calls", "cost", "left", "look", "parallel", "ready", "recent", "retry", "timed", "wait")
 
     def __init__(self) -> None:
         self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
@@ -288,7 +289,9 @@ class _Pace:
         self.left = _TRIES  # so many times yet
         self.timed = 0  # of _TRIES calls in a row,
         self.look = 0.0  # and when the next ones are to be timed
-        self.retry = 0.0  # when the slower way is to be tried
+        self.retry = 0.0  # when the slower way is to be tried,
+        self.wait = 0.0  # and after how many calls,
+        self.calls = 0  # of which there were so many
 
     def record(self, way: bool, start: float, end: float) -> None:
         """What a call has cost that went this way."""
@@ -311,8 +314,10 @@ class _Pace:
                 return
         self.parallel = self.cost[True] < self.cost[False]
         if trial:
-            self.retry = end + max(_RETRY, _RETRY_SHARE * self.cost[not self.parallel])
-        elif end >= self.retry:
+            fast, slow = self.cost[self.parallel], self.cost[not self.parallel]
+            self.retry = end + max(_RETRY, _RETRY_SHARE * slow)
+            self.wait, self.calls = min(100 * _TRIES * (slow - fast) / fast if fast else 0.0, _MOST_WAIT), 0
+        elif end >= self.retry and self.calls >= self.wait:
             self.parallel, self.left = not self.parallel, _TRIES
             self.recent[self.parallel] = []
             return
@@ -343,6 +348,7 @@ def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> N
         if len(_paces) > 4096:
             _paces.clear()
         pace = _paces.setdefault((kind, most), _Pace())
+    pace.calls += 1
     start, parallel = perf_counter(), pace.parallel
     if parallel:
         _with_threads(most, of_numba, run, *args)

@@ -557,8 +557,22 @@ def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
     calls(12, disturbed=True)  # a few more
     assert not any(calls(30, disturbed=True))
     clock[0] += 1
-    calls(10)
+    calls(110)  # what trying cost, twenty calls' time each, is to be no more than a share of what calls cost
     assert all(calls(100))
+
+
+@pytest.mark.parametrize("apart", [5e-3, 0.5])
+def test_in_a_program_that_does_other_work_between_calls_the_slower_way_is_rarely_tried(clock, apart):
+    ways = []
+
+    def run(threads):
+        ways.append(threads > 1)
+        clock[0] += 100e-6 if threads == 1 else 80e-6
+
+    for _ in range(1000):
+        _runtime.with_team("kind", 1 << 20, run)
+        clock[0] += apart
+    assert np.mean(ways) > 0.94
 
 
 def test_calls_after_a_pause_do_not_stand_for_all(clock):
