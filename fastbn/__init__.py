@@ -42,8 +42,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fastbn._config import show_config
-from fastbn._memory import get_memory_pool, set_memory_pool
-from fastbn._runtime import get_num_threads, num_threads, set_num_threads
 from fastbn._warmup import warmup
 from fastbn.double_backward import (
     batch_norm_double_backward,
@@ -52,6 +50,8 @@ from fastbn.double_backward import (
     layer_norm_double_backward,
     rms_norm_double_backward,
 )
+from fastbn.engine.memory import get_memory_pool, set_memory_pool
+from fastbn.engine.threads import get_num_threads, num_threads, set_num_threads
 from fastbn.folding import fold
 from fastbn.functional import (
     add_layer_norm,

@@ -12,8 +12,7 @@ import numba
 import numpy as np
 from numba.core import config as numba_config
 
-from fastbn import _runtime
-from fastbn.engine import plans
+from fastbn.engine import plans, threads
 from fastbn.kernels import folders, runs, sources
 
 PEERS = ("tbb", "scipy", "torch", "jax", "onnxruntime", "ml_dtypes")
@@ -78,7 +77,7 @@ def as_text(rows: dict[str, str]) -> str:
 def advice() -> list[str]:
     """What the user can do, a line each."""
     lines = []
-    layer = _runtime.threading_layer()
+    layer = threads.threading_layer()
     if layer in ("workqueue", None) and not numba_config.DISABLE_JIT:
         lines += ["", "A better threading layer lets calls on all threads run in parallel. Either will do:"]
         if sys.platform == "linux":
@@ -174,13 +173,13 @@ def _cache() -> str:
 
 
 def _quota() -> str:
-    quota = _runtime.cpu_quota()
+    quota = threads.cpu_quota()
     return "none" if quota is None else f"{quota:g} CPUs, by the control group"
 
 
 def _threads() -> str:
     try:
-        count = _runtime.get_num_threads()
+        count = threads.get_num_threads()
     except ValueError as error:
         return str(error)
     asked = os.environ.get("FASTBN_NUM_THREADS")
@@ -191,7 +190,7 @@ def _layer() -> str:
     """The threading layer and why it is this one."""
     if numba_config.DISABLE_JIT:
         return "none: NUMBA_DISABLE_JIT is set"
-    layer = _runtime.threading_layer()
+    layer = threads.threading_layer()
     asked = numba_config.THREADING_LAYER
     if layer is None:
         return f"none: NUMBA_THREADING_LAYER={asked} cannot be loaded, so every call is serial"

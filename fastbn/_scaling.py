@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _runtime, _views
+from fastbn.engine import pace, views
 from fastbn.engine.arrays import flattened, writable
 from fastbn.kernels import pixels
 
@@ -79,7 +79,7 @@ def apply(x: Array, y: Array, axes: tuple[int, ...], numbers: Numbers, narrow: b
 
 def _order(a: Array) -> tuple[int, ...] | None:
     """The axes longer than one from the slowest to the fastest in memory; None where there are holes or overlaps."""
-    order = _views.memory_order(a)
+    order = views.memory_order(a)
     if order is False:
         return None
     return tuple(k for k in (range(a.ndim) if order is None else order) if a.shape[k] > 1)
@@ -113,7 +113,7 @@ def _run(kernel: Any, units: int, plan: list[int], x: Array, y: Array, rest: tup
     def run(threads: int) -> None:
         kernel[threads > 1](units, told, x, y, *rest)
 
-    _runtime.with_team((kernel.serial.__name__, x.dtype, y.dtype, *plan, units), y.nbytes, run)
+    pace.with_team((kernel.serial.__name__, x.dtype, y.dtype, *plan, units), y.nbytes, run)
 
 
 # Where all lies as before ---------------------------------------------------------------------------------------------

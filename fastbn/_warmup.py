@@ -12,9 +12,9 @@ import numpy as np
 from numba.core import config
 from numpy.typing import NDArray
 
-from fastbn import _checks, _runtime, functional
+from fastbn import functional
 from fastbn._quiet import quiet
-from fastbn.engine import plans
+from fastbn.engine import arguments, pace, plans, threads
 from fastbn.kernels.jit import Driver
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -103,16 +103,16 @@ def warmup(
     0 compiled, 19 found
     """
     steps = list(_steps(ops, dtypes, layouts))
-    _checks.activation(activation)
+    arguments.activation(activation)
     start, before = perf_counter(), _counts()
     with quiet(), _asked_for() as kernels:  # kernels are named and not run: what they would fill holds anything
         for op, dtype, layout in steps:
             for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
-                _runtime.clear_paces()
-                with _runtime.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
+                pace.clear_paces()
+                with threads.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
                     for _ in range(_CALLS):
                         _call(op, x, axis, affine, activation, residual, where)
-        _runtime.clear_paces()
+        pace.clear_paces()
     for done, (build, types) in enumerate(kernels):
         if progress:
             progress(done, len(kernels), build.py_func.__qualname__)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks
 from fastbn._doors import need
+from fastbn.engine import arguments
 from fastbn.moments import Moments
 from fastbn.moments._measure import axes_of, measured
 from fastbn.moments._states import State, concatenated, merged
@@ -73,7 +73,7 @@ def moments(
     """
     delayed = need("dask", "dask").delayed
     axes, kept = _kept(array, axis)
-    skip = _checks.flag(skipna, "skipna")
+    skip = arguments.flag(skipna, "skipna")
     beside = [_as_chunked(v, name, array) for v, name in ((where, "where"), (weights, "weights"))]
     blocks = [_blocks(v, array.numblocks) for v in (array, *beside)]
     measure, merge = delayed(_measured, pure=True), delayed(_merged, pure=True)
@@ -113,7 +113,7 @@ def normalize(array: Any, moments: Any, *, eps: float = 0.0) -> Any:
     _checked(array)
     if not isinstance(moments, Moments) and not hasattr(moments, "dask"):
         raise TypeError(f"moments is a {type(moments).__name__}; expected Moments, or a Delayed of them")
-    number = _checks.eps(eps)
+    number = arguments.eps(eps)
     dtype = np.dtype(np.float32) if array.dtype.kind in "iub" else array.dtype
     empty = np.empty((0,) * array.ndim, dtype)
     return array.map_blocks(_normalized, moments, array.shape, number, dtype=dtype, meta=empty)
@@ -133,7 +133,7 @@ def _kept(array: Any, axis: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes as given, and as axes of the array, in its order."""
     _checked(array)
     axes = axes_of(axis)
-    kept = sorted(_checks.axis(a, array) for a in axes)
+    kept = sorted(arguments.axis(a, array) for a in axes)
     if len(set(kept)) < len(kept):
         raise ValueError(f"axis is {axis}, which names an axis of array, of shape {array.shape}, twice")
     return axes, tuple(kept)

@@ -9,8 +9,8 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _checks, _views
 from fastbn._quiet import quietly
+from fastbn.engine import arguments, views
 from fastbn.engine.double_backward import Affine, Operands, differentiate
 
 __all__ = [
@@ -93,15 +93,15 @@ def batch_norm_double_backward(
     >>> gweight.round(3), (2 * dx * dx).sum(axis=0).round(3)  # dx is proportional to weight, which is 1
     (array([0.827]), array([0.827]))
     """
-    dy, x = _checks.gradient(dy, x)
-    v = _checks.like(ddx, "ddx", x)
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
+    dy, x = arguments.gradient(dy, x)
+    v = arguments.like(ddx, "ddx", x)
+    arguments.rank(x, 2)
+    channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
-    m, r = _checks.given(mean, "mean", shape), _checks.given(rstd, "rstd", shape)
+    m, r = arguments.given(mean, "mean", shape), arguments.given(rstd, "rstd", shape)
     checked = Operands(v, dy, x, m, r, *_affine(weight, ddweight, ddbias, shape))
-    through = _checks.flag(training, "training")
-    return differentiate(checked, _views.batch_view, (channel,), shape, through)
+    through = arguments.flag(training, "training")
+    return differentiate(checked, views.batch_view, (channel,), shape, through)
 
 
 @quietly
@@ -302,9 +302,9 @@ def instance_norm_double_backward(
 
 def _affine(weight: Any, ddweight: Any, ddbias: Any, shape: tuple[int, ...]) -> Affine:
     return (
-        _checks.vector(weight, "weight", shape),
-        _checks.vector(ddweight, "ddweight", shape),
-        _checks.vector(ddbias, "ddbias", shape),
+        arguments.vector(weight, "weight", shape),
+        arguments.vector(ddweight, "ddweight", shape),
+        arguments.vector(ddbias, "ddbias", shape),
     )
 
 
@@ -313,13 +313,13 @@ def _trailing(
 ) -> tuple[Array, Array, Array]:
     """arrays: ddx, dy and x; statistics: mean and rstd; affine: weight, ddweight and ddbias."""
     (ddx, dy, x), (mean, rstd) = arrays, statistics
-    dy, x = _checks.gradient(dy, x)
-    v = _checks.like(ddx, "ddx", x)
-    lead, shape = _checks.leading(rstd, "rstd", x)
-    r = _checks.given(rstd, "rstd", lead)
-    m = _checks.given(mean, "mean", lead) if centered else None
+    dy, x = arguments.gradient(dy, x)
+    v = arguments.like(ddx, "ddx", x)
+    lead, shape = arguments.leading(rstd, "rstd", x)
+    r = arguments.given(rstd, "rstd", lead)
+    m = arguments.given(mean, "mean", lead) if centered else None
     checked = Operands(v, dy, x, m, r, *_affine(*affine, shape))
-    return differentiate(checked, _views.layer_view, (len(shape),), shape)
+    return differentiate(checked, views.layer_view, (len(shape),), shape)
 
 
 def _group(
@@ -331,12 +331,12 @@ def _group(
 ) -> tuple[Array, Array, Array]:
     """As `_trailing`; by_channel: a group a channel; else rstd tells their number."""
     (ddx, dy, x), (mean, rstd) = arrays, statistics
-    dy, x = _checks.gradient(dy, x)
-    v = _checks.like(ddx, "ddx", x)
-    _checks.rank(x, 2)
-    channel = _checks.sample_axis(axis, x)
+    dy, x = arguments.gradient(dy, x)
+    v = arguments.like(ddx, "ddx", x)
+    arguments.rank(x, 2)
+    channel = arguments.sample_axis(axis, x)
     channels = x.shape[channel]
-    groups = channels if by_channel else _checks.groups_of(rstd, channels)
-    m, r = (_checks.given(s, name, (x.shape[0], groups)) for s, name in ((mean, "mean"), (rstd, "rstd")))
+    groups = channels if by_channel else arguments.groups_of(rstd, channels)
+    m, r = (arguments.given(s, name, (x.shape[0], groups)) for s, name in ((mean, "mean"), (rstd, "rstd")))
     checked = Operands(v, dy, x, m, r, *_affine(*affine, (channels,)))
-    return differentiate(checked, _views.group_view, (channel, groups), (channels,))
+    return differentiate(checked, views.group_view, (channel, groups), (channels,))

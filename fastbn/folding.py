@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _checks
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.functional import rstd_of
 
 __all__ = ["fold"]
@@ -90,10 +90,10 @@ def fold(
     (array([[1., 0.],
            [1., 2.]]), array([-0.5  , -0.667]))
     """
-    weight = _checks.array(conv_weight, "conv_weight")
-    transposed, before = _checks.flag(transposed, "transposed"), _checks.flag(before, "before")
+    weight = arguments.array(conv_weight, "conv_weight")
+    transposed, before = arguments.flag(transposed, "transposed"), arguments.flag(before, "before")
     first, second, inputs, outputs, groups = _channels(weight, transposed, groups)
-    bias = _checks.vector(conv_bias, "conv_bias", (outputs,), np.float64)
+    bias = arguments.vector(conv_bias, "conv_bias", (outputs,), np.float64)
     a, t = _scale_and_shift(bn, inputs if before else outputs, before)
 
     # Two axes of the weight are channels; the first holds all groups, one after the other, the second those of a group.
@@ -109,9 +109,9 @@ def fold(
 
 def _channels(weight: Array, transposed: bool, groups: Any) -> tuple[int, int, int, int, int]:
     """The lengths of the weight's first two axes, the numbers of input and output channels, and the groups."""
-    _checks.rank(weight, 2, "conv_weight")
+    arguments.rank(weight, 2, "conv_weight")
     first, second = weight.shape[:2]
-    n = _checks.integer(groups, "groups")
+    n = arguments.integer(groups, "groups")
     if n < 1 or first % n:
         raise ValueError(f"groups is {n}; expected a divisor of {first}, the first axis of conv_weight {weight.shape}")
     return (first, second, first, second * n, n) if transposed else (first, second, second * n, first, n)
@@ -141,10 +141,10 @@ def _scale_and_shift(bn: Any, channels: int, before: bool) -> tuple[Array, Array
             "(running_mean, running_var, weight, bias, eps)"
         )
     shape = (channels,)
-    mean, var = _checks.given(mean, "running_mean", shape), _checks.given(var, "running_var", shape)
-    weight = _checks.vector(weight, "weight", shape, np.float64)
-    bias = _checks.vector(bias, "bias", shape, np.float64)
-    eps = _checks.eps(eps)
+    mean, var = arguments.given(mean, "running_mean", shape), arguments.given(var, "running_var", shape)
+    weight = arguments.vector(weight, "weight", shape, np.float64)
+    bias = arguments.vector(bias, "bias", shape, np.float64)
+    eps = arguments.eps(eps)
     if not (var + eps > 0).all():
         raise ValueError(f"running_var + eps is {np.min(var + eps)} in a channel; expected positive numbers")
     a = rstd_of(var, eps) * (1.0 if weight is None else weight)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _checks, _memory
 from fastbn._scaling import Numbers, apply, by_definition
+from fastbn.engine import arguments, memory
 
 __all__ = ["denormalize", "normalize"]
 
@@ -163,9 +163,9 @@ def denormalize(
 
 def _data(value: Any, name: str) -> Array:
     """Floats, integers or booleans, native and aligned."""
-    x = _checks.ndarray(value, name)
+    x = arguments.ndarray(value, name)
     if x.dtype.kind not in "iub":
-        return _checks.array(x, name)
+        return arguments.array(x, name)
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
     return x if x.flags.aligned else x.copy()
 
@@ -177,7 +177,7 @@ def _any_dtype(value: Any) -> np.dtype[Any]:
         raise TypeError(f"dtype is {value!r}; expected a dtype") from None
     if dtype.kind in "iu":
         return dtype.newbyteorder("=")
-    if not _checks._supported(dtype):
+    if not arguments._supported(dtype):
         raise TypeError(f"dtype is {dtype}; expected float16, bfloat16, float32, float64 or integers")
     return dtype
 
@@ -205,7 +205,7 @@ def _groups(
         given = tuple(axis)
     except TypeError:
         given = (axis,)
-    axes = tuple(sorted(_checks.axis(a, x) for a in given))
+    axes = tuple(sorted(arguments.axis(a, x) for a in given))
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis is {given}, which names an axis of {name}, of shape {x.shape}, twice")
     return axes, tuple(x.shape[a] for a in axes)
@@ -213,8 +213,8 @@ def _groups(
 
 def _statistics(value: Any, name: str, shape: tuple[int, ...]) -> Array:
     """Finite float64 numbers, a number for all groups included."""
-    v = _checks.ndarray(value, name)
-    if v.dtype.kind not in "iu" and not _checks._is_float(v.dtype):
+    v = arguments.ndarray(value, name)
+    if v.dtype.kind not in "iu" and not arguments._is_float(v.dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected numbers")
     if v.shape not in ((), shape):
         raise ValueError(f"{name} has shape {v.shape}; expected {shape}, the lengths along axis, or a number")
@@ -234,7 +234,7 @@ def _deviations(value: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _factor(value: Any) -> float:
-    factor = 1.0 if value is None else _checks.real(value, "scale")
+    factor = 1.0 if value is None else arguments.real(value, "scale")
     if factor == 0:
         raise ValueError("scale is 0; expected another number, such as 1/255, or None")
     return factor
@@ -256,12 +256,12 @@ def _result(
     shape = tuple(x.shape[a] for a in order)
     inverse = sorted(range(x.ndim), key=order.__getitem__)
     if out is None:
-        y = _memory.empty(shape, dtype)
+        y = memory.empty(shape, dtype)
     else:
         y = out
         like = np.broadcast_to(np.empty((), dtype), shape)
         as_is = source == place and x.dtype == dtype  # so that the result may go where x is
-        _checks.out(y, (like, x) if as_is else (like,), *(() if as_is else (x,)))
+        arguments.out(y, (like, x) if as_is else (like,), *(() if as_is else (x,)))
     return y, y.transpose(inverse)
 
 

@@ -9,7 +9,7 @@ from math import erf, exp, pi, sqrt
 
 import numpy as np
 
-from fastbn import _checks
+from fastbn.engine import arguments
 
 __all__ = [
     "add_layer_norm",
@@ -53,12 +53,12 @@ __all__ = [
 
 
 def _float64(x):
-    return None if x is None else _checks.ndarray(x, "argument").astype(np.float64)
+    return None if x is None else arguments.ndarray(x, "argument").astype(np.float64)
 
 
 def _default_rms_eps(x):
     """torch's default: the machine epsilon of the type computed in (float32 for half precision)."""
-    return float(np.finfo(np.float64 if _checks.ndarray(x, "x").dtype == np.float64 else np.float32).eps)
+    return float(np.finfo(np.float64 if arguments.ndarray(x, "x").dtype == np.float64 else np.float32).eps)
 
 
 def _shape_tuple(normalized_shape):
@@ -148,7 +148,7 @@ def _before(dy, h, weight, bias, activation, residual, where):
 
 
 def _mask(where):
-    return True if where is None else _checks.ndarray(where, "where")
+    return True if where is None else arguments.ndarray(where, "where")
 
 
 def _sums(dy, h, axes, shape=None):
@@ -300,7 +300,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, *, activation=None, where=None):
 
 def _added(x, residual):
     """The sum in x's dtype, which is what is normalized."""
-    x = _checks.ndarray(x, "x")
+    x = arguments.ndarray(x, "x")
     return (_float64(x) + _float64(residual)).astype(x.dtype)
 
 

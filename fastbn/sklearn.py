@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, preprocessing
+from fastbn import preprocessing
 from fastbn._doors import need
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.moments import Moments
 
 Array = NDArray[Any]
@@ -77,7 +78,7 @@ def _standardizer() -> Any:
             X = self._validated(X, reset=first)
             weights = None
             if sample_weight is not None:
-                _checks.refuse_mask(sample_weight, "sample_weight")
+                arguments.refuse_mask(sample_weight, "sample_weight")
                 weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
             known = np.equal(X, X)
             part = Moments(1).update(X, None if known.all() else known, weights)
@@ -102,7 +103,7 @@ def _standardizer() -> Any:
         def inverse_transform(self, X: Any, copy: bool | None = None) -> Any:
             """X * scale_ + mean_, of the dtype of X."""
             check_is_fitted(self)
-            _checks.refuse_mask(X, "X")
+            arguments.refuse_mask(X, "X")
             X = validation.check_array(X, **self._accepts())
             mean, scale = self._applied()
             return self._by(preprocessing.denormalize, X, mean, scale, self.copy if copy is None else copy)
@@ -128,7 +129,7 @@ def _standardizer() -> Any:
             return {"dtype": dtypes, "ensure_all_finite": "allow-nan", "accept_sparse": False}
 
         def _validated(self, X: Any, reset: bool) -> Array:
-            _checks.refuse_mask(X, "X")
+            arguments.refuse_mask(X, "X")
             checked: Array = validate_data(self, X, reset=reset, **self._accepts())
             return checked
 

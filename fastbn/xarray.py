@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbn import _checks
 from fastbn._doors import need
+from fastbn.engine import arguments
 from fastbn.moments import Moments
 
 __all__ = ["moments", "normalize"]
@@ -56,7 +56,7 @@ def moments(data: Any, dim: Any, *, skipna: bool = True, where: Any = None) -> A
     >>> seen["temperature"].mean  # doctest: +SKIP
     """
     xr = need("xarray", "xarray")
-    skip, names = _checks.flag(skipna, "skipna"), _names(dim)
+    skip, names = arguments.flag(skipna, "skipna"), _names(dim)
     if isinstance(data, xr.Dataset):
         if missing := [name for name in names if name not in data.dims]:
             raise ValueError(f"dim names {missing[0]!r}; data has the dimensions {', '.join(map(str, data.dims))}")
@@ -92,7 +92,7 @@ def normalize(data: Any, moments: Any, *, eps: float = 0.0) -> Any:
         If an argument is of another type, a dimension is missing, or lengths differ; as `fastbn.Moments.normalize`.
     """
     xr = need("xarray", "xarray")
-    number = _checks.eps(eps)
+    number = arguments.eps(eps)
     if isinstance(data, xr.Dataset):
         if not isinstance(moments, Mapping):
             raise TypeError(f"moments is a {type(moments).__name__}; expected a mapping of names to Moments")

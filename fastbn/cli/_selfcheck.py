@@ -17,10 +17,10 @@ import numpy as np
 from numba.core import config
 
 import fastbn
-from fastbn import _runtime, reference
+from fastbn import reference
 from fastbn.cli import _check
 from fastbn.cli._check import LAYOUTS, OPERATIONS, TOLERANCES
-from fastbn.engine import plans
+from fastbn.engine import pace, plans
 
 Array = np.ndarray[Any, Any]
 Outcome = tuple[str, bool]
@@ -179,7 +179,7 @@ def _thread_counts() -> list[int]:
 def _shared_by(threads: int) -> Iterator[None]:
     """As if every array were large enough for all threads."""
     plans.clear()  # those made before know the size that was large enough then
-    with mock.patch.multiple(_runtime, SERIAL_BYTES=0, TEAM_BYTES=0), fastbn.num_threads(threads):
+    with mock.patch.multiple(pace, SERIAL_BYTES=0, TEAM_BYTES=0), fastbn.num_threads(threads):
         yield
     plans.clear()
 

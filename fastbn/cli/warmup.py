@@ -5,9 +5,9 @@ import sys
 from time import perf_counter
 from typing import Any
 
-from fastbn import _checks
 from fastbn._warmup import DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
 from fastbn.cli._errors import CommandError, require
+from fastbn.engine import arguments
 
 SECONDS_A_LINE = 10
 
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="LAYOUT",
         help=f"{_list(LAYOUTS)} (both; layer and RMS norm over the last axis alone)",
     )
-    names = tuple(_checks.ACTIVATIONS)
+    names = tuple(arguments.ACTIVATIONS)
     add("--activation", choices=names, metavar="NAME", help=f"of the calls to come: {_list(names)} (none)")
     add("--residual", action="store_true", help="calls will have one")
     add("--where", action="store_true", help="calls will have a mask")

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _memory, _views
 from fastbn._quiet import cast
+from fastbn.engine import memory, views
 
 Array = NDArray[Any]
-ViewOf = Callable[..., _views.View | None]
+ViewOf = Callable[..., views.View | None]
 
 
 class _Alias:
@@ -41,15 +41,15 @@ def inverse(order: Any) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _views.View]:
+def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, views.View]:
     """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
-    order = _views.memory_order(x)
+    order = views.memory_order(x)
     if order is False:  # holes or overlaps: the same order without them
-        x = _memory.retried(x.copy, order="K")
-        order = _views.memory_order(x)
+        x = memory.retried(x.copy, order="K")
+        order = views.memory_order(x)
     view = view_of(x.shape, order, *args)
     if view is None:
-        x, order = _memory.retried(np.ascontiguousarray, x), None
+        x, order = memory.retried(np.ascontiguousarray, x), None
         view = view_of(x.shape, None, *args)
         assert view is not None, "every operation reads C-contiguous arrays"
     return x, order, view
@@ -58,15 +58,15 @@ def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, _
 def in_order(a: Array, order: Any) -> Array:
     """a with the given memory order, copied if it has another."""
     if order is None:
-        return _memory.retried(np.ascontiguousarray, a)
-    return _memory.retried(np.ascontiguousarray, a.transpose(order)).transpose(inverse(order))
+        return memory.retried(np.ascontiguousarray, a)
+    return memory.retried(np.ascontiguousarray, a.transpose(order)).transpose(inverse(order))
 
 
 def target(x: Array, order: Any) -> Array:
     """A new array like x with this memory order."""
     if order is None:
-        return _memory.empty(x.shape, x.dtype)
-    return _memory.empty([x.shape[a] for a in order], x.dtype).transpose(inverse(order))
+        return memory.empty(x.shape, x.dtype)
+    return memory.empty([x.shape[a] for a in order], x.dtype).transpose(inverse(order))
 
 
 def is_in_order(a: Array, order: Any) -> bool:
@@ -77,7 +77,7 @@ def is_in_order(a: Array, order: Any) -> bool:
 # Weights and statistics -----------------------------------------------------------------------------------------------
 
 
-def flat_weights(w: Array | None, view: _views.View) -> Array | None:
+def flat_weights(w: Array | None, view: views.View) -> Array | None:
     """A weight or bias, flat, in the order of the elements in memory."""
     if w is None or view.weight_order is None:
         return w if w is None else w.ravel()
@@ -85,7 +85,7 @@ def flat_weights(w: Array | None, view: _views.View) -> Array | None:
     return w.reshape(shape).transpose(tail).ravel()
 
 
-def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
+def shaped_gradient(g: Array, view: views.View, given: Array | None, shape: tuple[int, ...]) -> Array:
     """A weight's gradient in the weight's own order, shape and dtype."""
     if view.weight_order is not None:
         lengths, tail = view.weight_order
@@ -94,13 +94,13 @@ def shaped_gradient(g: Array, view: _views.View, given: Array | None, shape: tup
     return g if given is None else cast(g, given.dtype)
 
 
-def flat_statistics(values: Array, view: _views.View) -> Array:
+def flat_statistics(values: Array, view: views.View) -> Array:
     """What users see, flat in memory order."""
     if view.stats_axes is not None:
         values = values.transpose(inverse(view.stats_axes))
     return values.ravel()
 
 
-def shaped_statistics(values: Array, view: _views.View) -> Array:
+def shaped_statistics(values: Array, view: views.View) -> Array:
     """Those of every group with their axes as users see them."""
     return values if view.stats_axes is None else values.transpose(view.stats_axes)

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _memory, _runtime
 from fastbn._quiet import cast, quietly
-from fastbn._views import View
-from fastbn.engine import arrays, by_columns, by_runs, numbers
+from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace
 from fastbn.engine.forward import Reading, reading, team
 from fastbn.engine.operands import Extras, GradientExtras, none_if_empty
+from fastbn.engine.views import View
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
@@ -36,7 +35,7 @@ def passes(x: Array, view: View, centered: bool, through_statistics: bool = True
     if not through_statistics:
         return _by_constants(view, x, family)
     whole = family.backward(view, x, centered)
-    if numbers.undivided_back(view) or x.nbytes < _runtime.SERIAL_BYTES:
+    if numbers.undivided_back(view) or x.nbytes < pace.SERIAL_BYTES:
         return whole
     units = numbers.backward(view, numbers.of(x), centered)[1]
     in_steps = family.backward_in_steps(view, x, centered)
@@ -70,7 +69,7 @@ def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (dy, x, rstd, mean, weight, bias, residual, where, dsum, out): dx, dweight, dbias and, with one, dresidual."""
     x, read = reading(operands[1], spec.view_of, spec.args)
     order, back, view, shape, dtype, nbytes = read
-    compute = _checks.COMPUTED_IN[dtype]
+    compute = arguments.COMPUTED_IN[dtype]
     run = passes(x, view, spec.centered, spec.through_statistics) if x.size else None
     shared, empty = (team(nbytes, run) if run else None), read.empty
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
@@ -128,7 +127,7 @@ def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callab
     residual, where, dsum = operands[6:9]
     if spec.activation is None and residual is None and where is None and dsum is None:
         return None
-    view, compute = read.view, _checks.COMPUTED_IN[read.dtype]
+    view, compute = read.view, arguments.COMPUTED_IN[read.dtype]
     activation, by_channel = activations.packed(spec.activation), view.affine == "channel"
     inner = activation is not None or (residual is not None and where is not None)
     full, (kept, groups) = operands[1].shape, (spec.kept, spec.groups)
@@ -139,14 +138,14 @@ def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callab
         _, _, bias, residual, where, dsum, _ = (*others, None, None, None, None, None)[:7]
         dz, dresidual, counts, mask = dy, None, None, None
         if added:
-            memory = empty(shape, dtype)
-            dz, dresidual = memory.ravel(), memory if order is None else memory.transpose(back)
+            result = empty(shape, dtype)
+            dz, dresidual = result.ravel(), result if order is None else result.transpose(back)
             if not inner:
                 dz[...] = dy
         elif inner:
-            dz = _memory.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
+            dz = memory.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
         if masked:
-            counts = arrays.flat_statistics(_checks.counts(where, full, kept, groups), view)
+            counts = arrays.flat_statistics(arguments.counts(where, full, kept, groups), view)
             mask = flat(np.broadcast_to(where, full))
         added_to_dx = None if dsum is None else flat(dsum)
         b = None if bias is None or not inner else arrays.flat_weights(np.ascontiguousarray(cast(bias, compute)), view)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fastbn._quiet import quietly
-from fastbn._views import View
 from fastbn.engine import numbers
 from fastbn.engine.by_runs import Backward, Forward, collecting
 from fastbn.engine.entries import Entries
 from fastbn.engine.operands import LIKE, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.engine.views import View
 from fastbn.kernels import columns
 from fastbn.kernels.simd import LANES
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fastbn._quiet import quietly
-from fastbn._views import View
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries
 from fastbn.engine.operands import LIKE, UNWANTED, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.engine.views import View
 from fastbn.kernels import runs, statistics
 
 Forward = Callable[..., None]  # of (threads, x, y, weight, bias, mean, var, extras)

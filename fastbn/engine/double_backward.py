@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _runtime, _views
-from fastbn.engine import arrays, numbers
+from fastbn.engine import arguments, arrays, numbers, pace, views
 from fastbn.engine.operands import computed_in
 from fastbn.kernels import columns, double, runs
 
@@ -46,7 +45,7 @@ def differentiate(
     x, order, view = arrays.view_of_memory(x, view_of, *args)
     v, dy = arrays.in_order(v, order), arrays.in_order(dy, order)
     ddy, gx = arrays.target(x, order), arrays.target(x, order)
-    compute = _checks.COMPUTED_IN[x.dtype]
+    compute = arguments.COMPUTED_IN[x.dtype]
     gweight = np.zeros(view.weights)
     if x.size:
         flat = [arrays.flattened(a, order) for a in (v, dy, x, ddy, gx)]
@@ -56,11 +55,11 @@ def differentiate(
         run = _columns_double_backward if view.columns else _runs_double_backward
         with np.errstate(all="ignore"):  # an infinite or huge element spoils its own group, which says enough
             kind = run, view, x.dtype
-            _runtime.with_team(kind, x.nbytes, run, view, flat, (w, a, b), m, r, through_statistics, gweight)
+            pace.with_team(kind, x.nbytes, run, view, flat, (w, a, b), m, r, through_statistics, gweight)
     return ddy, gx, arrays.shaped_gradient(gweight.astype(compute), view, affine[0], shape)
 
 
-def _flat_weights(w: Array | None, compute: np.dtype[Any], view: _views.View) -> Array | None:
+def _flat_weights(w: Array | None, compute: np.dtype[Any], view: views.View) -> Array | None:
     """A parameter as the kernels take it."""
     if w is None:
         return None
@@ -138,7 +137,7 @@ def _add_by_part(gweight: Array, of_parts: Array, first: int) -> None:
 
 def _runs_double_backward(
     threads: int,
-    view: _views.View,
+    view: views.View,
     flat: list[Array],
     affine: Affine,
     mean: Array | None,
@@ -193,7 +192,7 @@ def _runs_double_backward(
 
 def _columns_double_backward(
     threads: int,
-    view: _views.View,
+    view: views.View,
     flat: list[Array],
     affine: Affine,
     mean: Array | None,

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _memory, _runtime, _views
-from fastbn.engine import arrays, by_columns, by_runs, numbers, plans
+from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace, plans, views
 from fastbn.engine.operands import UNWANTED, Extras
 from fastbn.kernels import activations
 
@@ -35,7 +34,7 @@ class Reading(NamedTuple):
 
     order: Any  # of axes in memory; None: C-contiguous
     back: Any  # the axes that lead back
-    view: _views.View
+    view: views.View
     shape: Any  # in the order of memory
     dtype: np.dtype[Any]
     nbytes: int
@@ -43,7 +42,7 @@ class Reading(NamedTuple):
     @property
     def empty(self) -> Callable[..., Array]:
         """What makes memory for a result, given shape and dtype."""
-        return np.empty if self.nbytes < _memory.LEAST else _memory.empty
+        return np.empty if self.nbytes < memory.LEAST else memory.empty
 
     def flat(self, values: Array) -> Array:
         """The elements of an array of x's shape in the order of memory."""
@@ -62,17 +61,17 @@ def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None] | None:
     kind = object()
 
     def with_team(*args: Any) -> None:
-        _runtime.with_team(kind, nbytes, run, *args)
+        pace.with_team(kind, nbytes, run, *args)
 
-    return None if nbytes < _runtime.SERIAL_BYTES else with_team
+    return None if nbytes < pace.SERIAL_BYTES else with_team
 
 
-def passes(x: Array, view: _views.View, eps: float, keep: int, centered: bool = True) -> by_runs.Forward:
+def passes(x: Array, view: views.View, eps: float, keep: int, centered: bool = True) -> by_runs.Forward:
     """All passes of a forward over arrays like x: (threads, x, y, weight, bias, mean, var, extras)."""
     family: Any = by_columns if view.columns else by_runs
     args = view, x, centered, keep == RSTD, eps
     whole = family.forward(*args)
-    if numbers.undivided(view) or x.nbytes < _runtime.SERIAL_BYTES:
+    if numbers.undivided(view) or x.nbytes < pace.SERIAL_BYTES:
         return whole
     units = view.blocks * numbers.extent(view)[1] if view.columns else view.geometry[1]
     in_steps = family.forward_in_steps(*args)
@@ -164,7 +163,7 @@ def _extras(spec: Any, read: Reading, operands: tuple[Any, ...]) -> Callable[...
     def extras(residual: Any = None, where: Any = None, out: Any = None) -> Extras:
         mask = counts = None
         if masked:
-            counts = _checks.counts(where, full, kept, groups)
+            counts = arguments.counts(where, full, kept, groups)
             if accept is not None:
                 accept(counts)
             mask, counts = flat(np.broadcast_to(where, full)), arrays.flat_statistics(counts, view)
@@ -221,7 +220,7 @@ class Given(NamedTuple):
 
 def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (x, weight, bias, mean, var, residual, where, out), every channel by its given mean and variance."""
-    x, read = reading(operands[0], _views.batch_view, (spec.axis, False))
+    x, read = reading(operands[0], views.batch_view, (spec.axis, False))
     order, back, view, shape, dtype, nbytes = read
     run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps) if x.size else None
     shared, empty = team(nbytes, run) if run else None, read.empty

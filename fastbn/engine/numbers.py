@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn._views import View
+from fastbn.engine.views import View
 from fastbn.kernels import runs
 from fastbn.kernels.tile import AHEAD, ROWS_AT_ONCE
 

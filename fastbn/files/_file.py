@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
+from fastbn.engine import arguments
 from fastbn.files._content import Content, Norm, Unknown, filled, layer_of, values_of
 from fastbn.files._detect import FORMATS, open_file
 from fastbn.files._folded import ask_for_pairs, fold_state
@@ -67,7 +67,7 @@ def read(path: str | os.PathLike[str], *, format: str | None = None, max_bytes: 
     """
     if format is not None and format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
-    if max_bytes is not None and _checks.integer(max_bytes, "max_bytes") < 0:
+    if max_bytes is not None and arguments.integer(max_bytes, "max_bytes") < 0:
         raise ValueError(f"max_bytes is {max_bytes}; expected at least 0")
     return File(*open_file(path, format, max_bytes))
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
+from fastbn.engine import arguments
 from fastbn.files._source import Array
 
 _NAMES = {
@@ -92,7 +92,7 @@ def _name(name: Any, kind: str) -> str:
 
 
 def _array(name: str, value: ArrayLike, kind: str) -> Array:
-    array = _checks.ndarray(value, name)
+    array = arguments.ndarray(value, name)
     known = (
         array.dtype.name in _NAMES if kind == "safetensors" else not array.dtype.hasobject and array.dtype.names is None
     )

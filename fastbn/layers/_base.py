@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn import _checks
 from fastbn._quiet import quiet, quietly
 from fastbn._running import commit, commit_pairs
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._state import IncompatibleKeys, accept
 
@@ -98,9 +98,9 @@ class Layer(ABC):
         dtype: DTypeLike,
         activation: Activation = None,
     ) -> None:
-        _checks.activation(activation)
+        arguments.activation(activation)
         self.activation = activation
-        self.dtype = _checks.parameter_dtype(dtype)
+        self.dtype = arguments.parameter_dtype(dtype)
         self.training = True
         self.parameters: dict[str, Array] = {}
         if weight:
@@ -133,7 +133,7 @@ class Layer(ABC):
         target = (self.parameters | self._constants).get(name)
         if target is None:
             raise AttributeError(f"{self} has no {name} to assign to")
-        given = _checks.ndarray(value, name)
+        given = arguments.ndarray(value, name)
         with quiet():
             target[...] = given
 
@@ -335,7 +335,7 @@ class Layer(ABC):
         array([2., 3.], dtype=float32)
         """
         own = self._state()
-        accepted = accept(own, state, prefix, _checks.flag(strict, "strict"), self)
+        accepted = accept(own, state, prefix, arguments.flag(strict, "strict"), self)
         commit([own[name] for name in accepted.values], accepted.values.values())
         return accepted.keys
 
@@ -400,7 +400,7 @@ class ChannelNorm(Layer):
 
     @track_running_stats.setter
     def track_running_stats(self, value: bool) -> None:
-        tracks = _checks.flag(value, "track_running_stats")
+        tracks = arguments.flag(value, "track_running_stats")
         if tracks and self.running_mean is None:
             raise ValueError(
                 f"{self} has no running statistics to track; expected a layer made with track_running_stats=True"

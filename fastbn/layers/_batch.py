@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks
 from fastbn import functional as F
 from fastbn import variants as V
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank, positive
 
@@ -105,7 +105,7 @@ class BatchNorm(ChannelNorm):
         return self
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = _checks.ndarray(x, "x")
+        x = arguments.ndarray(x, "x")
         if self._ranks:
             check_rank(x, self._ranks)
         check_channels(x, self.axis, "num_features", self.num_features)
@@ -185,7 +185,7 @@ class BatchNorm(ChannelNorm):
             return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, **more)
         plain = all(value is None for value in context.also.values())
         if plain and not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
-            dy, _ = _checks.gradient(dy, x)
+            dy, _ = arguments.gradient(dy, x)
             return (F.batch_norm(dy, np.zeros_like(rstd), 1.0 / (rstd * rstd), self.weight, eps=0.0, axis=self.axis),)
         return F.batch_norm_backward(dy, x, mean, rstd, self.weight, training=context.training, **more)
 

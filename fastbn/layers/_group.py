@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks
 from fastbn import functional as F
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, index, positive
 
@@ -75,20 +75,20 @@ class GroupNorm(Layer):
         super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = _checks.ndarray(x, "x")
+        x = arguments.ndarray(x, "x")
         check_channels(x, self.axis, "num_channels", self.num_channels)
         return x
 
     def _infer(self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None) -> Array:
-        arguments = self._checked(x), self.num_groups, self.weight, self.bias, self.eps
-        return F.group_norm(*arguments, axis=self.axis, activation=self.activation, residual=residual, where=where)
+        positional = self._checked(x), self.num_groups, self.weight, self.bias, self.eps
+        return F.group_norm(*positional, axis=self.axis, activation=self.activation, residual=residual, where=where)
 
     def forward(
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
         x, also = self._checked(x), self._also(residual=residual, where=where)
-        arguments = self.num_groups, self.weight, self.bias, self.eps
-        y, mean, rstd = F.group_norm_forward(x, *arguments, axis=self.axis, **also)
+        positional = self.num_groups, self.weight, self.bias, self.eps
+        y, mean, rstd = F.group_norm_forward(x, *positional, axis=self.axis, **also)
         return y, Context(x, mean, rstd, also=also)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks
 from fastbn import functional as F
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
 
@@ -39,7 +39,7 @@ class _InstanceNorm(ChannelNorm):
         return not self.training and self._tracks
 
     def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
-        x = _checks.ndarray(x, "x")
+        x = arguments.ndarray(x, "x")
         batch = self._batched(x)
         mean, var = self._tracked()
         affine, also = (self.weight, self.bias), self._also(where=where)
@@ -47,7 +47,7 @@ class _InstanceNorm(ChannelNorm):
         return y if batch is x else y[0]
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        x = _checks.ndarray(x, "x")
+        x = arguments.ndarray(x, "x")
         also = self._also(where=where)
         if constant := self._running_context(x, also):
             return self._infer(x, where=where), constant
@@ -65,13 +65,13 @@ class _InstanceNorm(ChannelNorm):
         x = context.x
         single = x.ndim == self._ranks[0]
         if single:
-            dy, x = _checks.ndarray(dy, "dy")[None], x[None]
-        arguments = dy, x, context.mean, context.rstd, self.weight
+            dy, x = arguments.ndarray(dy, "dy")[None], x[None]
+        operands = dy, x, context.mean, context.rstd, self.weight
         more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
         if context.training:
-            dx, *rest = F.instance_norm_backward(*arguments, **more)
+            dx, *rest = F.instance_norm_backward(*operands, **more)
         else:
-            dx, *rest = F.batch_norm_backward(*arguments, training=False, **more)
+            dx, *rest = F.batch_norm_backward(*operands, training=False, **more)
         return dx[0] if single else dx, *rest
 
 

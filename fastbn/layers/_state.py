@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks
 from fastbn._quiet import quiet
+from fastbn.engine import arguments
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ def accept(own: dict[str, Array], state: Any, prefix: Any, strict: bool, layer: 
     values = {}
     for name, key in given.items():
         try:
-            values[name] = _converted(_checks.ndarray(state[key], key), key, own[name])
+            values[name] = _converted(arguments.ndarray(state[key], key), key, own[name])
         except ValueError as error:
             problems.append(str(error))
     if problems:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks, _exchange, _running
+from fastbn import _exchange, _running
 from fastbn import functional as F
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context
 from fastbn.layers._batch import BatchNorm
@@ -65,7 +66,7 @@ class _SyncBatchNorm(BatchNorm):
         from fastbn.moments import Moments  # which knows of layers, so not before them
         from fastbn.mpi import allreduce
 
-        seen = self._or_give_up(lambda: Moments(self.axis).update(_checks.array(x, "x"), where))
+        seen = self._or_give_up(lambda: Moments(self.axis).update(arguments.array(x, "x"), where))
         together = allreduce(seen, self.comm)
         count = together.count
         if count.min(initial=np.inf) < 2:
@@ -87,7 +88,7 @@ class _SyncBatchNorm(BatchNorm):
 
     def _by_constants(self, dy: ArrayLike, context: _Shared) -> tuple[Array, ...]:
         """The gradients as if mean and rstd were constants; half precision is widened, weights are float64."""
-        dy, x = _checks.gradient(dy, context.x)
+        dy, x = arguments.gradient(dy, context.x)
         weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
         also = context.also | {"residual": _wide(context.also.get("residual"))}
         options = {"axis": self.axis, "bias": self.bias, "training": False, **also}

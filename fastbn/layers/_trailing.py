@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks
 from fastbn import functional as F
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, positive
 
@@ -142,7 +142,7 @@ class RMSNorm(Layer):
         self.normalized_shape = _dimensions(normalized_shape)
         self.eps = eps
         self.elementwise_affine = bool(elementwise_affine)
-        self.offset = _checks.real(offset, "offset")
+        self.offset = arguments.real(offset, "offset")
         if self.offset and not elementwise_affine:
             raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
         super().__init__(self.normalized_shape, elementwise_affine, False, dtype, activation)

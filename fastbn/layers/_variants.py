@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks
 from fastbn import variants as V
+from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, Context, Layer, check_channels, check_rank, index, positive
 
@@ -32,7 +32,7 @@ class _PerChannel(Layer):
         super().__init__(self.num_channels, affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
-        x = _checks.ndarray(x, "x")
+        x = arguments.ndarray(x, "x")
         if self._ranks:
             check_rank(x, self._ranks)
         check_channels(x, self.axis, "num_channels", self.num_channels)

@@ -7,8 +7,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _checks, preprocessing
+from fastbn import preprocessing
 from fastbn._moments import unwarned
+from fastbn.engine import arguments
 from fastbn.moments import _serial, _states
 from fastbn.moments._measure import axes_of, kept_axes, measured, read
 from fastbn.moments._states import State
@@ -116,13 +117,13 @@ class Moments:
         TypeError, ValueError
             If `ddof` is not a finite number.
         """
-        value, power = _states.variance(self._state, _checks.real(ddof, "ddof"))
+        value, power = _states.variance(self._state, arguments.real(ddof, "ddof"))
         with unwarned():
             return np.asarray(np.ldexp(value, 2 * power))
 
     def std(self, ddof: float = 0) -> Statistics:
         """The standard deviation: the square root of the variance, right where that leaves the range of float64."""
-        value, power = _states.variance(self._state, _checks.real(ddof, "ddof"))
+        value, power = _states.variance(self._state, arguments.real(ddof, "ddof"))
         with unwarned():
             return np.asarray(np.ldexp(np.sqrt(value), power))
 
@@ -284,7 +285,7 @@ class Moments:
 
     def _scale(self, eps: float) -> Array:
         """The square root of var + eps, 1 where var is 0."""
-        number = _checks.eps(eps)
+        number = arguments.eps(eps)
         std = self.std()
         if not np.isfinite(std).all() or not np.isfinite(self.mean).all():
             raise ValueError(f"{self} has groups without a finite mean and variance; expected finite data in each")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn import _checks
+from fastbn.engine import arguments
 from fastbn.moments._class import Moments
 from fastbn.moments._measure import mask_of, measured
 from fastbn.moments._progress import tracked
@@ -83,13 +83,13 @@ def dataset_statistics(
     Moments(axis=-1, shape=(3,), count=10240)
     """
     moments = Moments(1 if axis is None else axis)
-    skip = _checks.flag(skipna, "skipna")
+    skip = arguments.flag(skipna, "skipna")
     arrays, total = _arrays(data)
     unsure = axis is None
     for part, mask in tracked(_parts(arrays, where, single=hasattr(data, "shape")), "statistics", progress, total):
-        x = _checks.anyarray(part, "data")  # whose mask, if it has one, says what counts
+        x = arguments.anyarray(part, "data")  # whose mask, if it has one, says what counts
         for a in moments._axes:
-            _checks.sample_axis(a, x)
+            arguments.sample_axis(a, x)
         if unsure:
             _warn_of_channels(x.shape)
             unsure = False
@@ -145,7 +145,8 @@ def _parts(arrays: Iterable[Any], where: Any, single: bool) -> Iterator[tuple[An
 def _with_masks(arrays: Iterable[Any], where: Any, single: bool) -> Iterator[tuple[Any, Any]]:
     alone = where is None or callable(where) or hasattr(where, "shape") or isinstance(where, bool)
     if alone or (single and not isinstance(where, Iterator)):
-        one = where if where is None or callable(where) or hasattr(where, "shape") else _checks.ndarray(where, "where")
+        as_it_is = where is None or callable(where) or hasattr(where, "shape")
+        one = where if as_it_is else arguments.ndarray(where, "where")
         return ((array, one) for array in arrays)
     if not isinstance(where, Iterable):
         raise TypeError(
@@ -160,7 +161,7 @@ def _in_step(arrays: Iterable[Any], where: Iterable[Any]) -> Iterator[tuple[Any,
         mask = next(masks, end)
         if mask is end:
             raise ValueError("where has fewer arrays than data; expected one for each")
-        yield array, mask if hasattr(mask, "shape") else _checks.ndarray(mask, "where")
+        yield array, mask if hasattr(mask, "shape") else arguments.ndarray(mask, "where")
     if next(masks, end) is not end:
         raise ValueError("where has more arrays than data; expected one for each")
 

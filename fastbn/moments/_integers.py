@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _runtime, _views
+from fastbn.engine import pace, views
 from fastbn.engine.arrays import writable
 from fastbn.kernels import numbers, pixels
 from fastbn.moments import _states
@@ -36,10 +36,10 @@ def exact(x: Array, kept: tuple[int, ...], where: Array | None) -> Exact:
 
 def _by_kernels(x: Array, kept: tuple[int, ...]) -> Exact | None:
     """Of integers of 8 or 16 bits; None where the kept axes lie so that no kernel would be quick."""
-    order = _views.memory_order(x)
+    order = views.memory_order(x)
     if order is False:
         x = x.copy(order="K")
-        order = _views.memory_order(x)
+        order = views.memory_order(x)
         assert order is not False
     axes = tuple(range(x.ndim)) if order is None else order
     lengths = [x.shape[a] for a in axes]
@@ -105,7 +105,7 @@ def _run(kernel: Any, units: int, plan: list[int], x: Array, sums: Array) -> Non
     def run(threads: int) -> None:
         kernel[threads > 1](units, told, x, sums.reshape(-1))
 
-    _runtime.with_team((kernel.serial.__name__, x.dtype, *plan, units), x.nbytes, run)
+    pace.with_team((kernel.serial.__name__, x.dtype, *plan, units), x.nbytes, run)
 
 
 # By NumPy -------------------------------------------------------------------------------------------------------------

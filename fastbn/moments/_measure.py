@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _views
 from fastbn._moments import Sums, from_sums, of_groups, unwarned
+from fastbn.engine import arguments, views
 from fastbn.moments import _states
 from fastbn.moments._chunks import CHUNK, arranged, chunks
 from fastbn.moments._integers import exact
@@ -25,14 +25,14 @@ _FLOAT64 = np.dtype(np.float64)
 def axes_of(value: Any) -> tuple[int, ...]:
     """The argument axis."""
     try:
-        return tuple(_checks.integer(v, "axis") for v in value)
+        return tuple(arguments.integer(v, "axis") for v in value)
     except TypeError:
-        return (_checks.integer(value, "axis"),)
+        return (arguments.integer(value, "axis"),)
 
 
 def kept_axes(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
     """The axes of x whose indices have their own statistics, in x's order."""
-    kept = sorted(_checks.axis(a, x) for a in axes)
+    kept = sorted(arguments.axis(a, x) for a in axes)
     if len(set(kept)) < len(kept):
         raise ValueError(f"axis is {axes}, which names an axis of x, of shape {x.shape}, twice")
     return tuple(kept)
@@ -40,16 +40,16 @@ def kept_axes(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
 
 def read(value: Any, name: str) -> tuple[Array, Array | None]:
     """Floats, integers or booleans as the kernels take them, and which of them count if a mask tells."""
-    x, counted = _checks.unmasked(value, name)
+    x, counted = arguments.unmasked(value, name)
     if x.dtype.kind not in "iub":
-        return _checks.array(x, name), counted
+        return arguments.array(x, name), counted
     x = x.astype(x.dtype.newbyteorder("="), copy=False)
     return x if x.flags.aligned else x.copy(), counted
 
 
 def _beside(value: Any, name: str, x: Array) -> Array:
     """An array that NumPy broadcasts to the shape of x."""
-    v = _checks.ndarray(value, name)
+    v = arguments.ndarray(value, name)
     try:
         np.broadcast_to(v, x.shape)
     except ValueError:
@@ -67,7 +67,7 @@ def mask_of(value: Any, x: Array) -> Array:
 def _weights(value: Any, x: Array) -> Array:
     weights = _beside(1.0 if value is None else value, "weights", x)
     if weights.dtype.kind not in "iu":
-        weights = _checks.array(weights, "weights")
+        weights = arguments.array(weights, "weights")
     if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):
         raise ValueError("weights holds a negative number, infinity or NaN; expected finite weights from 0 up")
     return weights
@@ -100,11 +100,11 @@ def _of_all(x: Array, kept: tuple[int, ...], power: int = 0) -> Sums:
     """The state of all elements of x times 2**-power."""
     if power == 0:
         if len(kept) == 1 and x.ndim > 1:
-            return of_groups(x, _views.batch_view, *kept)
+            return of_groups(x, views.batch_view, *kept)
         if kept == tuple(range(len(kept))):
-            return of_groups(x, _views.layer_view, x.ndim - len(kept))
+            return of_groups(x, views.layer_view, x.ndim - len(kept))
         if len(kept) == 2 and kept[0] == 0:
-            return of_groups(x, _views.group_view, kept[1], x.shape[kept[1]])
+            return of_groups(x, views.group_view, kept[1], x.shape[kept[1]])
     return _of_selected(x, kept, np.array(True), np.array(1.0), power)
 
 

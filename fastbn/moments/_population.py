@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
-from fastbn import _checks
 from fastbn._quiet import cast
 from fastbn._running import commit
+from fastbn.engine import arguments
 from fastbn.layers import BatchNorm
 from fastbn.moments._class import Moments
 from fastbn.moments._progress import tracked
@@ -76,7 +76,7 @@ def population_statistics(
     (True, True)
     """
     layers = _with_statistics(layers)
-    _checks.real(ddof, "ddof")
+    arguments.real(ddof, "ddof")
     with _observed(layers) as seen:
         for batch in tracked(batches, "population statistics", progress):
             forward(batch)

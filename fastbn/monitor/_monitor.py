@@ -2,7 +2,7 @@
 
 from typing import Any, Self
 
-from fastbn import _checks
+from fastbn.engine import arguments
 from fastbn.monitor._watch import watches
 from fastbn.monitor._writers import Records, writer_of
 
@@ -58,7 +58,7 @@ class Monitor:
     """
 
     def __init__(self, layers: Any, writer: Any = None, every: int = 10) -> None:
-        self._every = _checks.integer(every, "every")
+        self._every = arguments.integer(every, "every")
         if self._every < 1:
             raise ValueError(f"every is {every}; expected at least 1")
         self._watches = watches(layers)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
-from fastbn import _checks
+from fastbn.engine import arguments
 from fastbn.layers import Layer
 from fastbn.monitor import _record
 
@@ -47,7 +47,7 @@ class Watch:
         axis = getattr(layer, "axis", -1)
         mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
         running = None if mean is None or var is None else (mean, var)
-        self.values |= _record.of_input(_checks.ndarray(x, "x"), axis, running)
+        self.values |= _record.of_input(arguments.ndarray(x, "x"), axis, running)
         self.values |= _record.of_output(y, axis, layer.activation)
 
     def _after_backward(self, dy: Any, result: Any) -> None:

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
-from fastbn.engine import plans
+from fastbn.engine import arguments, plans
 from fastbn.norms.shared import Array, Statistics
 from fastbn.norms.trailing import ADD_LAYER, ADD_RMS, LAYER_BACKWARD, RMS_BACKWARD
 
@@ -55,9 +54,9 @@ def add_layer_norm(
     (array([[-1.342, -0.447,  0.447,  1.342]]), array([[0., 2., 4., 6.]]))
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     if residual is None:
-        residual = _checks.array(residual, "residual")
+        residual = arguments.array(residual, "residual")
     operands = x, weight, bias, (residual, None, out)
     return plans.call(ADD_LAYER, (normalized_shape, eps, None), *operands)[:2]
 
@@ -98,9 +97,9 @@ def add_layer_norm_forward(
     (array([20.]), array([0.1]))
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     if residual is None:
-        residual = _checks.array(residual, "residual")
+        residual = arguments.array(residual, "residual")
     operands = x, weight, bias, (residual, None, out)
     return plans.call(ADD_LAYER, (normalized_shape, eps, None), *operands)
 
@@ -190,9 +189,9 @@ def add_rms_norm(
     (array([[ 0.2, -0.2,  1.4,  1.4]]), array([[ 1., -1.,  7.,  7.]]))
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     if residual is None:
-        residual = _checks.array(residual, "residual")
+        residual = arguments.array(residual, "residual")
     operands = x, weight, None, (residual, None, out)
     return plans.call(ADD_RMS, (normalized_shape, eps, None), *operands)[:2]
 
@@ -231,9 +230,9 @@ def add_rms_norm_forward(
     array([0.2])
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     if residual is None:
-        residual = _checks.array(residual, "residual")
+        residual = arguments.array(residual, "residual")
     operands = x, weight, None, (residual, None, out)
     y, total, _, rstd = plans.call(ADD_RMS, (normalized_shape, eps, None), *operands)
     return y, total, rstd
@@ -279,4 +278,4 @@ def add_rms_norm_backward(
 
 def _read(sum: ArrayLike) -> Array:
     """The sum, by its own name in what is refused; the plans take it for an x."""
-    return sum if type(sum) is np.ndarray else _checks.array(sum, "sum")
+    return sum if type(sum) is np.ndarray else arguments.array(sum, "sum")

@@ -5,8 +5,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _views
-from fastbn.engine import backward, forward, plans
+from fastbn.engine import arguments, backward, forward, plans, views
 from fastbn.norms.shared import (
     BACKWARD_OPERANDS,
     FORWARD_OPERANDS,
@@ -110,11 +109,11 @@ def batch_norm(
            [2.67, 6.12]])
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
-    if training is not False and _checks.flag(training, "training"):
+        axis = arguments.integer(axis, "axis")
+    if training is not False and arguments.flag(training, "training"):
         others: Any = None if residual is where is out is None else (residual, where, out)
         if running_mean is running_var is None:
-            _checks.real(momentum, "momentum")
+            arguments.real(momentum, "momentum")
             return plans.call(_BATCH, (axis, eps, activation), x, weight, bias, others)
         given = (x, weight, bias), (running_mean, running_var, None), others
         return train(_BATCH_TRAINING, (axis, eps, activation), *given, momentum, wanted=False)[0]
@@ -186,10 +185,10 @@ def batch_norm_with_running(
 ) -> tuple[Array, Array, Array]:
     """Batch normalization by the statistics of x; running: with the counter of batches, all updated as one."""
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     others = None if residual is where is out is None else (residual, where, out)
     if running[0] is running[1] is None:
-        _checks.real(momentum, "momentum")
+        arguments.real(momentum, "momentum")
         return plans.call(_BATCH_FORWARD, (axis, eps, activation), x, weight, bias, others)
     return train(_BATCH_TRAINING, (axis, eps, activation), (x, weight, bias), running, others, momentum)
 
@@ -307,14 +306,14 @@ def batch_norm_backward(
     (array([2., 0.]), array([2., 2.]))
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     if training is not True:
-        training = _checks.flag(training, "training")
+        training = arguments.flag(training, "training")
     others: Any = mean, weight
     if not (bias is residual is where is out is None):
         others = mean, weight, bias, residual, where, None, out
     if y is not None:
-        _checks.either(x, y)
+        arguments.either(x, y)
         return from_y(_BATCH_BACKWARD, (axis, training, activation), dy, y, rstd, others)
     return plans.call(_BATCH_BACKWARD, (axis, training, activation), dy, x, rstd, others)
 
@@ -324,20 +323,20 @@ def _check_statistics_of_batch(
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     axis, eps, activation = settings
     x, weight, bias, *running, residual, where, out = operands
-    x = _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
+    x = arguments.array(x, "x")
+    arguments.rank(x, 2)
+    channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
     w, b = affine(weight, bias, shape, x)
-    eps = _checks.eps(eps, zero=False)
+    eps = arguments.eps(eps, zero=False)
     if running:
-        _checks.running(*running, shape)
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x,))
+        arguments.running(*running, shape)
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x,))
     if x.size == shape[0] > 0:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     decided = forward.Statistics(
-        _views.batch_view, (channel,), eps, keep, True, activation, (channel,), 0, _accept_of_channels
+        views.batch_view, (channel,), eps, keep, True, activation, (channel,), 0, _accept_of_channels
     )
     return (x, w, b, *running, added, mask, out), decided
 
@@ -353,17 +352,17 @@ def _accept_of_channels(counts: Array) -> None:
 def check_evaluation(settings: tuple[Any, ...], operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], forward.Given]:
     axis, eps, momentum, activation = settings
     x, weight, bias, running_mean, running_var, residual, where, out = operands
-    x = _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
+    x = arguments.array(x, "x")
+    arguments.rank(x, 2)
+    channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
     w, b = affine(weight, bias, shape, x)
-    _checks.real(momentum, "momentum")
-    eps = _checks.eps(eps)
-    mean = _checks.statistic(running_mean, "running_mean", shape)
-    var = _checks.statistic(running_var, "running_var", shape)
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x,))
+    arguments.real(momentum, "momentum")
+    eps = arguments.eps(eps)
+    mean = arguments.statistic(running_mean, "running_mean", shape)
+    var = arguments.statistic(running_var, "running_var", shape)
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x,))
     return (x, w, b, mean, var, added, mask, out), forward.Given(channel, eps, activation, (channel,))
 
 
@@ -372,16 +371,16 @@ def _check_batch_backward(
 ) -> tuple[tuple[Any, ...], backward.Gradients]:
     axis, training, activation = settings
     dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = _checks.gradient(dy, x)
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
+    dy, x = arguments.gradient(dy, x)
+    arguments.rank(x, 2)
+    channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
-    r = _checks.given(rstd, "rstd", shape)
-    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x, dy))
-    m = _checks.given(mean, "mean", shape)
-    decided = backward.Gradients(_views.batch_view, (channel,), shape, True, training, activation, (channel,))
+    r = arguments.given(rstd, "rstd", shape)
+    w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x, dy))
+    m = arguments.given(mean, "mean", shape)
+    decided = backward.Gradients(views.batch_view, (channel,), shape, True, training, activation, (channel,))
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 

@@ -5,8 +5,7 @@ from typing import Any, overload
 
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _views
-from fastbn.engine import backward, forward, plans
+from fastbn.engine import arguments, backward, forward, plans, views
 from fastbn.norms.shared import BACKWARD_OPERANDS, FORWARD_OPERANDS, Activation, Array, Statistics, affine, from_y
 
 
@@ -78,9 +77,9 @@ def group_norm(
     array([[-1.,  1., -1.,  1.]])
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     if type(num_groups) is not int:
-        num_groups = _checks.integer(num_groups, "num_groups")
+        num_groups = arguments.integer(num_groups, "num_groups")
     others = None if residual is where is out is None else (residual, where, out)
     return plans.call(_GROUP, (num_groups, axis, eps, activation), x, weight, bias, others)
 
@@ -124,9 +123,9 @@ def group_norm_forward(
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     if type(num_groups) is not int:
-        num_groups = _checks.integer(num_groups, "num_groups")
+        num_groups = arguments.integer(num_groups, "num_groups")
     others = None if residual is where is out is None else (residual, where, out)
     return plans.call(_GROUP_FORWARD, (num_groups, axis, eps, activation), x, weight, bias, others)
 
@@ -232,12 +231,12 @@ def group_norm_backward(
     (array([ 0.,  1., -2.,  1.]), array([0., 1., 2., 1.]))
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     others: Any = mean, weight
     if not (bias is residual is where is out is None):
         others = mean, weight, bias, residual, where, None, out
     if y is not None:
-        _checks.either(x, y)
+        arguments.either(x, y)
         return from_y(_GROUP_BACKWARD, (axis, activation), dy, y, rstd, others)
     return plans.call(_GROUP_BACKWARD, (axis, activation), dy, x, rstd, others)
 
@@ -248,22 +247,22 @@ def check_statistics_of_groups(
     """num_groups: None for instance norm."""
     num_groups, axis, eps, activation = settings
     x, weight, bias, *running, residual, where, out = operands
-    x = _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.sample_axis(axis, x)
+    x = arguments.array(x, "x")
+    arguments.rank(x, 2)
+    channel = arguments.sample_axis(axis, x)
     channels = x.shape[channel]
-    groups = channels if num_groups is None else _checks.groups(num_groups, channels)
+    groups = channels if num_groups is None else arguments.groups(num_groups, channels)
     w, b = affine(weight, bias, (channels,), x)
-    eps = _checks.eps(eps)
+    eps = arguments.eps(eps)
     if running:
-        _checks.running(*running, (channels,))
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x,))
+        arguments.running(*running, (channels,))
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x,))
     if num_groups is None and x.size == len(x) * channels > 0:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
     accept = _accept_of_instances if running else None
     args, kept = (channel, groups), (0, channel)
-    decided = forward.Statistics(_views.group_view, args, eps, keep, True, activation, kept, groups, accept)
+    decided = forward.Statistics(views.group_view, args, eps, keep, True, activation, kept, groups, accept)
     return (x, w, b, *running, added, mask, out), decided
 
 
@@ -278,19 +277,19 @@ def _check_groups_backward(
     """by_channel: each group is one channel; else rstd tells their number."""
     axis, activation = settings
     dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = _checks.gradient(dy, x)
-    _checks.rank(x, 2)
-    channel = _checks.sample_axis(axis, x)
+    dy, x = arguments.gradient(dy, x)
+    arguments.rank(x, 2)
+    channel = arguments.sample_axis(axis, x)
     channels = x.shape[channel]
-    groups = channels if by_channel else _checks.groups_of(rstd, channels)
+    groups = channels if by_channel else arguments.groups_of(rstd, channels)
     shape = (x.shape[0], groups)
-    r = _checks.given(rstd, "rstd", shape)
-    w, b = _checks.vector(weight, "weight", (channels,)), _checks.vector(bias, "bias", (channels,))
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x, dy))
-    m = _checks.given(mean, "mean", shape)
+    r = arguments.given(rstd, "rstd", shape)
+    w, b = arguments.vector(weight, "weight", (channels,)), arguments.vector(bias, "bias", (channels,))
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x, dy))
+    m = arguments.given(mean, "mean", shape)
     args, kept = (channel, groups), (0, channel)
-    decided = backward.Gradients(_views.group_view, args, (channels,), True, True, activation, kept, groups)
+    decided = backward.Gradients(views.group_view, args, (channels,), True, True, activation, kept, groups)
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 

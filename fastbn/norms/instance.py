@@ -5,8 +5,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
-from fastbn.engine import forward, plans
+from fastbn.engine import arguments, forward, plans
 from fastbn.norms.batch import check_evaluation
 from fastbn.norms.group import INSTANCE_BACKWARD, check_statistics_of_groups
 from fastbn.norms.shared import FORWARD_OPERANDS, TRAINING_OPERANDS, Activation, Array, Statistics, from_y, train
@@ -82,10 +81,10 @@ def instance_norm(
             [-1.,  1.]]])
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
-    if _checks.flag(use_input_stats, "use_input_stats"):
+        axis = arguments.integer(axis, "axis")
+    if arguments.flag(use_input_stats, "use_input_stats"):
         if running_mean is running_var is None:
-            _checks.real(momentum, "momentum")
+            arguments.real(momentum, "momentum")
             others: Any = None if where is out is None else (None, where, out)
             return plans.call(_INSTANCE, (None, axis, eps, activation), x, weight, bias, others)
         given = (x, weight, bias), (running_mean, running_var, None), (None, where, out)
@@ -176,12 +175,12 @@ def instance_norm_backward(
     (array([ 1., -1.]), array([1., 3.]))
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     others: Any = mean, weight
     if not (bias is where is out is None):
         others = mean, weight, bias, None, where, None, out
     if y is not None:
-        _checks.either(x, y)
+        arguments.either(x, y)
         return from_y(INSTANCE_BACKWARD, (axis, activation), dy, y, rstd, others)
     return plans.call(INSTANCE_BACKWARD, (axis, activation), dy, x, rstd, others)
 
@@ -201,11 +200,11 @@ def instance_norm_with_running(
     affine: weight and bias; running: mean and variance; extras: activation and where.
     """
     if type(axis) is not int:
-        axis = _checks.integer(axis, "axis")
+        axis = arguments.integer(axis, "axis")
     activation, where = extras
     settings = None, axis, eps, activation
     if running[0] is running[1] is None:
-        _checks.real(momentum, "momentum")
+        arguments.real(momentum, "momentum")
         others = None if where is out is None else (None, where, out)
         return plans.call(_INSTANCE_FORWARD, settings, x, *affine, others)
     return train(_INSTANCE_TRAINING, settings, (x, *affine), (*running, None), (None, where, out), momentum)
@@ -214,9 +213,9 @@ def instance_norm_with_running(
 def _check_instance_evaluation(
     settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Given]:
-    x = _checks.array(operands[0], "x")
-    _checks.rank(x, 2)
-    _checks.sample_axis(settings[0], x)
+    x = arguments.array(operands[0], "x")
+    arguments.rank(x, 2)
+    arguments.sample_axis(settings[0], x)
     return check_evaluation(settings, (x, *operands[1:]))
 
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import _checks, _running, _views
+from fastbn import _running
 from fastbn._quiet import cast, quietly
-from fastbn.engine import plans
+from fastbn.engine import arguments, plans, views
 from fastbn.engine.by_runs import take_roots
 from fastbn.kernels.activations import LeakyRelu
 
@@ -20,8 +20,8 @@ Activation = ActivationName | tuple[Literal["leaky_relu"], float] | None
 
 def affine(weight: Any, bias: Any, shape: tuple[int, ...], x: Array) -> tuple[Array | None, Array | None]:
     """weight and bias in the type that x is computed in."""
-    compute = _checks.COMPUTED_IN[x.dtype]
-    return _checks.vector(weight, "weight", shape, compute), _checks.vector(bias, "bias", shape, compute)
+    compute = arguments.COMPUTED_IN[x.dtype]
+    return arguments.vector(weight, "weight", shape, compute), arguments.vector(bias, "bias", shape, compute)
 
 
 def rstd_of(var: Array, eps: float) -> Array:
@@ -42,7 +42,7 @@ def train(
 ) -> tuple[Array, Array, Array]:
     """y, mean and rstd (if wanted), which have gone into the running arrays; settings: eps is the last but one."""
     if type(momentum) is not float or not -inf < momentum < inf:
-        momentum = _checks.real(momentum, "momentum")
+        momentum = arguments.real(momentum, "momentum")
     x, weight, bias = operands
     others = running[:2] if others is None else (*running[:2], *others)
     y, mean, var, counts = plans.call(operation, settings, x, weight, bias, others)
@@ -82,7 +82,7 @@ def from_y(operation: plans.Operation, settings: Any, dy: Any, y: Any, rstd: Any
     if residual is not None:
         raise ValueError("a residual is given; expected none where backward starts from y")
     view, spread = decided.view_of, [1] * y.ndim  # the shape in which weights broadcast to y
-    if view is _views.layer_view:
+    if view is views.layer_view:
         along, spread = rstd.reshape(rstd.shape + (1,) * len(decided.shape)), list(decided.shape)
     else:
         channels = spread[decided.args[0]] = y.shape[decided.args[0]]
@@ -101,7 +101,7 @@ def _undone(y: Array, activation: Any, rstd: Array, weight: Array | None, bias: 
         raise ValueError("the activation cannot be undone; expected None or 'leaky_relu' where backward starts from y")
     if weight is not None and not np.all(weight):
         raise ValueError("weight has zeros; expected none where backward starts from y")
-    compute = _checks.COMPUTED_IN[y.dtype]
+    compute = arguments.COMPUTED_IN[y.dtype]
     scale = (rstd if weight is None else rstd * weight).astype(compute)
     z = y.astype(compute)
     if activation is not None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _views
-from fastbn.engine import backward, forward, plans
+from fastbn.engine import arguments, backward, forward, plans, views
 from fastbn.norms.shared import BACKWARD_OPERANDS, FORWARD_OPERANDS, Activation, Array, Statistics, affine, from_y
 
 
@@ -77,7 +76,7 @@ def layer_norm(
     True
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     others = None if where is out is None else (None, where, out)
     return plans.call(_LAYER, (normalized_shape, eps, activation), x, weight, bias, others)
 
@@ -120,7 +119,7 @@ def layer_norm_forward(
     (array([ 2., 20.]), array([1. , 0.1]))
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     others = None if where is out is None else (None, where, out)
     return plans.call(_LAYER_FORWARD, (normalized_shape, eps, activation), x, weight, bias, others)
 
@@ -188,7 +187,7 @@ def layer_norm_backward(
     if not (bias is where is out is None):
         others = mean, weight, bias, None, where, None, out
     if y is not None:
-        _checks.either(x, y)
+        arguments.either(x, y)
         return from_y(LAYER_BACKWARD, (activation,), dy, y, rstd, others)
     return plans.call(LAYER_BACKWARD, (activation,), dy, x, rstd, others)
 
@@ -243,7 +242,7 @@ def rms_norm(
     array([[ 0.2, -0.2,  1.4,  1.4]])
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     others = None if where is out is None else (None, where, out)
     return plans.call(_RMS, (normalized_shape, eps, activation), x, weight, None, others)
 
@@ -284,7 +283,7 @@ def rms_norm_forward(
     array([0.2])
     """
     if type(normalized_shape) is not int:
-        normalized_shape = _checks.lengths(normalized_shape)
+        normalized_shape = arguments.lengths(normalized_shape)
     others = None if where is out is None else (None, where, out)
     y, _, rstd = plans.call(_RMS_FORWARD, (normalized_shape, eps, activation), x, weight, None, others)
     return y, rstd
@@ -339,7 +338,7 @@ def rms_norm_backward(
     if not (where is out is None):
         others = None, weight, None, None, where, None, out
     if y is not None:
-        _checks.either(x, y)
+        arguments.either(x, y)
         return from_y(RMS_BACKWARD, (activation,), dy, y, rstd, others)[:2]
     return plans.call(RMS_BACKWARD, (activation,), dy, x, rstd, others)[:2]
 
@@ -349,20 +348,20 @@ def _check_statistics_of_rows(
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     normalized_shape, eps, activation = settings
     x, weight, bias, residual, where, out = operands
-    x = _checks.array(x, "x")
-    shape = _checks.normalized_shape(normalized_shape, x)
+    x = arguments.array(x, "x")
+    shape = arguments.normalized_shape(normalized_shape, x)
     w, b = affine(weight, bias, shape, x)
-    eps = _checks.eps(eps if centered else _rms_eps(eps, x))
-    activation, mask, added = _checks.extras(x, activation, where, residual)
-    _checks.out(out, (x,))
+    eps = arguments.eps(eps if centered else _rms_eps(eps, x))
+    activation, mask, added = arguments.extras(x, activation, where, residual)
+    arguments.out(out, (x,))
     kept = tuple(range(x.ndim - len(shape)))
-    decided = forward.Statistics(_views.layer_view, (len(shape),), eps, keep, centered, activation, kept)
+    decided = forward.Statistics(views.layer_view, (len(shape),), eps, keep, centered, activation, kept)
     return (x, w, b, added, mask, out), decided
 
 
 def _rms_eps(eps: Any, x: Array) -> Any:
     """The default of RMS norm, which is torch's, where there is none."""
-    return float(np.finfo(_checks.COMPUTED_IN[x.dtype]).eps) if eps is None else eps
+    return float(np.finfo(arguments.COMPUTED_IN[x.dtype]).eps) if eps is None else eps
 
 
 def _check_rows_backward(
@@ -370,17 +369,17 @@ def _check_rows_backward(
 ) -> tuple[tuple[Any, ...], backward.Gradients]:
     (activation,) = settings
     dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = _checks.gradient(dy, x)
-    lead, shape = _checks.leading(rstd, "rstd", x)
-    r = _checks.given(rstd, "rstd", lead)
-    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape)
-    activation, mask, added = _checks.extras(x, activation, where, residual)
+    dy, x = arguments.gradient(dy, x)
+    lead, shape = arguments.leading(rstd, "rstd", x)
+    r = arguments.given(rstd, "rstd", lead)
+    w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
+    activation, mask, added = arguments.extras(x, activation, where, residual)
     if dsum is not None:
-        dsum = _checks.like(dsum, "dsum", x)
-    _checks.out(out, (x, dy))
-    m = _checks.given(mean, "mean", lead) if centered else None
+        dsum = arguments.like(dsum, "dsum", x)
+    arguments.out(out, (x, dy))
+    m = arguments.given(mean, "mean", lead) if centered else None
     kept = tuple(range(len(lead)))
-    decided = backward.Gradients(_views.layer_view, (len(shape),), shape, centered, True, activation, kept)
+    decided = backward.Gradients(views.layer_view, (len(shape),), shape, centered, True, activation, kept)
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbn import _checks, _runtime, _views
-from fastbn.engine import backward, by_columns, by_runs, forward
+from fastbn.engine import arguments, backward, by_columns, by_runs, forward, pace, threads, views
 from fastbn.engine.operands import Extras, GradientExtras
 from fastbn.functional import rstd_of
 from fastbn.kernels import activations
@@ -55,20 +54,19 @@ class Request(NamedTuple):
 def thread_limit() -> int:
     """How many threads a call may use: as many as torch, unless fastbn is told otherwise."""
     of_torch = torch.get_num_threads()
-    most, _ = _runtime.available_threads()
+    most, _ = threads.available_threads()
     if torch.get_num_threads() != of_torch:  # Numba has started its threads, in an OpenMP that torch shares
         torch.set_num_threads(of_torch)
-    told = _runtime._set_here() or _runtime._chosen or _runtime._from_environment()
-    return most if told or most == 1 else min(most, of_torch)
+    return most if threads.requested() or most == 1 else min(most, of_torch)
 
 
 def _run(nbytes: int, kernel: Callable[..., None], *args: Any) -> None:
     """Run a kernel over so many bytes; torch's own operations share out by size alone, too."""
-    threads = 1 if nbytes < _runtime.SERIAL_BYTES else thread_limit()
-    if threads == 1:
+    limit = 1 if nbytes < pace.SERIAL_BYTES else thread_limit()
+    if limit == 1:
         kernel(1, *args)
     else:
-        _runtime._with_threads(threads, _runtime.available_threads()[1], kernel, *args)
+        threads.with_threads(limit, threads.available_threads()[1], kernel, *args)
 
 
 def vector(tensor: Tensor | None, dtype: torch.dtype) -> Maybe:
@@ -95,19 +93,19 @@ class Plan:
         self.read_as = self.format if by_channel else torch.contiguous_format
         self.order = None if self.read_as is torch.contiguous_format else _CHANNELS_LAST[x.ndim]
         self.weight_shape = (shape[1],) if by_channel else shape[len(shape) - number :]
-        self.activation = activations.packed(_checks.activation(function))
+        self.activation = activations.packed(arguments.activation(function))
         self.activated, self.summed = self.activation is not None, residual
         self.nbytes = x.numel() * x.element_size()
         # Memory order None: C-contiguous, which is how the kernels read every format once its axes are in order.
         if kind == "batch":
-            view: Any = _views.batch_view(shape, self.order, 1)
+            view: Any = views.batch_view(shape, self.order, 1)
         elif by_channel:
-            view = _views.group_view(shape, self.order, 1, number)
+            view = views.group_view(shape, self.order, 1, number)
         else:
-            view = _views.layer_view(shape, None, number)
+            view = views.layer_view(shape, None, number)
         if view is None:  # a memory order that no kernel reads
             self.read_as, self.order = torch.contiguous_format, None
-            view = _views.group_view(shape, None, 1, number)
+            view = views.group_view(shape, None, 1, number)
         self.view = view
         self.per_group = prod(shape) // max(view.groups, 1)
         self.bits = _BITS.get(x.dtype)
@@ -116,7 +114,7 @@ class Plan:
         if frozen is None:
             self._forward = forward.passes(like, view, self.eps, forward.VARIANCE, self.centered)
         else:
-            scaled = _views.batch_view(shape, self.order, 1, False)
+            scaled = views.batch_view(shape, self.order, 1, False)
             self._forward = (by_columns if scaled.columns else by_runs).scale(scaled, like, self.eps)
         self._backward = backward.passes(like, view, self.centered, frozen is None)
         self._sums = (by_columns if view.columns else by_runs).sums(view, like)

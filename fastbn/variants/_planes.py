@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbn import _checks
 from fastbn import functional as F
-from fastbn.engine import plans
+from fastbn.engine import arguments, plans
 from fastbn.variants._arguments import Array, of_samples
 
 _SLAB_BYTES = 1 << 19  # that are taken at a time, as computed: with what is made of them, they stay near a core
@@ -23,7 +22,7 @@ def slabs(x: Array) -> Iterator[slice]:
 
 def _step(x: Array, length: int) -> int:
     """How many indices of an axis of this length have as many elements of x as are taken at a time."""
-    return max(1, _SLAB_BYTES * length // (x.size * _checks.COMPUTED_IN[x.dtype].itemsize))
+    return max(1, _SLAB_BYTES * length // (x.size * arguments.COMPUTED_IN[x.dtype].itemsize))
 
 
 def planes(channel: int, *arrays: Array | None) -> Iterator[tuple[slice, int, list[Any]]]:
@@ -52,7 +51,7 @@ def scale_planes(
     added: Array | None = None,
 ) -> None:
     """y <- x * scale + shift + added, with a scale a sample and channel, and a shift a channel."""
-    compute = _checks.COMPUTED_IN[x.dtype]
+    compute = arguments.COMPUTED_IN[x.dtype]
     scale, shift = scale.astype(compute), None if shift is None else shift.astype(compute)
     for samples, axis, (part, result, mask, residual) in planes(channel, x, y, where, added):
         a = scale[samples].ravel()

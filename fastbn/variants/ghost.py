@@ -5,9 +5,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _running
+from fastbn import _running
 from fastbn import functional as F
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.variants._arguments import (
     Array,
     counts_of,
@@ -114,8 +115,8 @@ def ghost_batch_norm_with_running(
             f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
             f"channel in each part{' that where leaves' * (mask is not None)}"
         )
-    _checks.running(*running[:2], (x.shape[channel],), x, weight, bias, residual, where)
-    _checks.out(out, (x, given), weight, bias, *running[:2], residual, where)
+    arguments.running(*running[:2], (x.shape[channel],), x, weight, bias, residual, where)
+    arguments.out(out, (x, given), weight, bias, *running[:2], residual, where)
     y = result_for(x, out)
     after = [v if v is None else v.copy() for v in running]  # the running ones take in every part, or none
     rest = weight, bias, after, momentum, eps, channel
@@ -216,13 +217,13 @@ def ghost_batch_norm_backward(
     (array([1.]), array([5.]))
     """
     from_y, given = y is not None, (x, y, dy)
-    dy, x, channel = read_gradient(dy, _checks.either(x, y), axis)
+    dy, x, channel = read_gradient(dy, arguments.either(x, y), axis)
     parts = _ghost_batches(x, virtual_batch_size)
     shape = (x.shape[channel],)
-    m, r = (_checks.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
-    w = _checks.vector(weight, "weight", shape)
+    m, r = (arguments.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
+    w = arguments.vector(weight, "weight", shape)
     mask, added = read_beside(where, residual, x)
-    _checks.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
+    arguments.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
     dx, dresidual = result_for(x, out), None if added is None else result_for(x, None)
     wide = None if w is None else w.astype(np.float64)  # so that the parts' gradients are not rounded to w's dtype
     sums = np.zeros((2, *shape))

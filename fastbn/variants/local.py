@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _runtime
 from fastbn._powers import power
 from fastbn._quiet import quiet, quietly
+from fastbn.engine import arguments, pace
 from fastbn.variants._arguments import Array, read, read_gradient, result_for, whole_number
 from fastbn.variants._planes import _step, slabs
 
@@ -75,8 +75,8 @@ def local_response_norm(
     """
     given, (x, channel) = x, read(x, axis)
     size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
-    _checks.out(out, (x, given))
-    y, compute = result_for(x, out), _checks.COMPUTED_IN[x.dtype]
+    arguments.out(out, (x, given))
+    y, compute = result_for(x, out), arguments.COMPUTED_IN[x.dtype]
 
     def normalize(block: Block) -> None:
         v = x[block].astype(compute, copy=False)
@@ -131,8 +131,8 @@ def local_response_norm_backward(
     """
     given, (dy, x, channel) = (x, dy), read_gradient(dy, x, axis)
     size, alpha, beta, k = _neighbourhood(size, alpha, beta, k)
-    _checks.out(out, (x, dy, *given))
-    dx, compute = result_for(x, out), _checks.COMPUTED_IN[x.dtype]
+    arguments.out(out, (x, dy, *given))
+    dx, compute = result_for(x, out), arguments.COMPUTED_IN[x.dtype]
 
     def differentiate(block: Block) -> None:
         v, g = (a[block].astype(compute, copy=False) for a in (x, dy))
@@ -164,7 +164,7 @@ def _by_blocks(work: Callable[[Block], None], x: Array, channel: int) -> None:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(unwarned, _blocks(x, channel)))
 
-    _runtime.with_team((work.__qualname__, x.shape, x.strides, x.dtype), x.nbytes, run)
+    pace.with_team((work.__qualname__, x.shape, x.strides, x.dtype), x.nbytes, run)
 
 
 def _blocks(x: Array, channel: int) -> Iterator[Block]:
@@ -181,7 +181,12 @@ def _blocks(x: Array, channel: int) -> Iterator[Block]:
 
 
 def _neighbourhood(size: Any, alpha: Any, beta: Any, k: Any) -> tuple[int, float, float, float]:
-    return whole_number(size, "size"), _checks.real(alpha, "alpha"), _checks.real(beta, "beta"), _checks.real(k, "k")
+    return (
+        whole_number(size, "size"),
+        arguments.real(alpha, "alpha"),
+        arguments.real(beta, "beta"),
+        arguments.real(k, "k"),
+    )
 
 
 def _base(x: Array, axis: int, size: int, alpha: float, k: float) -> Array:

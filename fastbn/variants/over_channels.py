@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
 from fastbn import functional as F
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.variants._arguments import Array, read, read_gradient, result_for
 
 __all__ = [
@@ -315,8 +315,8 @@ def _over_channels(
 ) -> tuple[Array, ...]:
     """An operation over trailing axes, applied to a view of x that has its channels last."""
     given, (x, channel) = x, read(x, axis)
-    mask = _checks.where(where, x)
-    _checks.out(out, (x, given), *affine, where)
+    mask = arguments.where(where, x)
+    arguments.out(out, (x, given), *affine, where)
     y = result_for(x, out)
     moved, mask, target = (_last(v, channel) for v in (x, mask, y))
     named = {"activation": activation, "where": mask, "out": target}
@@ -335,10 +335,10 @@ def _over_channels_backward(
 ) -> Any:  # as many gradients as its caller says
     """The same backward; arrays: dy, and x or y, from which it starts."""
     dy, x, y = arrays
-    given, (dy, start, channel) = (x, y, dy), read_gradient(dy, _checks.either(x, y), axis)
-    _checks.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
-    mask = _checks.where(where, start)
-    _checks.out(out, (start, dy, *given), weight, *statistics, where, beside.get("bias"))
+    given, (dy, start, channel) = (x, y, dy), read_gradient(dy, arguments.either(x, y), axis)
+    arguments.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
+    mask = arguments.where(where, start)
+    arguments.out(out, (start, dy, *given), weight, *statistics, where, beside.get("bias"))
     dx = result_for(start, out)
     moved_dy, moved, mask, target = (_last(v, channel) for v in (dy, start, mask, dx))
     from_x, from_y = (moved, None) if y is None else (None, moved)

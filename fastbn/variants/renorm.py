@@ -5,10 +5,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks, _moments, _running, _views
+from fastbn import _moments, _running
 from fastbn import functional as F
 from fastbn._quiet import quietly
-from fastbn.engine import plans
+from fastbn.engine import arguments, plans, views
 from fastbn.variants._arguments import Array, at_least, counts_of, gradient_dtype
 
 __all__ = [
@@ -107,24 +107,24 @@ def batch_renorm_with_running(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Batch renormalization; running: with the counter of batches, all updated as one."""
     (running_mean, running_var, _), (r_max, d_max) = running, limits
-    given, x = x, _checks.array(x, "x")
-    _checks.rank(x, 2)
-    channel = _checks.axis(axis, x)
+    given, x = x, arguments.array(x, "x")
+    arguments.rank(x, 2)
+    channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
-    w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
-    eps, momentum = _checks.eps(eps, zero=False), _checks.real(momentum, "momentum")
+    w, b = (arguments.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
+    eps, momentum = arguments.eps(eps, zero=False), arguments.real(momentum, "momentum")
     r_max, d_max = at_least(r_max, "r_max", 1.0), at_least(d_max, "d_max", 0.0)
-    _checks.running(running_mean, running_var, shape, x, weight, bias, residual, where)
-    center = _checks.given(running_mean, "running_mean", shape)
-    sigma = np.sqrt(_checks.given(running_var, "running_var", shape) + eps)
-    also = _checks.also(x, activation, where, residual, (channel,))
-    _checks.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
+    arguments.running(running_mean, running_var, shape, x, weight, bias, residual, where)
+    center = arguments.given(running_mean, "running_mean", shape)
+    sigma = np.sqrt(arguments.given(running_var, "running_var", shape) + eps)
+    also = arguments.also(x, activation, where, residual, (channel,))
+    arguments.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
     count = counts_of(x, channel, None) if also.counts is None else also.counts
     if x.size and count.min() < 2:
         left = f", of which where leaves {int(count.min())} in channel {int(count.argmin())}" * (where is not None)
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}{left}")
     if x.size and where is None:
-        mean, var = _moments.of_groups(x, _views.batch_view, channel).mean_and_variance()
+        mean, var = _moments.of_groups(x, views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
         masked = None, also.where, None
         _, mean, var, _ = plans.call(F.STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
@@ -132,7 +132,7 @@ def batch_renorm_with_running(
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not x.size:  # nothing is corrected, and no gradient spoilt
         r, d = np.ones(shape), np.zeros(shape)
-    scale, shift = (v.astype(_checks.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
+    scale, shift = (v.astype(arguments.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
     others = mean, var, also.residual, also.where, out
     y = plans.call(F.EVALUATION, (channel, eps, 0.0, activation), x, scale, shift, others)
     rstd = F.rstd_of(var, eps)
@@ -239,13 +239,13 @@ def batch_renorm_backward(
     >>> dweight.round(3), dbias
     (array([1.]), array([1.]))
     """
-    given, (dy, start) = (x, y, dy), _checks.gradient(dy, _checks.either(x, y))
-    _checks.rank(start, 2)
-    channel = _checks.axis(axis, start)
+    given, (dy, start) = (x, y, dy), arguments.gradient(dy, arguments.either(x, y))
+    arguments.rank(start, 2)
+    channel = arguments.axis(axis, start)
     shape = (start.shape[channel],)
-    r64, d64 = _checks.given(r, "r", shape), _checks.given(d, "d", shape)
-    w, b = _checks.vector(weight, "weight", shape), _checks.vector(bias, "bias", shape, np.float64)
-    _checks.out(out, (start, dy, *given), weight, mean, rstd, r, d, bias, residual, where)
+    r64, d64 = arguments.given(r, "r", shape), arguments.given(d, "d", shape)
+    w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape, np.float64)
+    arguments.out(out, (start, dy, *given), weight, mean, rstd, r, d, bias, residual, where)
     scale, shift = _corrected(w, b, r64, d64)
     named: dict[str, Any] = {"activation": activation, "residual": residual, "where": where, "y": y, "out": out}
     dx, dscale, dshift, *rest = F.batch_norm_backward(dy, x, mean, rstd, scale, axis=channel, bias=shift, **named)

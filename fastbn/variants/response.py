@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbn import _checks, _moments, _views
+from fastbn import _moments
 from fastbn import functional as F
 from fastbn._quiet import quiet, quietly
-from fastbn.engine import forward, plans
+from fastbn.engine import arguments, forward, plans, views
 from fastbn.variants._arguments import (
     Array,
     along_channels,
@@ -121,14 +121,14 @@ def global_response_norm_forward(
     """
     given, (x, channel) = x, read(x, axis)
     shape = (x.shape[channel],)
-    w, b = (_checks.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
-    eps, mask = _checks.eps(eps), _checks.where(where, x)
-    _checks.out(out, (x, given), weight, bias, where)
+    w, b = (arguments.vector(v, name, shape, np.float64) for v, name in ((weight, "weight"), (bias, "bias")))
+    eps, mask = arguments.eps(eps), arguments.where(where, x)
+    arguments.out(out, (x, given), weight, bias, where)
     y, norm = result_for(x, out), np.full((len(x), *shape), np.nan)
     for part in slabs(x):
         kept = kept_of(mask, part, x[part])
         counted = x[part] if kept is None else np.where(kept, x[part], x.dtype.type(0))
-        norm[part] = _moments.of_groups(counted, _views.group_view, channel, *shape).root_of_squares()
+        norm[part] = _moments.of_groups(counted, views.group_view, channel, *shape).root_of_squares()
         scale_planes(x[part], channel, _response(norm[part], w, eps), b, y[part], kept)
     return y, norm
 
@@ -185,13 +185,13 @@ def global_response_norm_backward(
     """
     given, (dy, x, channel) = (x, dy), read_gradient(dy, x, axis)
     shape = (x.shape[channel],)
-    saved = _checks.given(norm, "norm", (len(x), *shape))
-    w = _checks.vector(weight, "weight", shape)
-    eps, mask = _checks.eps(eps), _checks.where(where, x)
-    _checks.out(out, (x, dy, *given), weight, norm, where)
+    saved = arguments.given(norm, "norm", (len(x), *shape))
+    w = arguments.vector(weight, "weight", shape)
+    eps, mask = arguments.eps(eps), arguments.where(where, x)
+    arguments.out(out, (x, dy, *given), weight, norm, where)
     dx = result_for(x, out)
     wide = np.ones(shape) if w is None else w.astype(np.float64)
-    sums, compute = np.zeros((2, *shape)), _checks.COMPUTED_IN[x.dtype]
+    sums, compute = np.zeros((2, *shape)), arguments.COMPUTED_IN[x.dtype]
     with quiet():
         for part in slabs(x):
             v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
@@ -311,10 +311,10 @@ def filter_response_norm_forward(
     """
     given, (x, channel) = x, read(x, axis)
     w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
-    eps = _checks.eps(eps)
-    also = _checks.also(x, None, where, None, (0, channel))
-    _checks.out(out, (x, given), weight, bias, tau, where)
-    compute, channels = _checks.COMPUTED_IN[x.dtype], x.shape[channel]
+    eps = arguments.eps(eps)
+    also = arguments.also(x, None, where, None, (0, channel))
+    arguments.out(out, (x, given), weight, bias, tau, where)
+    compute, channels = arguments.COMPUTED_IN[x.dtype], x.shape[channel]
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
     y, rstd = result_for(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else slabs(x):
@@ -333,7 +333,7 @@ def _check_instances(
     channel, eps = settings
     channels = operands[0].shape[channel]
     args, kept = (channel, channels), (0, channel)
-    return operands, forward.Statistics(_views.group_view, args, eps, forward.RSTD, False, kept=kept, groups=channels)
+    return operands, forward.Statistics(views.group_view, args, eps, forward.RSTD, False, kept=kept, groups=channels)
 
 
 _ROOT_MEAN_SQUARES = plans.Operation("x weight bias residual where out", _check_instances, forward.plan)
@@ -395,23 +395,23 @@ def filter_response_norm_backward(
     """
     given, (dy, x, channel) = (x, dy), read_gradient(dy, x, axis)
     shape = (x.shape[channel],)
-    saved = _checks.given(rstd, "rstd", (len(x), *shape))
+    saved = arguments.given(rstd, "rstd", (len(x), *shape))
     w, b, t = _response_parameters(weight, bias, tau, *shape)
-    also = _checks.also(x, None, where, None, (0, channel))
-    _checks.out(out, (x, dy, *given), weight, bias, tau, rstd, where)
+    also = arguments.also(x, None, where, None, (0, channel))
+    arguments.out(out, (x, dy, *given), weight, bias, tau, rstd, where)
     dx = result_for(x, out)
     counts = np.full(saved.shape, x.size / max(1, saved.size)) if also.counts is None else also.counts
     saved = np.where(counts > 0, saved, 0.0)  # of nothing it is NaN
     scale = saved if w is None else saved * w
     shift = None if t is None else -t if b is None else b - t  # y is more than tau where x * scale + shift is positive
-    compute, sums = _checks.COMPUTED_IN[x.dtype], np.zeros((3, *shape))
+    compute, sums = arguments.COMPUTED_IN[x.dtype], np.zeros((3, *shape))
     with quiet():
         for part in slabs(x):
             v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
             own, kept = saved[part], kept_of(also.where, part, v)
             if t is not None:
                 counted = g if kept is None else np.where(kept, g, compute.type(0))
-                sums[2] += _moments.of_groups(counted, _views.batch_view, channel).sum()
+                sums[2] += _moments.of_groups(counted, views.batch_view, channel).sum()
             direct, products, of_dz = scale_planes_backward(g, v, channel, scale[part], shift, kept)
             slope = -scale[part] * own * own * products / np.maximum(counts[part], 1)
             scale_planes(v, channel, slope, None, dx[part], kept, direct)
@@ -426,4 +426,4 @@ def _response_parameters(
     weight: Any, bias: Any, tau: Any, channels: int, dtype: DTypeLike | None = np.float64
 ) -> list[Array | None]:
     named = {"weight": weight, "bias": bias, "tau": tau}
-    return [_checks.vector(v, name, (channels,), dtype) for name, v in named.items()]
+    return [arguments.vector(v, name, (channels,), dtype) for name, v in named.items()]

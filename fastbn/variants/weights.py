@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn import _checks
 from fastbn import functional as F
 from fastbn._quiet import quietly
+from fastbn.engine import arguments
 from fastbn.variants._arguments import Array, gradient_dtype
 
 __all__ = [
@@ -111,9 +111,9 @@ def weight_standardization_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    given, w = weight, _checks.array(weight, "weight")
+    given, w = weight, arguments.array(weight, "weight")
     scale, _ = _gain(w, gain, gamma)
-    _checks.out(out, (w, given), gain)
+    arguments.out(out, (w, given), gain)
     return F.batch_norm_forward(w, scale, eps=eps, axis=0, out=out)
 
 
@@ -160,20 +160,20 @@ def weight_standardization_backward(
     >>> dgain.round(3)
     array([ 1., -1.])
     """
-    given, (dy, w) = (weight, dy), _checks.gradient(dy, weight, "weight")
+    given, (dy, w) = (weight, dy), arguments.gradient(dy, weight, "weight")
     scale, factor = _gain(w, gain, gamma)
-    _checks.out(out, (w, dy, *given), gain, mean, rstd)
+    arguments.out(out, (w, dy, *given), gain, mean, rstd)
     dweight, dscale, _ = F.batch_norm_backward(dy, w, mean, rstd, scale, axis=0, out=out)
-    g = _checks.vector(gain, "gain", w.shape[:1])
+    g = arguments.vector(gain, "gain", w.shape[:1])
     return dweight, (dscale * factor).astype(gradient_dtype(g, w))
 
 
 def _gain(weight: Array, gain: Any, gamma: Any) -> tuple[Array, float]:
     """What the standardized weight is multiplied by, and its part without `gain`."""
-    _checks.rank(weight, 2, "weight")
+    arguments.rank(weight, 2, "weight")
     fan_in = prod(weight.shape[1:])
     if fan_in == 1:
         raise ValueError(f"weight has shape {weight.shape}; expected more than one element for each index of axis 0")
-    g = _checks.vector(gain, "gain", weight.shape[:1], np.float64)
-    factor = 1.0 if gamma is None else _checks.real(gamma, "gamma") / sqrt(max(fan_in, 1))
+    g = arguments.vector(gain, "gain", weight.shape[:1], np.float64)
+    factor = 1.0 if gamma is None else arguments.real(gamma, "gamma") / sqrt(max(fan_in, 1))
     return (np.ones(len(weight)) if g is None else g) * factor, factor

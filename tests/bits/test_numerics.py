@@ -28,8 +28,8 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _runtime, reference
-from fastbn.engine import numbers
+from fastbn import reference
+from fastbn.engine import numbers, pace
 
 MEANS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 FORWARD, BACKWARD = 5e-7, 2e-6  # the worst error allowed, relative to the scale of the output
@@ -358,13 +358,13 @@ def digest(cases, fused, over_channels=()):
 
 def say_digests():
     """Run in a process of its own: the layer, and a digest for each number of threads and both kinds of stores."""
-    _runtime.SERIAL_BYTES = _runtime.TEAM_BYTES = 0  # as if every array were large
+    pace.SERIAL_BYTES = pace.TEAM_BYTES = 0  # as if every array were large
     for threads in THREADS:
         for past_cache in (0, numbers.PAST_CACHE_BYTES):
             numbers.PAST_CACHE_BYTES, before = past_cache, numbers.PAST_CACHE_BYTES
             remembered.forget()
             with fastbn.num_threads(threads):
-                print(_runtime.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
+                print(threads.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
             numbers.PAST_CACHE_BYTES = before
 
 
@@ -476,8 +476,8 @@ def of_samples(case, x, dy):
 @in_every_layout(BATCHES)
 def test_a_sample_does_not_see_its_batch(case, arrange, threads, monkeypatch):
     if threads == "parallel":
-        monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-        monkeypatch.setattr(_runtime, "TEAM_BYTES", 0)
+        monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
+        monkeypatch.setattr(pace, "TEAM_BYTES", 0)
     x, dy = case.data(np.float32, 10.0), case.upstream(np.float32)
     with fastbn.num_threads(1) if threads == "serial" else nullcontext():
         expected = of_samples(case, arrange(x), arrange(dy))

@@ -10,7 +10,7 @@ import remembered
 from cases import Case, assert_same_bits
 
 import fastbn
-from fastbn import _checks, _runtime
+from fastbn.engine import arguments, pace
 from fastbn.engine.entries import Entries
 from fastbn.kernels import runs
 from fastbn.kernels.jit import Driver
@@ -35,7 +35,7 @@ def refuse(*args, **named):
 def call(case, way, dtype, *, out, affine, running):
     """All that one call returns or updates, from arguments that are made anew; out: None, "new" or "x"."""
     x, dy = case.data(dtype), case.upstream(dtype)
-    named = case.parameters(_checks.COMPUTED_IN[x.dtype]) if affine else {}
+    named = case.parameters(arguments.COMPUTED_IN[x.dtype]) if affine else {}
     updated = {"running_mean": np.full(8, 0.5, np.float32), "running_var": np.full(8, 2.0)} if running else {}
     named |= updated
     if out is not None:
@@ -70,11 +70,11 @@ def ways(case):
 def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypatch):
     for (way, running), out, affine in product(ways(case), (None, "new", "x"), (False, True)):
         remembered.forget()
-        arguments = {"out": out, "affine": affine, "running": running}
-        first = call(case, way, dtype, **arguments)
+        options = {"out": out, "affine": affine, "running": running}
+        first = call(case, way, dtype, **options)
         with monkeypatch.context() as patched:
-            patched.setattr(_checks, "out", refuse)
-            second = call(case, way, dtype, **arguments)
+            patched.setattr(arguments, "out", refuse)
+            second = call(case, way, dtype, **options)
         for a, b in zip(first, second, strict=True):
             assert_same_bits(a, b)
 
@@ -82,11 +82,11 @@ def test_the_next_call_gives_the_same_bits_without_checks(case, dtype, monkeypat
 @pytest.mark.full
 @pytest.mark.parametrize("nbytes", [0, 1 << 18])
 def test_threads_change_no_bit_of_the_next_call(nbytes, monkeypatch):
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", nbytes)
+    monkeypatch.setattr(pace, "SERIAL_BYTES", nbytes)
     for case in CASES[:2] + CASES[6:7]:
-        arguments = {"out": None, "affine": True, "running": False}
+        options = {"out": None, "affine": True, "running": False}
         for way in ("normalize", "forward", "backward"):
-            first, *others = (call(case, way, np.float32, **arguments) for _ in range(4))
+            first, *others = (call(case, way, np.float32, **options) for _ in range(4))
             for other in others:
                 for a, b in zip(first, other, strict=True):
                     assert_same_bits(a, b)
@@ -189,16 +189,16 @@ def outcome(function, named):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("arguments", [right, owning])
+@pytest.mark.parametrize("named_for", [right, owning])
 @pytest.mark.parametrize("function", ["batch_norm", "batch_norm_forward", "group_norm", "batch_norm_backward"])
-def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, arguments):
+def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, named_for):
     refused = 0
-    for change in (ODD if arguments is owning else ODD | SHIFTED).values():
+    for change in (ODD if named_for is owning else ODD | SHIFTED).values():
         for training in (False, True) if function == "batch_norm" else (None,):
             extra = {} if training is None else {"training": training}
 
             def odd(change=change, extra=extra):
-                named = arguments(function) | extra
+                named = named_for(function) | extra
                 return named | change(named)
 
             try:
@@ -209,7 +209,7 @@ def test_an_odd_call_after_an_ordinary_one_goes_as_without_it(function, argument
             expected = outcome(function, odd())
             assert outcome(function, odd()) == expected
             remembered.forget()
-            outcome(function, arguments(function) | extra)
+            outcome(function, named_for(function) | extra)
             assert remembered.number() == 1
             assert outcome(function, odd()) == expected
             refused += isinstance(expected[0], str)
@@ -336,7 +336,7 @@ def test_calls_of_every_kind_have_a_plan(change, extras, monkeypatch):
 
     first = everything()
     with monkeypatch.context() as patched:
-        patched.setattr(_checks, "array", refuse)
+        patched.setattr(arguments, "array", refuse)
         second = everything()
     for a, b in zip(first, second, strict=True):
         assert_same_bits(a, b)
@@ -346,7 +346,7 @@ def test_calls_of_every_kind_have_a_plan(change, extras, monkeypatch):
 def test_a_masked_call_has_a_plan_and_its_mask_is_looked_at(monkeypatch):
     x, where = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32), np.ones((4, 3), bool)
     first = fastbn.batch_norm(x, training=True, where=where)
-    monkeypatch.setattr(_checks, "array", refuse)
+    monkeypatch.setattr(arguments, "array", refuse)
     assert_same_bits(fastbn.batch_norm(x, training=True, where=where), first)
     with pytest.raises(ValueError, match="where leaves 1 of the values of channel 1"):
         fastbn.batch_norm(x, training=True, where=where & (np.arange(4)[:, None] < [[4, 1, 4]]))

@@ -18,7 +18,8 @@ import numpy as np
 import remembered
 
 import fastbn
-from fastbn import _runtime, _views, reference
+from fastbn import reference
+from fastbn.engine import pace, views
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 LAYOUTS = ("channels_first", "channels_last")  # layer norm over an axis before others, too
@@ -145,9 +146,9 @@ def held():
 
     What the allocators keep for later says nothing of leaks, and how much it is depends on the machine.
     """
-    _runtime.clear_paces()  # what fastbn remembers of calls has bounds, see test_runtime, but takes long to get there
+    pace.clear_paces()  # what fastbn remembers of calls has bounds, see test_runtime, but takes long to get there
     remembered.forget()
-    for view_of in (_views.batch_view, _views.group_view, _views.layer_view):
+    for view_of in (views.batch_view, views.group_view, views.layer_view):
         view_of.cache_clear()
     gc.collect()
     try:
@@ -226,7 +227,7 @@ def main():
         warnings.simplefilter("error")
         compile_all(dtypes)  # now: a kernel stays in memory
     # so that arrays too small to need threads get them, whatever helps, and calls are quick
-    _runtime.SERIAL_BYTES = _runtime.TEAM_BYTES = 1 << 14
+    pace.SERIAL_BYTES = pace.TEAM_BYTES = 1 << 14
     soak = Soak(args.seconds, dtypes, args.seed)
     for kind, count in sorted(soak.counts().items()):
         print(f"{count:8} {kind}")

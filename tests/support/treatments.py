@@ -1,11 +1,10 @@
 """How a call is shared among threads, whatever the size of its arrays: the one place that knows how that is set."""
 
-from fastbn import _runtime
-from fastbn.engine import numbers
+from fastbn.engine import numbers, pace
 
 
 def as_large(monkeypatch, threads=64):
     """Every array counts as large, and as many threads as told have a part in it."""
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-    monkeypatch.setattr(_runtime, "with_team", lambda kind, nbytes, run, *args: run(threads, *args))
+    monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(pace, "with_team", lambda kind, nbytes, run, *args: run(threads, *args))
     monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)

@@ -5,9 +5,10 @@ import threading
 import numpy as np
 
 import fastbn
-from fastbn import _runtime, reference
+from fastbn import reference
+from fastbn.engine import pace
 
-_runtime.TEAM_BYTES = _runtime.SERIAL_BYTES  # from here on all threads, so that arrays can be small and tests quick
+pace.TEAM_BYTES = pace.SERIAL_BYTES  # from here on all threads, so that arrays can be small and tests quick
 
 
 def _array(*shape):

@@ -12,10 +12,11 @@ EVERY_LINE = """
 import os, sys
 import numpy as np
 import fastbn
-from fastbn import _memory, layers
+from fastbn import layers
+from fastbn.engine import memory
 
 PACKAGE = os.path.dirname(fastbn.__file__)
-_memory.LEAST = 1 << 12
+memory.LEAST = 1 << 12
 lost = []
 sys.unraisablehook = lost.append
 
@@ -71,7 +72,7 @@ right = fastbn.layer_norm(x, 32).copy()
 
 def usable():
     np.testing.assert_array_equal(fastbn.layer_norm(x, 32), right)
-    y, z = (_memory.empty((1 << 12,), np.dtype(np.uint8)) for _ in range(2))
+    y, z = (memory.empty((1 << 12,), np.dtype(np.uint8)) for _ in range(2))
     assert not np.shares_memory(y, z)
 """
 
@@ -88,8 +89,8 @@ def test_functions_and_the_pool():
 at_every_line(lambda: fastbn.layer_norm(x, 32), usable)
 at_every_line(lambda: fastbn.batch_norm_backward(x, *((x,) + fastbn.batch_norm_forward(x)[1:])), usable)
 at_every_line(lambda: fastbn.set_memory_pool(1 << 20), usable)
-at_every_line(lambda: [_memory.empty((k << 12,), np.dtype(np.uint8)) for k in (1, 2, 1, 3)], usable)
-at_every_line(_memory.let_go, usable)
+at_every_line(lambda: [memory.empty((k << 12,), np.dtype(np.uint8)) for k in (1, 2, 1, 3)], usable)
+at_every_line(memory.let_go, usable)
 print("right")
 """
     )
@@ -99,18 +100,18 @@ def test_the_number_of_threads():
     at_every_line(
         """
 import numba
-from fastbn import _runtime
+from fastbn.engine import threads
 before = fastbn.get_num_threads()
 
 def call():
     with fastbn.num_threads(1):
         assert fastbn.get_num_threads() == 1
         fastbn.layer_norm(x, 32)
-    _runtime._with_threads(1, numba.config.NUMBA_NUM_THREADS, lambda n: fastbn.layer_norm(x, 32))
+    threads.with_threads(1, numba.config.NUMBA_NUM_THREADS, lambda n: fastbn.layer_norm(x, 32))
 
 def check():
     usable()
-    _runtime.available_threads()
+    threads.available_threads()
     assert fastbn.get_num_threads() == before, fastbn.get_num_threads()
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
 
@@ -197,9 +198,10 @@ def test_signals_at_any_time():
 import random, signal, sys
 import fastbn
 import numpy as np
-from fastbn import _memory, layers
+from fastbn import layers
+from fastbn.engine import memory
 
-_memory.LEAST = 1 << 12
+memory.LEAST = 1 << 12
 
 class Timeout(Exception):
     pass

@@ -14,7 +14,7 @@ from cases import Case, channels_first_view, ids
 from processes import python
 
 import fastbn
-from fastbn import _memory
+from fastbn.engine import memory
 
 SIZE = 1 << 12
 
@@ -47,9 +47,9 @@ def test_no_array_of_the_inputs_size_is_made_beside_the_result(case, arrange, mo
     def peak():
         tracemalloc.start()
         both_ways()
-        memory = tracemalloc.get_traced_memory()[1]
+        most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return memory
+        return most
 
     both_ways()  # compiles; so may a later one that tries how fast another number of threads is, and that takes memory
     assert min(peak() for _ in range(4)) < 0.1 * x.nbytes
@@ -58,7 +58,7 @@ def test_no_array_of_the_inputs_size_is_made_beside_the_result(case, arrange, mo
 @pytest.fixture(autouse=True)
 def small_results_count(monkeypatch):
     before = fastbn.get_memory_pool()
-    monkeypatch.setattr(_memory, "LEAST", SIZE)
+    monkeypatch.setattr(memory, "LEAST", SIZE)
     fastbn.set_memory_pool(0)
     fastbn.set_memory_pool(64 * SIZE)
     yield
@@ -67,7 +67,7 @@ def small_results_count(monkeypatch):
 
 def result(nbytes=SIZE):
     """What every operation makes its result of, from 256 KiB on: smaller arrays have shorter ways of their own."""
-    y = _memory.empty((nbytes // 256, 4, 16), np.dtype(np.float32))
+    y = memory.empty((nbytes // 256, 4, 16), np.dtype(np.float32))
     y[...] = 1
     return y
 
@@ -78,7 +78,7 @@ def address(a):
 
 def held():
     """Bytes that no array lies over."""
-    return _memory.count().idle
+    return memory.count().idle
 
 
 def test_memory_is_used_again():
@@ -115,7 +115,7 @@ def test_no_two_live_arrays_share_memory():
         rng, alive = random.Random(seed), []
         try:
             for number in range(seed * 1000, seed * 1000 + 600):
-                y = _memory.empty((rng.randint(1, 3) * SIZE // 64, 16), np.dtype(np.float32))
+                y = memory.empty((rng.randint(1, 3) * SIZE // 64, 16), np.dtype(np.float32))
                 y[...] = number
                 alive.append((y if rng.random() < 0.5 else y[rng.randrange(len(y)) :, 2:], number))
                 rng.shuffle(alive)
@@ -171,38 +171,38 @@ def test_what_nothing_asks_for_is_given_back(monkeypatch):
     y, z = result(), result(2 * SIZE)
     del y
     assert held() == SIZE
-    now = _memory.monotonic()
-    monkeypatch.setattr(_memory, "monotonic", lambda: now + 1000)
+    now = memory.monotonic()
+    monkeypatch.setattr(memory, "monotonic", lambda: now + 1000)
     other = result(2 * SIZE)  # a look at what is idle comes first
     assert held() == 0
     del z, other
     assert held() == 4 * SIZE
-    monkeypatch.setattr(_memory, "monotonic", lambda: now + 1005)
+    monkeypatch.setattr(memory, "monotonic", lambda: now + 1005)
     z = result(2 * SIZE)
     assert held() == 2 * SIZE
     del z
 
 
 def test_it_is_given_back_without_a_further_call(monkeypatch):
-    monkeypatch.setattr(_memory, "_IDLE", 0.1)
-    _memory._stop_keeper()
+    monkeypatch.setattr(memory, "_IDLE", 0.1)
+    memory._stop_keeper()
     y, z = result(), result(2 * SIZE)
     del y
-    end = _memory.monotonic() + 20
-    while held() and _memory.monotonic() < end:
+    end = memory.monotonic() + 20
+    while held() and memory.monotonic() < end:
         time.sleep(0.01)
-    assert _memory.count() == (2 * SIZE, 0)
+    assert memory.count() == (2 * SIZE, 0)
     del z
-    while _memory._pool.held and _memory.monotonic() < end:
+    while memory._pool.held and memory.monotonic() < end:
         time.sleep(0.01)
-    assert not _memory._pool.held
+    assert not memory._pool.held
 
 
 def test_a_result_that_was_in_use_for_long_is_kept_as_long_as_any(monkeypatch):
-    y, now = result(), _memory.monotonic()
+    y, now = result(), memory.monotonic()
     first = address(y)
     for seconds in (100, 102):
-        monkeypatch.setattr(_memory, "monotonic", lambda seconds=seconds: now + seconds)
+        monkeypatch.setattr(memory, "monotonic", lambda seconds=seconds: now + seconds)
         result(2 * SIZE)
     del y
     result(2 * SIZE)
@@ -211,7 +211,7 @@ def test_a_result_that_was_in_use_for_long_is_kept_as_long_as_any(monkeypatch):
 
 def test_results_and_what_is_kept_are_together_no_more_than_was_alive_at_once():
     fastbn.set_memory_pool(None)
-    _memory.let_go()
+    memory.let_go()
     results = [result(k * SIZE) for k in range(1, 8)]  # 28 sizes
     del results
     for k in range(8, 12):
@@ -233,11 +233,11 @@ def test_where_memory_is_short_the_pool_lets_go_and_one_more_try_is_made():
             raise MemoryError
         return args
 
-    assert _memory.retried(make, 1, 2) == (1, 2)
+    assert memory.retried(make, 1, 2) == (1, 2)
     assert seen[0] > 0
     assert seen[1] == 0
     with pytest.raises(MemoryError):
-        _memory.retried(np.empty, 1 << 60, np.uint8)
+        memory.retried(np.empty, 1 << 60, np.uint8)
 
 
 @pytest.mark.full
@@ -246,21 +246,21 @@ def test_a_child_forked_while_the_pool_was_at_work():
     python(
         f"""
 import os, threading, numpy as np
-from fastbn import _memory
-_memory.LEAST = {SIZE}
-y = _memory.empty(({SIZE},), np.dtype(np.uint8))
+from fastbn.engine import memory
+memory.LEAST = {SIZE}
+y = memory.empty(({SIZE},), np.dtype(np.uint8))
 go = threading.Event()
 
 def come_and_go():
     while not go.is_set():
-        z = [_memory.empty(({SIZE},), np.dtype(np.uint8)) for _ in range(3)]
+        z = [memory.empty(({SIZE},), np.dtype(np.uint8)) for _ in range(3)]
 
 thread = threading.Thread(target=come_and_go)
 thread.start()
 child = os.fork()
 if child == 0:
     del y
-    _memory.empty(({SIZE},), np.dtype(np.uint8))
+    memory.empty(({SIZE},), np.dtype(np.uint8))
     os._exit(7)
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 go.set()

@@ -12,8 +12,9 @@ import pytest
 from processes import on_layer, python
 
 import fastbn
-from fastbn import _config, _runtime, _warmup
+from fastbn import _config, _warmup
 from fastbn._warmup import warmup
+from fastbn.engine import pace, threads
 from fastbn.kernels import runs
 
 LAYERS = ("omp", "tbb", "workqueue")
@@ -138,13 +139,13 @@ def test_a_layer_that_cannot_be_loaded_leaves_one_thread():
 def test_every_thread_goes_back_over_its_own_units():
     last_first = getattr(runs.last_first, "py_func", runs.last_first)
     for units in range(1, 40):
-        for threads in range(1, 10):
-            order = [last_first(u, units, threads) for u in range(units)]
-            shares = [range(units * k // threads, units * (k + 1) // threads) for k in range(threads)]
-            if units % threads == 0:
+        for team in range(1, 10):
+            order = [last_first(u, units, team) for u in range(units)]
+            shares = [range(units * k // team, units * (k + 1) // team) for k in range(team)]
+            if units % team == 0:
                 assert order == [u for share in shares for u in reversed(share)]
             assert sorted(order) == list(range(units))
-            assert sum(a < b for a, b in pairwise(order)) == min(units, threads) - 1  # where another thread's begin
+            assert sum(a < b for a, b in pairwise(order)) == min(units, team) - 1  # where another thread's begin
 
 
 # Forks ----------------------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_a_numba_without_the_lock_that_forks_wait_for():
         import fastbn
         module.global_compiler_lock = lock  # which Numba itself cannot do without
     """
-    program = "print(fastbn._runtime._compiling, workload.check(), in_child(workload.check))"
+    program = "print(fastbn.engine.threads._compiling, workload.check(), in_child(workload.check))"
     assert python(without, FORK, program) == ("None right 0\n", "")
 
 
@@ -324,7 +325,7 @@ def test_beside_another_user_of_threads(other, first):
         print(workload.in_threads(count=2))
 
         import statistics, time
-        fastbn._runtime.TEAM_BYTES = 1 << 28  # as it was before workload
+        fastbn.engine.pace.TEAM_BYTES = 1 << 28  # as it was before workload
 
         def median(threads):
             taken = []
@@ -355,7 +356,7 @@ def test_a_fork_that_another_library_meant_for_itself():
 
 @pytest.fixture(autouse=True)
 def settings_as_they_were(monkeypatch):
-    monkeypatch.setattr(_runtime, "_chosen", None)
+    monkeypatch.setattr(threads, "_chosen", None)
     monkeypatch.delenv("FASTBN_NUM_THREADS", raising=False)
     clear()
     yield
@@ -364,8 +365,8 @@ def settings_as_they_were(monkeypatch):
 
 
 def clear():
-    _runtime._from_environment.cache_clear()
-    _runtime._cpus.cache_clear()
+    threads._from_environment.cache_clear()
+    threads._cpus.cache_clear()
 
 
 def test_set_num_threads():
@@ -448,7 +449,7 @@ def control_groups(monkeypatch, tmp_path):
             file = tmp_path / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        monkeypatch.setattr(_runtime, "Path", lambda path: tmp_path / path.lstrip("/"))
+        monkeypatch.setattr(threads, "Path", lambda path: tmp_path / path.lstrip("/"))
         clear()
 
     return tell
@@ -496,7 +497,7 @@ V1 = "/sys/fs/cgroup/cpu"
 )
 def test_quota_of_a_container(control_groups, files, quota):
     control_groups(files)
-    assert _runtime.cpu_quota() == quota
+    assert threads.cpu_quota() == quota
 
 
 def test_the_quota_bounds_the_threads(control_groups):
@@ -511,9 +512,9 @@ def test_the_quota_bounds_the_threads(control_groups):
 def clock(monkeypatch):
     """The time as fastbn sees it, two threads, and no call that was timed before."""
     now = [0.0]
-    monkeypatch.setattr(_runtime, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(_runtime, "available_threads", lambda: (2, 2))
-    monkeypatch.setattr(_runtime, "_paces", {})
+    monkeypatch.setattr(pace, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace, "available_threads", lambda: (2, 2))
+    monkeypatch.setattr(pace, "_paces", {})
     return now
 
 
@@ -522,12 +523,12 @@ def test_the_faster_way_is_taken_until_it_is_the_slower_one(clock):
         """Of parallel calls in so many seconds, where calls cost this much."""
         ways, end = [], clock[0] + seconds
 
-        def run(threads):
-            ways.append(threads > 1)
-            clock[0] += parallel if threads > 1 else serial
+        def run(team):
+            ways.append(team > 1)
+            clock[0] += parallel if team > 1 else serial
 
         while clock[0] < end:
-            _runtime.with_team("kind", 1 << 20, run)
+            pace.with_team("kind", 1 << 20, run)
         return np.mean(ways)
 
     assert share(100e-6, 60e-6, seconds=1) > 0.99
@@ -540,15 +541,15 @@ def test_the_faster_way_is_taken_until_it_is_the_slower_one(clock):
 def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
     slept, ways = True, []
 
-    def run(threads, disturbed=False):
+    def run(team, disturbed=False):
         nonlocal slept
-        ways.append(threads > 1)
-        clock[0] += 100e-6 if threads == 1 else 2e-3 if disturbed else 500e-6 if slept else 60e-6
-        slept = threads == 1
+        ways.append(team > 1)
+        clock[0] += 100e-6 if team == 1 else 2e-3 if disturbed else 500e-6 if slept else 60e-6
+        slept = team == 1
 
     def calls(n, disturbed=False):
         for _ in range(n):
-            _runtime.with_team("kind", 1 << 20, run, disturbed)
+            pace.with_team("kind", 1 << 20, run, disturbed)
         return ways[-n:]
 
     calls(8)
@@ -565,12 +566,12 @@ def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
 def test_in_a_program_that_does_other_work_between_calls_the_slower_way_is_rarely_tried(clock, apart):
     ways = []
 
-    def run(threads):
-        ways.append(threads > 1)
-        clock[0] += 100e-6 if threads == 1 else 80e-6
+    def run(team):
+        ways.append(team > 1)
+        clock[0] += 100e-6 if team == 1 else 80e-6
 
     for _ in range(1000):
-        _runtime.with_team("kind", 1 << 20, run)
+        pace.with_team("kind", 1 << 20, run)
         clock[0] += apart
     assert np.mean(ways) > 0.94
 
@@ -578,26 +579,26 @@ def test_in_a_program_that_does_other_work_between_calls_the_slower_way_is_rarel
 def test_calls_after_a_pause_do_not_stand_for_all(clock):
     ways = []
 
-    def run(threads):
-        ways.append(threads > 1)
-        clock[0] += 100e-6 if threads == 1 else 500e-6 if clock[0] > awake else 60e-6
+    def run(team):
+        ways.append(team > 1)
+        clock[0] += 100e-6 if team == 1 else 500e-6 if clock[0] > awake else 60e-6
 
     for _ in range(1000):
         for k in range(10):
             awake = clock[0] - 1 if k == 0 else clock[0]  # threads sleep meanwhile
-            _runtime.with_team("kind", 1 << 20, run)
+            pace.with_team("kind", 1 << 20, run)
         clock[0] += 5e-3
     assert np.mean(ways[100:]) > 0.9
 
 
 def test_who_waited_for_a_compilation_is_not_counted():
-    pace = _runtime._Pace()
+    kind = pace._Pace()
     for k in range(4):
-        pace.record(False, 0.1 * k, 15 + 0.1 * k)
-    assert pace.recent == [[], []]
+        kind.record(False, 0.1 * k, 15 + 0.1 * k)
+    assert kind.recent == [[], []]
     for k in range(4):
-        pace.record(pace.parallel, 20.0 + k, 20.001 + k)
-    assert pace.parallel
+        kind.record(kind.parallel, 20.0 + k, 20.001 + k)
+    assert kind.parallel
 
 
 @pytest.mark.full
@@ -669,10 +670,10 @@ def test_what_is_remembered_of_calls_has_bounds():
         import sys
         import numpy as np
         import fastbn
-        from fastbn import _runtime
+        from fastbn.engine import pace, threads
 
         x = np.ones(10_000, np.float32)
-        for _runtime.SERIAL_BYTES in (0, 1 << 18):  # with threads, and without
+        for pace.SERIAL_BYTES in (0, 1 << 18):  # with threads, and without
             for n in range(1, 4_200):
                 fastbn.layer_norm(x[:n].reshape(1, n), n)
                 fastbn.group_norm(x[: 2 * n].reshape(1, 2, n), 1)
@@ -763,12 +764,12 @@ def test_show_config_is_what_info_prints(capsys):
 
 
 def test_advice_names_the_tbb_that_is_installed(monkeypatch):
-    monkeypatch.setattr(_runtime, "threading_layer", lambda: "workqueue")
+    monkeypatch.setattr(threads, "threading_layer", lambda: "workqueue")
     monkeypatch.setattr(_config, "tbb_folder", lambda: "/somewhere/lib")
     assert any("LD_LIBRARY_PATH=/somewhere/lib" in line for line in _config.advice())
     monkeypatch.setattr(_config, "tbb_folder", lambda: None)
     assert any("pip install tbb" in line for line in _config.advice())
-    monkeypatch.setattr(_runtime, "threading_layer", lambda: "tbb")
+    monkeypatch.setattr(threads, "threading_layer", lambda: "tbb")
     monkeypatch.setattr(_config, "cache_folder", lambda: ("/somewhere", True))
     assert _config.advice() == []
     monkeypatch.setattr(_config, "cache_folder", lambda: ("/somewhere", False))

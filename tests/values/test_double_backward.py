@@ -20,8 +20,8 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _runtime, reference
-from fastbn.engine import double_backward
+from fastbn import reference
+from fastbn.engine import double_backward, pace
 
 SMALL = [
     *by_channel((3, 4, 5), (2,)),
@@ -276,8 +276,8 @@ def test_empty_batch(case):
 @pytest.mark.full
 @pytest.mark.parametrize("case", [case for case in SHAPES if np.prod(case.shape) > 10000], ids=ids)
 def test_same_bits_for_any_number_of_threads(case, monkeypatch):
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-    monkeypatch.setattr(_runtime, "TEAM_BYTES", 0)
+    monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(pace, "TEAM_BYTES", 0)
     args, named = arguments(case)
     parallel = call(case, *args, **named)
     with fastbn.num_threads(1):

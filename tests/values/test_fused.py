@@ -15,7 +15,8 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _runtime, reference
+from fastbn import reference
+from fastbn.engine import pace
 
 ACTIVATIONS = ("relu", "leaky_relu", ("leaky_relu", 0.25), "sigmoid", "silu", "gelu", "gelu_tanh")
 BATCH = Case("batch_norm", (3, 5, 7, 9))
@@ -174,7 +175,7 @@ def test_add_rms_norm(shape, dtype):
 
 @pytest.mark.full
 def test_a_long_sum_shared_by_threads(monkeypatch):
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
     check_sum("add_layer_norm", (1, 70_001), np.float32)
 
 

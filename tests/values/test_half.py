@@ -20,8 +20,8 @@ from cases import (
 )
 
 import fastbn
-from fastbn import _runtime, reference
-from fastbn.engine import numbers
+from fastbn import reference
+from fastbn.engine import numbers, pace
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 EPSILON = {HALVES[0]: 2.0**-11, HALVES[1]: 2.0**-8}  # half the step between neighbours: one rounding
@@ -249,8 +249,8 @@ def test_threads_change_no_bit(case, dtype, monkeypatch):
         return y, *statistics, *case.backward(fastbn, dy, x, statistics, weight=parameters["weight"])
 
     expected = everything()  # small, hence serial
-    monkeypatch.setattr(_runtime, "SERIAL_BYTES", 0)
-    monkeypatch.setattr(_runtime, "TEAM_BYTES", 0)
+    monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
+    monkeypatch.setattr(pace, "TEAM_BYTES", 0)
     monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
     for a, b in zip(everything(), expected, strict=True):
         assert_same_bits(a, b)
