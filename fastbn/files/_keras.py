@@ -6,10 +6,11 @@ from typing import Any
 
 from fastbn.files._content import Content, Found, Norm, Unknown
 from fastbn.files._hdf5 import Tree
+from fastbn.files._hdf5_headers import Region
 from fastbn.files._keras_config import Config
 from fastbn.files._safetensors import as_json
 from fastbn.files._source import Source
-from fastbn.files._zip import Archive, Window
+from fastbn.files._zip import Archive
 
 _BY_GROUP = {
     "batch_normalization": "BatchNormalization",
@@ -27,27 +28,20 @@ def read_zip(source: Source, archive: Archive) -> Content:
         source.bad("config.json is longer than any config")
     config = Config(as_json(source, archive.read("config.json"), "config.json"))
     if archive.is_stored(member):
-        stream: Any = Window(source, archive.place(member), archive.members[member].file_size)
+        region = Region(source, archive.place(member), archive.members[member].file_size)
     else:
-        import io
-
-        stream = io.BytesIO(archive.read(member))
-    return _content("keras", Tree(source, stream), config)
+        data = archive.read(member)
+        region = Region(source, 0, len(data), data)
+    return _content("keras", Tree(region), config)
 
 
 def read_hdf5(source: Source) -> Content:
-    tree = Tree(source, Window(source, 0, source.size))
-    try:
-        if "model_config" in tree.file.attrs:
-            config = as_json(
-                source, tree.text(tree.file, "model_config").encode("utf-8", "surrogateescape"), "model_config"
-            )
-            return _content("keras_h5", tree, Config(config))
-        legacy = any(name.rsplit("/", 1)[-1].split(":")[0] in _LEGACY_NAMES for name in tree.entries)
-        return _content("keras_h5" if legacy else "keras_weights", tree, None)
-    except BaseException:
-        tree.close()
-        raise
+    tree = Tree(Region(source, 0, source.size))
+    if (told := tree.text("model_config")) is not None:
+        config = as_json(source, told.encode("utf-8", "surrogateescape"), "model_config")
+        return _content("keras_h5", tree, Config(config))
+    legacy = any(name.rsplit("/", 1)[-1].split(":")[0] in _LEGACY_NAMES for name in tree.entries)
+    return _content("keras_h5" if legacy else "keras_weights", tree, None)
 
 
 _LEGACY_NAMES = ("gamma", "beta", "moving_mean", "moving_variance", "kernel", "bias", "scale")
@@ -59,7 +53,6 @@ def _content(format: str, tree: Tree, config: Config | None) -> Content:
         format,
         tree.entries,
         parts.find,
-        closers=[tree.close],
         layout=parts.layout,
         bias_of=_bias_of,
         pairs=None if config is None else parts.pairs,

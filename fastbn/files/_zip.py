@@ -1,6 +1,5 @@
 """Zip archives: members read lazily, stored ones by position."""
 
-import io
 import struct
 import zipfile
 import zlib
@@ -83,30 +82,3 @@ class Archive:
         if len(data) != info.file_size:
             self.source.bad(f"member {name[:200]!r} has {len(data)} bytes, not {info.file_size} as its header says")
         return data
-
-
-class Window(io.RawIOBase):
-    """A part of a file, as a file."""
-
-    def __init__(self, source: Source, offset: int, length: int) -> None:
-        self._source, self._offset, self._length, self._at = source, offset, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        count = max(0, min(len(view), self._length - self._at))
-        view[:count] = self._source.read(self._offset + self._at, count)
-        self._at += count
-        return count
