@@ -17,6 +17,11 @@ def require(extra: str, *modules: str) -> None:
         raise CommandError(f'{" and ".join(missing)} not installed; run: pip install "fastbn[{extra}]"')
 
 
+def unreadable(path: Path, error: OSError) -> str:
+    """What is told of a file that the system does not give."""
+    return f"cannot read {error.filename or path}: {error.strerror or error}"
+
+
 def require_writable(path: Path) -> None:
     """Refuse a path that cannot be written, before the work that the file is to hold."""
     existed = path.exists()

@@ -1,24 +1,14 @@
 """``fastbn demo``: check every operation, then train a small network with and without normalization."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable_png
+from fastbn.cli._numbers import at_least
 
 EPOCHS, SEEDS = 8, 5
 QUICK_EPOCHS, QUICK_SEEDS = 3, 2
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
-        return value
-
-    return integer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -31,8 +21,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", type=Path, default=Path("fastbn-demo.png"), metavar="PATH", help="the picture (%(default)s)")
     add("--no-plot", action="store_true", help="write no picture")
-    add("--epochs", type=_at_least(1), metavar="N", help=f"epochs of each training ({EPOCHS})")
-    add("--seed", type=_at_least(0), default=0, metavar="N", help=f"the first of {SEEDS} seeds (%(default)s)")
+    add("--epochs", type=at_least(1), metavar="N", help=f"epochs of each training ({EPOCHS})")
+    add("--seed", type=at_least(0), default=0, metavar="N", help=f"the first of {SEEDS} seeds (%(default)s)")
     add("--quick", action="store_true", help=f"{QUICK_EPOCHS} epochs and {QUICK_SEEDS} seeds")
     return parser
 

@@ -1,10 +1,12 @@
 """``fastbn fold``: a file of trained weights without its batch norms."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from fastbn.cli._errors import CommandError
+from fastbn.cli._errors import CommandError, unreadable
 from fastbn.cli.inspect import escape
 
 __all__ = ["add_parser", "run"]
@@ -59,10 +61,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         with read(args.file) as file:
             count = _write_onnx(file, pairs, args.out) if file.format == "onnx" else _write(file, pairs, args.out)
-    except (ValueError, OSError, ImportError) as error:
+    except OSError as error:
+        raise CommandError(escape(unreadable(args.file, error))) from None
+    except (ValueError, ImportError) as error:
         raise CommandError(escape(str(error))) from None
     print(f"{args.out}: {count}")
     return 0
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def _write(file: Any, pairs: dict[str, Any], out: Path) -> str:
@@ -71,7 +83,8 @@ def _write(file: Any, pairs: dict[str, Any], out: Path) -> str:
     if out.suffix.lower() not in (".safetensors", ".npz"):
         raise CommandError(f"{out} is of the suffix {out.suffix!r}; expected .safetensors or .npz")
     arrays = file.fold(pairs or None)
-    write(out, arrays)
+    with _written(out):
+        write(out, arrays)
     return f"{len(arrays)} arrays, of {len(file.arrays)}"
 
 
@@ -88,7 +101,8 @@ def _write_onnx(file: Any, pairs: dict[str, Any], out: Path) -> str:
     def fill(stream: IO[bytes]) -> None:
         stream.write(data)
 
-    replace(out, fill)
+    with _written(out):
+        replace(out, fill)
     kind = "BatchNormalization"
     before = sum(node.op_type == kind for node in file._content.graph.nodes)
     after = sum(node.op_type == kind for node in model.graph.node)

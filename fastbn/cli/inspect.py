@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fastbn.cli._errors import CommandError, require, require_writable_png
+from fastbn.cli._errors import CommandError, require, require_writable_png, unreadable
 
 __all__ = ["add_parser", "run"]
 
@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         with read(args.file) as file:
             found, unknown, format = rows(file), file.unknown, file.format
-    except (ValueError, OSError, ImportError) as error:
+    except OSError as error:
+        raise CommandError(escape(unreadable(args.file, error))) from None
+    except (ValueError, ImportError) as error:
         raise CommandError(escape(str(error))) from None
     print(as_json(args.file, format, found, unknown) if args.json else as_table(format, found, unknown))
     if args.png is not None:

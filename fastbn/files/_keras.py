@@ -207,16 +207,16 @@ class _Parts:
         return "depthwise" if "depthwise" in key else "last"
 
     def pairs(self) -> dict[str, dict[str, Any]]:
-        """The batch norms that stand alone behind a convolution or dense layer without an activation."""
+        """The batch norms that stand alone behind, or before, a convolution or dense layer that can take them over."""
         assert self.config is not None
         result = {}
         norms, _ = self.find()
         for name, norm in norms.items():
-            maker = self.config.linear_before(name) if norm.kind == "batch" else None
-            if maker is None or maker[0] not in self.groups:
+            beside = self.config.linear_beside(name) if norm.kind == "batch" else None
+            if beside is None or beside[0] not in self.groups:
                 continue
-            arrays = self.groups[maker[0]][1]
+            arrays = self.groups[beside[0]][1]
             key = arrays.get("kernel", arrays.get("depthwise_kernel", arrays.get("0")))
             if key is not None:
-                result[name] = {"weight": key, **maker[1]}
+                result[name] = {"weight": key, **beside[1]}
         return result

@@ -21,7 +21,8 @@ class Config:
     def __init__(self, root: dict[str, Any]) -> None:
         self._layers: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         self._before: dict[str, list[str]] = {}  # whose outputs a layer takes
-        self._after: dict[str, int] = {}  # how often a layer's output is taken
+        self._takers: dict[str, list[str]] = {}  # who takes a layer's output
+        self._after: dict[str, int] = {}  # how often that is, as the model's output included
         for kind, config, record in _layers(root, 0):
             name = config.get("name")
             if isinstance(name, str):
@@ -68,29 +69,51 @@ class Config:
     def _edge(self, first: Any, second: Any) -> None:
         if isinstance(first, str) and isinstance(second, str):
             self._before.setdefault(second, []).append(first)
+            self._takers.setdefault(first, []).append(second)
             self._after[first] = self._after.get(first, 0) + 1
 
-    def linear_before(self, name: str) -> tuple[str, dict[str, Any]] | None:
-        """The linear layer whose only taker is this batch norm, and how to fold into it."""
-        before, norm = self._before.get(name, []), self.layer(name)
-        if len(before) != 1 or self._after.get(before[0]) != 1 or norm is None:
+    def linear_beside(self, name: str) -> tuple[str, dict[str, Any]] | None:
+        """The linear layer beside a batch norm that can take it over, before it or behind, and how to fold into it."""
+        norm = self.layer(name)
+        if norm is None:
             return None
-        found = self.layer(before[0])
-        if found is None or found[1].get("activation") not in ("linear", None):
-            return None
-        kind, config = found
-        axis, rank = norm[1].get("axis", -1), norm[1].get("__rank__")
-        axis = axis[0] if isinstance(axis, list) and axis else axis
-        last = axis == -1 or (rank is not None and axis == rank - 1)
-        if kind != "Dense" and last == (config.get("data_format", "channels_last") == "channels_first"):
-            return None
-        if kind == "Dense" and not last:
-            return None
-        if kind in _LINEAR:
-            return before[0], {"groups": config.get("groups", 1)}
-        if kind in _TRANSPOSED and config.get("groups", 1) == 1:
-            return before[0], {"transposed": True}
-        return (before[0], {}) if kind in _DEPTHWISE else None
+        before, after = self._alone(self._before, name), self._alone(self._takers, name)
+        if before is not None and self._after.get(before) == 1:
+            found = self.layer(before)
+            if found is not None and found[1].get("activation") in ("linear", None):
+                told = _folded(*found, norm[1])
+                if told is not None:
+                    return before, told
+        if after is not None and self._after.get(name) == 1 and self._alone(self._before, after) is not None:
+            found = self.layer(after)
+            if found is not None and found[0] not in _TRANSPOSED and _sees_no_padding(*found):
+                told = _folded(*found, norm[1])
+                if told is not None:
+                    return after, {**told, "before": True}
+        return None
+
+    def _alone(self, edges: dict[str, list[str]], name: str) -> str | None:
+        found = edges.get(name, [])
+        return found[0] if len(found) == 1 else None
+
+
+def _folded(kind: str, config: dict[str, Any], norm: dict[str, Any]) -> dict[str, Any] | None:
+    """How a batch norm of this config is folded into the layer; None if it cannot be."""
+    axis, rank = norm.get("axis", -1), norm.get("__rank__")
+    axis = axis[0] if isinstance(axis, list) and axis else axis
+    last = axis == -1 or (rank is not None and axis == rank - 1)
+    if last != (kind == "Dense" or config.get("data_format", "channels_last") != "channels_first"):
+        return None
+    if kind in _LINEAR:
+        return {"groups": config.get("groups", 1)}
+    if kind in _TRANSPOSED and config.get("groups", 1) == 1:
+        return {"transposed": True}
+    return {} if kind in _DEPTHWISE else None
+
+
+def _sees_no_padding(kind: str, config: dict[str, Any]) -> bool:
+    """Whether every output sees the whole kernel, and no zeros that the norm before did not make."""
+    return kind == "Dense" or config.get("padding") == "valid"
 
 
 def _children(value: Any) -> list[Any]:

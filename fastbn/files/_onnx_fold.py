@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastbn.files._content import Norm, values_of
-from fastbn.files._onnx_graph import Graph, attribute
+from fastbn.files._onnx_graph import Graph, attribute, captured
 from fastbn.files._onnx_norms import batch_norm
 from fastbn.files._source import Array
 from fastbn.folding import fold
@@ -35,7 +35,7 @@ class Folding:
         self._producers = {name: node for node in self._nodes for name in node.output if name}
         self._takers: dict[str, list[Any]] = {}
         for node in self._nodes:
-            for name in filter(None, node.input):
+            for name in (*filter(None, node.input), *captured(node)):
                 self._takers.setdefault(name, []).append(node)
 
     def _affine(self, node: Any, norm: Norm) -> tuple[Any, ...]:
@@ -129,9 +129,6 @@ class Folding:
 
         graph = self.model.graph
         used = set(self._takers) | self._graph.outputs
-        for node in self._nodes:
-            for given in node.attribute:
-                used |= _inner(given)
         nodes = [node for node in self._nodes if node.op_type != "Constant" or node.output[0] in used]
         nodes = [node for node in nodes if node.op_type != "Constant" or node.output[0] not in self._values]
         tensors = [t for t in graph.initializer if t.name in used and t.name not in self._values]
@@ -161,14 +158,3 @@ def _copied(messages: list[Any]) -> list[Any]:
         copy.CopyFrom(message)
         result.append(copy)
     return result
-
-
-def _inner(given: Any) -> set[str]:
-    """The values that the graphs in an attribute take."""
-    names: set[str] = set()
-    for graph in [given.g, *given.graphs]:
-        for node in graph.node:
-            names |= set(node.input)
-            for inner in node.attribute:
-                names |= _inner(inner)
-    return names

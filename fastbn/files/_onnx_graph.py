@@ -36,7 +36,7 @@ class Graph:
                 if name in self.producers or name in self.entries:
                     source.bad(f"the value {name[:200]!r} is made twice")
                 self.producers[name] = node
-            for name in filter(None, node.input):
+            for name in (*filter(None, node.input), *captured(node)):
                 self.consumers.setdefault(name, []).append(node)
             if node.op_type == "Constant":
                 for attribute in node.attribute:
@@ -137,6 +137,16 @@ class Graph:
         return None
 
     def norms(self) -> Found:
+        """The norms of the main graph, and those elsewhere as unknown."""
+        from fastbn.files._onnx_inner import inner_norms
+
+        try:
+            norms, unknown = self._own_norms()
+        except WrongAttribute as error:
+            self.source.bad(str(error))
+        return norms, unknown | inner_norms(self.model)
+
+    def _own_norms(self) -> Found:
         from fastbn.files._onnx_norms import OPERATORS
         from fastbn.files._onnx_patterns import group_norm, written_out
 
@@ -169,12 +179,31 @@ class Graph:
         """The model with its batch norms folded, its external data in it."""
         from fastbn.files._onnx_fold import Folding
 
-        return Folding(self).model
+        try:
+            return Folding(self).model
+        except WrongAttribute as error:
+            self.source.bad(str(error))
 
 
 def _once(source: Source, norms: dict[str, Norm], name: str) -> None:
     if name in norms:
         source.bad(f"two nodes are called {name[:200]!r}")
+
+
+def captured(node: Any) -> set[str]:
+    """The values that the graphs in a node take from outside, or call by the same names inside."""
+    names: set[str] = set()
+    for given in node.attribute:
+        for graph in (given.g, *given.graphs):
+            names.update(output.name for output in graph.output)
+            for inner in graph.node:
+                names.update(filter(None, inner.input))
+                names |= captured(inner)
+    return names
+
+
+class WrongAttribute(ValueError):
+    """An attribute of another type than ONNX gives the attribute of this name."""
 
 
 # AttributeProto's numbers of types: float, int, string, ints
@@ -191,7 +220,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
         if given.name == name:
             kind = _KINDS[name]
             if given.type != kind:
-                raise ValueError(
+                raise WrongAttribute(
                     f"node {node.name!r}, {node.op_type}: attribute {name!r} has type {given.type}; expected {kind}"
                 )
             return {1: given.f, 2: given.i, 3: given.s, 7: list(given.ints)}[kind]

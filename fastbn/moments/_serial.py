@@ -13,6 +13,7 @@ FORMAT, VERSION = "fastbn.Moments", 1
 
 _EXACT = ("count", "sum", "sum_of_squares")
 _SUMS = ("count", "shift", "offset", "m2", "power")
+_LARGEST_POWER = 4096  # far beyond what the exponents of float64 lead to
 
 
 def to_dict(axes: tuple[int, ...], state: State) -> dict[str, Any]:
@@ -49,8 +50,23 @@ def _state(data: Mapping[str, Any]) -> State:
         raise ValueError(f"expected {prod(shape)} numbers each for the shape {shape}")
     if not all(count >= 0 for count in columns[0]):
         raise ValueError("expected counts of zero or more")
+    if any(any(numbers) for count, *numbers in zip(*columns, strict=True) if count == 0):
+        raise ValueError("expected sums of zero where the count is zero")
     if exact:
-        if any(not isinstance(v, int) for column in columns for v in column):
-            raise ValueError("expected integers for what is exact")
-        return Exact(*(integers(column, shape) for column in columns))
+        return _exact(columns, shape)
+    counts, _, _, squares, powers = (np.array(column, np.float64) for column in columns)
+    if not np.isfinite(counts).all():
+        raise ValueError("expected finite counts")
+    if (squares < 0).any():
+        raise ValueError("expected m2, sums of squares, of zero or more")
+    if not (np.abs(powers) <= _LARGEST_POWER).all() or (powers % 1).any():
+        raise ValueError(f"expected powers that are whole numbers from {-_LARGEST_POWER} to {_LARGEST_POWER}")
     return Sums(*(np.array(column, np.float64).reshape(shape) for column in columns))
+
+
+def _exact(columns: list[list[Any]], shape: tuple[int, ...]) -> Exact:
+    if any(not isinstance(v, int) for column in columns for v in column):
+        raise ValueError("expected integers for what is exact")
+    if any(n * q < s * s for n, s, q in zip(*columns, strict=True)):
+        raise ValueError("expected sums of squares that are at least the square of the sum over the count")
+    return Exact(*(integers(column, shape) for column in columns))

@@ -42,3 +42,19 @@ def test_only_and_what_is_refused(small, capsys):
     for only, message in (("nothing", "is found in no cell"), ("(", "is not a regular expression")):
         assert main(["bench", "--suite", "data", "--only", only]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_peers_and_threads(small, tmp_path, capsys):
+    command = ["bench", "--suite", "data", "--rounds", "2", "--only", "float64.*last"]
+    path = tmp_path / "data.json"
+    assert main([*command, "--peers", "numpy", "--threads", "1", "--json", str(path)]) == 0
+    assert {row["contender"] for row in json.loads(path.read_text())} == {"fastbn", "NumPy", "reading as many bytes"}
+    assert ", 1 thread" in capsys.readouterr().out
+    for more, message in (
+        (["--peers", "jax"], "no peer 'jax'; the peers are numpy, opencv"),
+        (["--threads", "100000"], "--threads 100000: Numba has at most"),
+        (["--seconds", "1"], "--seconds is none that suite data takes"),
+    ):
+        assert main([*command, *more]) == 2
+        assert message in capsys.readouterr().err

@@ -170,6 +170,7 @@ def test_every_form_gives_the_same_moments_back(kind):
 
 def test_from_dict_refuses_by_name():
     good = fastbn.Moments().update([[1, 2], [3, 4]]).to_dict()
+    floats = fastbn.Moments().update([[1.0, 2.0], [3.0, 4.0]]).to_dict()
     for data, error, message in (
         (5, TypeError, "data is a int; expected the dict that Moments.to_dict returned"),
         ({}, ValueError, "data has the format None"),
@@ -179,6 +180,12 @@ def test_from_dict_refuses_by_name():
         (good | {"exact": {"count": [1.5, 1], "sum": [1, 2], "sum_of_squares": [1, 2]}}, ValueError, "integers"),
         (good | {"axis": "ab"}, ValueError, "data is damaged"),
         (good | {"exact": good["exact"] | {"count": [-1, 2]}}, ValueError, "data is damaged: .*counts of zero or more"),
+        (good | {"exact": good["exact"] | {"count": [0, 2]}}, ValueError, "sums of zero where the count is zero"),
+        (good | {"exact": good["exact"] | {"sum_of_squares": [0, 20]}}, ValueError, "at least the square of the sum"),
+        (floats | {"float": floats["float"] | {"m2": [-1.0, 2.0]}}, ValueError, "m2, sums of squares, of zero or more"),
+        (floats | {"float": floats["float"] | {"count": [np.inf, 2.0]}}, ValueError, "finite counts"),
+        (floats | {"float": floats["float"] | {"count": [0.0, 2.0]}}, ValueError, "sums of zero where the count is"),
+        (floats | {"float": floats["float"] | {"power": [0.5, 0.0]}}, ValueError, "powers that are whole numbers"),
     ):
         with pytest.raises(error, match=message):
             fastbn.Moments.from_dict(data)

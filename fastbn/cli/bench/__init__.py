@@ -5,20 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable, require_writable_png
+from fastbn.cli._numbers import at_least, positive
 
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+# What some suites do not take.
+_NOT_TAKEN = {"torch": ("between", "seconds"), "data": ("between", "seconds", "png")}
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -46,11 +36,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "a copy of 64 MB), matmul, copy or none (as in the others)",
     )
     add("--only", default="", metavar="REGEX", help="only the cells whose description it is found in: 'layer norm'")
-    add("--threads", type=_count, metavar="N", help="threads for everyone (what fastbn would use)")
+    add("--threads", type=at_least(1), metavar="N", help="threads for everyone (what fastbn would use)")
     add("--peers", metavar="A,B", help="numpy, torch, torch.compile, onednn, jax, onnxruntime (torch.compile, which "
-        "takes seconds a cell: only if asked for, or in suite networks), openvino, numbagg")  # fmt: skip
-    add("--seconds", type=_positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
-    add("--rounds", type=_count, metavar="N", help="so many rounds instead, whatever time they take")
+        "takes seconds a cell: only if asked for, or in suite networks), openvino, numbagg; of suite data: numpy, "
+        "opencv, albucore, torch, numbagg, bottleneck, sklearn")  # fmt: skip
+    add("--seconds", type=positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
+    add("--rounds", type=at_least(1), metavar="N", help="so many rounds instead, whatever time they take")
     add("--json", type=Path, metavar="PATH", help="write everything measured")
     add("--png", type=Path, metavar="PATH", help="write a picture")
     add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="measure nothing, compare two such JSON files")
@@ -61,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     require("bench", "rich", *(["matplotlib"] if args.png else []))
     if args.compare:
         return _compare(*args.compare)
+    if untaken := [name for name in _NOT_TAKEN.get(args.suite, ()) if getattr(args, name) is not None]:
+        raise CommandError(f"--{untaken[0]} is none that suite {args.suite} takes; expected the command without it")
     if args.json:
         require_writable(args.json)
     if args.png:
@@ -73,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.suite == "data":
         from fastbn.cli.bench._data import run as run_data
 
-        return run_data(args.only, args.rounds, args.json)
+        return run_data(args.only, args.peers, args.threads, args.rounds, args.json)
     from fastbn.cli.bench import _report as report
     from fastbn.cli.bench._session import measure_suite
 

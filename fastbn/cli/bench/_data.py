@@ -1,7 +1,6 @@
 """``fastbn bench --suite data``: data before a network sees it, against the libraries that prepare and measure data."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 import fastbn
 from fastbn.cli._console import console, make_table, progress
-from fastbn.cli._errors import CommandError
 from fastbn.cli.bench._copy import copies
+from fastbn.cli.bench._session import chosen, named, on_threads
 from fastbn.kernels.jit import driver, tile
 from fastbn.kernels.simd import address
 
@@ -27,6 +26,15 @@ Call = Callable[[], Any]
 MEAN = np.array([123.675, 116.28, 103.53])
 STD = np.array([58.395, 57.12, 57.375])
 _PIECE = 16384  # words of a sum: some microseconds of work
+PEERS = {  # as --peers names them, and as the table does
+    "numpy": "NumPy",
+    "opencv": "OpenCV",
+    "albucore": "albucore",
+    "torch": "torch",
+    "numbagg": "numbagg",
+    "bottleneck": "bottleneck",
+    "sklearn": "scikit-learn",
+}
 REST = 4e-3  # seconds: threads of the contender before come to rest
 
 
@@ -258,9 +266,11 @@ class Row(NamedTuple):
     wrong: str = ""
 
 
-def measure(cell: Cell, rounds: int) -> list[Row]:
-    """Everyone in turn, after its answer was checked against the first one's."""
-    calls, rows = dict(cell.calls()), []
+def measure(cell: Cell, peers: list[str], rounds: int) -> list[Row]:
+    """fastbn and these peers in turn, after each one's answer was checked against fastbn's."""
+    names = ("fastbn", *(PEERS[peer] for peer in peers))
+    calls: dict[str, Call] = {name: call for name, call in cell.calls() if name.partition(",")[0] in names}
+    rows: list[Row] = []
     expected = np.array(calls["fastbn"](), np.float64)
     for name, call in list(calls.items()):
         wrong = _wrong(call, expected, cell.tolerance)
@@ -273,8 +283,8 @@ def measure(cell: Cell, rounds: int) -> list[Row]:
         calls["reading as many bytes"] = _reading(cell.nbytes)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds):
-        names = list(calls)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        order = list(calls)
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:
             sleep(REST)
             start = perf_counter()
             calls[name]()
@@ -290,26 +300,32 @@ def _wrong(call: Call, expected: Array, tolerance: float) -> str:
     return "" if error <= tolerance else f"wrong by {error:.1e} of the largest value"
 
 
-def run(only: str, rounds: int | None, path: Path | None) -> int:
+def run(only: str, peers: str | None, threads: int | None, rounds: int | None, path: Path | None) -> int:
     """Measure the cells in whose names the pattern is found, and show them."""
-    try:
-        chosen = [cell for cell in cells() if re.search(only, cell.name, re.IGNORECASE)]
-    except re.error as error:
-        raise CommandError(f"--only {only!r} is not a regular expression: {error}") from None
-    if not chosen:
-        raise CommandError(f"--only {only!r} is found in no cell of the suite; one is {next(cells()).name!r}")
+    selected = chosen(only, {cell.name: cell for cell in cells()})
+    asked = list(PEERS) if peers is None else named(peers, PEERS)
     rows: list[Row] = []
-    for cell in progress(chosen, lambda cell: cell.name):
-        rows += measure(cell, rounds or 7)
+    with on_threads(threads) as count:
+        _give_threads(count)
+        for cell in progress(selected, lambda cell: cell.name):
+            rows += measure(cell, asked, rounds or 7)
     if path:
         path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
-    _show(chosen, rows)
+    _show(selected, rows, count)
     return 1 if any(row.wrong and row.contender == "fastbn" for row in rows) else 0
 
 
-def _show(chosen: list[Cell], rows: list[Row]) -> None:
-    table = make_table(["data before a network sees it", "ms", "GB/s", "of fastbn's time"])
-    for cell in chosen:
+def _give_threads(count: int) -> None:
+    """So many threads for the peers that have some; numbagg takes Numba's."""
+    for name, give in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
+        with suppress(ImportError):
+            getattr(import_module(name), give)(count)
+
+
+def _show(cells: list[Cell], rows: list[Row], threads: int) -> None:
+    who = f"data before a network sees it, {threads} thread{'' if threads == 1 else 's'}"
+    table = make_table([who, "ms", "GB/s", "of fastbn's time"])
+    for cell in cells:
         table.add_row(cell.name)
         own = [row for row in rows if row.cell == cell.name]
         fastest = next(row.best for row in own if row.contender == "fastbn")

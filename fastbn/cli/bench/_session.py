@@ -1,11 +1,11 @@
 """From the command's arguments to results: which cells, which contenders, how many threads."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from fastbn.cli import info
 from fastbn.cli._console import progress
@@ -17,6 +17,8 @@ from fastbn.cli.bench._peers import PEERS, Copy, FastBN, versions
 from fastbn.cli.bench._problem import TOLERANCE
 from fastbn.cli.bench._results import Results
 from fastbn.cli.bench._timing import measure
+
+T = TypeVar("T")
 
 
 def measure_suite(
@@ -38,7 +40,7 @@ def measure_suite(
     present = [peer for peer in asked if peer.name not in missing]
     lineup: list[type[Contender]] = [Copy, FastBN, *present]
     measured = []
-    with _threads(threads) as count:
+    with on_threads(threads) as count:
         contenders = [contender(count) for contender in lineup]
         other_work = _between.make(work, count)
         for cell in progress(cells, lambda cell: cell.name, lines=True):
@@ -58,29 +60,39 @@ def _suite(name: str) -> Suite:
 
 
 def _cells(suite: Suite, only: str) -> list[Cell]:
+    return chosen(only, {f"{cell.name}, {cell.source}": cell for cell in suite.cells()})
+
+
+def chosen(only: str, cells: dict[str, T]) -> list[T]:
+    """The cells in whose descriptions the pattern is found."""
     try:
         pattern = re.compile(only, re.IGNORECASE)
     except re.error as error:
         raise CommandError(f"--only {only!r} is not a regular expression: {error}") from None
-    cells = [cell for cell in suite.cells() if pattern.search(f"{cell.name}, {cell.source}")]
-    if not cells:
-        example = next(suite.cells()).name
-        raise CommandError(f"--only {only!r} is found in no cell of the suite; one is {example!r}")
-    return cells
+    found = [cell for description, cell in cells.items() if pattern.search(description)]
+    if not found:
+        raise CommandError(f"--only {only!r} is found in no cell of the suite; one is {next(iter(cells))!r}")
+    return found
 
 
 def _peers(suite: Suite, asked: str | None) -> list[str]:
     if asked is None:
         return [name for name in PEERS if name != "torch.compile" or suite.compiles]
+    return named(asked, PEERS)
+
+
+def named(asked: str, peers: Iterable[str]) -> list[str]:
+    """The peers that the argument --peers names, in their own order."""
     names = [name.strip() for name in asked.split(",")]
+    known = list(peers)
     for name in names:
-        if name not in PEERS:
-            raise CommandError(f"no peer {name!r}; the peers are {', '.join(PEERS)}")
-    return [name for name in PEERS if name in names]
+        if name not in known:
+            raise CommandError(f"no peer {name!r}; the peers are {', '.join(known)}")
+    return [name for name in known if name in names]
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
+def on_threads(threads: int | None) -> Iterator[int]:
     """Numba's threads while measuring, and so fastbn's; their number is everyone's."""
     numba: Any = import_module("numba")  # its type hints leave out names of its public face
     before = numba.get_num_threads()

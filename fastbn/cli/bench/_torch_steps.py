@@ -20,7 +20,7 @@ import numpy as np
 
 from fastbn.cli import info
 from fastbn.cli._console import console, heading, make_table, progress, say
-from fastbn.cli._errors import CommandError
+from fastbn.cli.bench._session import chosen, named, on_threads
 
 ROUNDS = 30
 _WARM_UP = 3  # rounds that are not counted
@@ -102,26 +102,19 @@ def cells() -> Iterator[Cell]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
-    import re
-
     import torch
 
-    import fastbn
-
-    pattern = re.compile(args.only, re.IGNORECASE)
-    chosen = [cell for cell in cells() if pattern.search(cell.name)]
-    if not chosen:
-        raise CommandError(f"--only {args.only!r} is found in no cell of the suite; one is {next(cells()).name!r}")
-    threads = args.threads or fastbn.get_num_threads()
-    torch.set_num_threads(threads)
-    compiled = "torch.compile" in (args.peers or "")
+    selected = chosen(args.only, {cell.name: cell for cell in cells()})
+    compiled = "torch.compile" in named(args.peers or "torch", ("torch", "torch.compile"))
     measured = []
-    for cell in progress(chosen, lambda cell: cell.name):
-        timed = measure(cell, args.rounds or ROUNDS, compiled)
-        timed.peak = peaks(cell, threads) if cell.training else {}
-        measured.append(timed)
-        if args.json:  # cell by cell: nothing that goes wrong later loses it
-            save(args.json, measured, threads)
+    with on_threads(args.threads) as threads:
+        torch.set_num_threads(threads)
+        for cell in progress(selected, lambda cell: cell.name):
+            timed = measure(cell, args.rounds or ROUNDS, compiled)
+            timed.peak = peaks(cell, threads) if cell.training else {}
+            measured.append(timed)
+            if args.json:  # cell by cell: nothing that goes wrong later loses it
+                save(args.json, measured, threads)
     show(measured, threads)
     if args.png:
         draw(measured, args.png)

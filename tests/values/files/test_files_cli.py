@@ -135,3 +135,18 @@ def test_fold_does_not_overwrite_the_file_itself(tmp_path, capsys):
     for out in (path, tmp_path / "same.npz"):
         assert cli.main(["fold", str(path), "-o", str(out), "--pair", "a=b"]) == 2
         assert "the file itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["inspect", "{}"], ["fold", "{}", "-o", "out.npz"]])
+def test_a_file_that_is_not_there_is_one_sentence(command, tmp_path, capsys):
+    path = str(tmp_path / "nofile")
+    assert cli.main([part.format(path) for part in command]) == 2
+    assert capsys.readouterr().err == f"fastbn {command[0]}: cannot read {path}: No such file or directory\n"
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    out = tmp_path / "none" / "out.npz"
+    command = ["fold", str(DATA / "torch.pt"), "-o", str(out), "--pair", "bn=conv.weight"]
+    assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert told == f"fastbn fold: cannot write {out}: No such file or directory\n"

@@ -190,6 +190,30 @@ def test_keras_folds_by_its_config(name):
     np.testing.assert_allclose(y, seen["bn3.y"], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["keras_before.keras", "keras_before_legacy.h5"])
+def test_keras_folds_into_the_layer_behind(name):
+    seen = np.load(DATA / "keras_before.outputs.npz")
+    with files.read(DATA / name) as file:
+        folded = file.fold()
+    norms = [key for key in folded if "bn_" in key or "batch_normalization" in key]
+    assert len(norms) == 4  # zeros pad the output of the third
+    assert all("/bn_same/" in key or "batch_normalization_2" in key for key in norms)
+
+    def arrays(layer, own):
+        """Its kernel and bias, by the layer's name or by its place."""
+        found = [value for key, value in folded.items() if f"/{layer}/" in key or f"/{own}/vars/" in key]
+        return sorted(found, key=lambda value: -value.ndim)
+
+    kernel, bias = arrays("valid", "conv2d")
+    y = np.maximum(np.einsum("nhwcij,ijco->nhwo", windows(seen["bn_valid.x"], 3), kernel) + bias, 0)
+    np.testing.assert_allclose(y, seen["bn_depthwise.x"], atol=1e-5)
+    kernel, bias = arrays("depthwise", "depthwise_conv2d")
+    y = np.einsum("nhwcij,ijcm->nhwcm", windows(seen["bn_depthwise.x"], 2), kernel).reshape(seen["bn_same.x"].shape)
+    np.testing.assert_allclose(np.maximum(y + bias, 0), seen["bn_same.x"], atol=1e-5)
+    kernel, bias = arrays("dense", "dense")
+    np.testing.assert_allclose(np.tanh(seen["bn_dense.x"] @ kernel + bias), seen["y"], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["keras_more.keras", "keras_more_legacy.h5"])
 def test_keras_folds_depthwise_and_nested(name):
     seen = np.load(DATA / "keras_more.outputs.npz")
