@@ -12,6 +12,7 @@ from fastbn._quiet import quietly
 from fastbn.engine import numbers
 from fastbn.engine.by_runs import Backward, Forward, collecting
 from fastbn.engine.entries import Entries
+from fastbn.engine.integers import ceil_div
 from fastbn.engine.operands import LIKE, Array, Gradient, GradientExtras, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import columns
@@ -57,13 +58,13 @@ def scale(view: View, y: Array, eps: float | None) -> Forward:
     """Normalize x, like y, with given statistics, a group each; eps None: `var` is rstd."""
     of_y, like, by_channel = numbers.of(y), LIKE[computed_in(y.dtype)], view.affine == "channel"
     rows, _, fold, *_ = view.geometry
-    most, blocks = max(1, numbers.ceil_div(rows, fold) // numbers.LEAST_ROWS), view.blocks
+    most, blocks = max(1, ceil_div(rows, fold) // numbers.LEAST_ROWS), view.blocks
     kernel, plans = Entries(columns.scale), {1: numbers.scale(view, of_y, 1, 1)}
 
     def run(threads: int, x: Array, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         plan = plans.get(threads)
         if plan is None:
-            parts = min(numbers.ceil_div(4 * threads, blocks), most)
+            parts = min(ceil_div(4 * threads, blocks), most)
             plan = plans[threads] = numbers.scale(view, of_y, threads, parts)
         affine = (w, b, None, None) if by_channel else (None, None, w, b)
         more = None if extras is None else extras[:4]

@@ -11,6 +11,7 @@ import numpy as np
 from fastbn._quiet import quietly
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries
+from fastbn.engine.integers import ceil_div
 from fastbn.engine.operands import LIKE, UNWANTED, Array, Gradient, GradientExtras, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import runs, statistics
@@ -274,7 +275,7 @@ def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
 
 def collecting(size: tuple[int, int, int]) -> Callable[..., None]:
     """What adds up gradients of blocks, of this size: a function of (threads, grads, dweight, dbias)."""
-    units, kernel = numbers.ceil_div(size[0] * size[1] * size[2], runs.COLLECTED), Entries(runs.collect_rows)
+    units, kernel = ceil_div(size[0] * size[1] * size[2], runs.COLLECTED), Entries(runs.collect_rows)
 
     def collect(threads: int, grads: Array, dweight: Array, dbias: Array) -> None:
         kernel(threads > 1 and units > 1, (units, grads, dweight, dbias))

@@ -14,25 +14,12 @@ from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 
+from fastbn.engine import integers
+
 __all__ = ["View", "batch_view", "group_view", "layer_view", "memory_order"]
 
 Shape = tuple[int, ...]
 Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: C-contiguous
-
-_NARROW_PLANE = 48  # elements: below it, a channel's runs are too short to be read one by one,
-_NARROW_PLANE_OF_MANY = 65  # and below this one where they lie far apart, in an array of
-_MANY = 1 << 20  # elements, or of
-_MANY_SAMPLES = 48  # and
-_MANY_IN_SAMPLES = 1 << 18  # elements,
-_NARROWEST_PLANE = 16  # and below this one even where they need only be scaled
-_FOLDED_WIDTH = 512  # columns: narrower rows are taken several at a time
-_PIECE = 131072  # elements of a piece of columns at most,
-_PIECES = 4  # of which a block has a multiple of so many, for as many threads,
-_MOST_PIECES = 64  # but no more than these, so that their sums stay small beside x,
-_LEAST_PIECE = 64  # nor fewer rows in one
-_PANEL = 131072  # elements: what stays in a core's own cache between being read and being written,
-_NARROWEST_PANEL = 512  # columns: if its rows are not too short for that to pay
-_PANEL_STEP = 32  # columns: two cache lines of float32, where groups have one column
 
 
 class View(NamedTuple):
@@ -67,12 +54,7 @@ def batch_view(shape: Shape, order: Order, axis: int, statistics: bool = True) -
     inner = sizes[-1] if word in ("cr", "rcr", "r") else 1
     channels = shape[axis]
     common: dict[str, Any] = {"stats_shape": (channels,), "groups": channels, "weights": channels}
-    narrow = _NARROWEST_PLANE
-    if statistics:
-        size = prod(shape)
-        many = size >= (_MANY_IN_SAMPLES if outer >= _MANY_SAMPLES else _MANY)
-        narrow = _NARROW_PLANE_OF_MANY if many else _NARROW_PLANE
-    if inner == 1 or (outer > 3 and inner < narrow):
+    if integers.channels_are_columns(outer, channels, inner, statistics):
         return _columns(1, outer, channels * inner, inner, inner, channels, **common)
     return _runs(outer, channels, 1, inner, channels, "channel", **common)
 
@@ -170,16 +152,5 @@ def _columns(
     **common: Any,
 ) -> View:
     defaults = {"weight_order": None, "stats_axes": None}
-    fold = 1
-    if affine == "channel" and width < _FOLDED_WIDTH:
-        fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 64))
-    folded, columns = -(-rows // fold), width * fold
-    pieces = min(-(-folded * columns // (_PIECE * _PIECES)) * _PIECES, _MOST_PIECES)
-    piece = max(_LEAST_PIECE, -(-folded // max(pieces, 1)))
-    panel = columns
-    if fold == 1 and rows * columns > _PANEL and rows * _NARROWEST_PANEL <= _PANEL:
-        step = span if span > 1 else _PANEL_STEP
-        panels = -(-columns // max(span, _PANEL // rows // span * span))
-        panel = -(-columns // (panels * step)) * step
-    geometry = (rows, width, fold, span, repeat, weights_, min(panel, columns), piece)
+    geometry = integers.columns(rows, width, span, repeat, weights_, affine == "row")
     return View(True, geometry, affine, blocks=blocks, **(defaults | common))

@@ -29,7 +29,8 @@ from cases import (
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import numbers, pace
+from fastbn.engine import integers, pace
+from fastbn.engine.threads import threading_layer
 
 MEANS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 FORWARD, BACKWARD = 5e-7, 2e-6  # the worst error allowed, relative to the scale of the output
@@ -360,12 +361,12 @@ def say_digests():
     """Run in a process of its own: the layer, and a digest for each number of threads and both kinds of stores."""
     pace.SERIAL_BYTES = pace.TEAM_BYTES = 0  # as if every array were large
     for threads in THREADS:
-        for past_cache in (0, numbers.PAST_CACHE_BYTES):
-            numbers.PAST_CACHE_BYTES, before = past_cache, numbers.PAST_CACHE_BYTES
+        for past_cache in (0, integers.PAST_CACHE_BYTES):
+            integers.PAST_CACHE_BYTES, before = past_cache, integers.PAST_CACHE_BYTES
             remembered.forget()
             with fastbn.num_threads(threads):
-                print(threads.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
-            numbers.PAST_CACHE_BYTES = before
+                print(threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
+            integers.PAST_CACHE_BYTES = before
 
 
 def say_small_digest():
@@ -496,10 +497,10 @@ ANYWHERE = [case for case in IN_BATCHES if np.prod(case.shape[1:]) < 1000]
 @pytest.mark.parametrize("case", ANYWHERE, ids=ids)
 def test_a_sample_does_not_see_its_address(case, past_cache, monkeypatch):
     if past_cache:
-        monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_ROW", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_ROW_BACK", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_PLANE", 0)
+        monkeypatch.setattr(integers, "PAST_CACHE_BYTES", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_ROW", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_ROW_BACK", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_PLANE", 0)
     x, dy = (array[:3].copy() for array in (case.data(np.float32, 10.0), case.upstream(np.float32)))
     expected = of_samples(case, x, dy)
     room = np.empty(2 * x.size + 64, np.float32)

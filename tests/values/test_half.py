@@ -21,7 +21,7 @@ from cases import (
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import numbers, pace
+from fastbn.engine import integers, pace
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 EPSILON = {HALVES[0]: 2.0**-11, HALVES[1]: 2.0**-8}  # half the step between neighbours: one rounding
@@ -97,10 +97,10 @@ def through_batch_norm(x, axis=1, **named):
 @pytest.mark.parametrize("axis", [1, -1])
 def test_every_code_passes_unchanged(dtype, axis, past_cache, monkeypatch):
     if past_cache:
-        monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_ROW", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_ROW_BACK", 0)
-        monkeypatch.setattr(numbers, "_PAST_CACHE_PLANE", 0)
+        monkeypatch.setattr(integers, "PAST_CACHE_BYTES", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_ROW", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_ROW_BACK", 0)
+        monkeypatch.setattr(integers, "_PAST_CACHE_PLANE", 0)
     x = all_codes(dtype)
     y = through_batch_norm(x, axis)
     number = ~np.isnan(x.astype(np.float32))
@@ -251,7 +251,7 @@ def test_threads_change_no_bit(case, dtype, monkeypatch):
     expected = everything()  # small, hence serial
     monkeypatch.setattr(pace, "SERIAL_BYTES", 0)
     monkeypatch.setattr(pace, "TEAM_BYTES", 0)
-    monkeypatch.setattr(numbers, "PAST_CACHE_BYTES", 0)
+    monkeypatch.setattr(integers, "PAST_CACHE_BYTES", 0)
     for a, b in zip(everything(), expected, strict=True):
         assert_same_bits(a, b)
 
