@@ -65,7 +65,7 @@ def mask_of(value: Any, x: Array) -> Array:
 
 
 def _weights(value: Any, x: Array) -> Array:
-    weights = _beside(1.0 if value is None else value, "weights", x)
+    weights = _beside(value, "weights", x)
     if weights.dtype.kind not in "iu":
         weights = arguments.array(weights, "weights")
     if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):
@@ -80,17 +80,19 @@ def measured(value: Any, axes: tuple[int, ...], where: Any, weights: Any, name: 
     """The state of one array."""
     x, counted = read(value, name)
     kept = kept_axes(axes, x)
-    mask, weight = mask_of(where, x), _weights(weights, x)
     everything = where is None and counted is None
-    if counted is not None:
+    mask = None if everything else mask_of(where, x)
+    weight = None if weights is None else _weights(weights, x)
+    if mask is not None and counted is not None:
         mask = mask & counted
     if not x.size:
         return _states.nothing(tuple(x.shape[a] for a in kept))
-    if x.dtype.kind in "iub" and weights is None:
-        return exact(x, kept, None if everything else mask)
-    if everything and weights is None:
+    if x.dtype.kind in "iub" and weight is None:
+        return exact(x, kept, mask)
+    if mask is None and weight is None:
         again = partial(_of_all, x, kept)
     else:
+        mask, weight = np.array(True) if mask is None else mask, np.array(1.0) if weight is None else weight
         again = partial(_of_selected, x, kept, mask, weight)
     with unwarned():
         return _states.rescued(again(), again) if x.dtype == _FLOAT64 else again()

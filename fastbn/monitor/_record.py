@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn._quiet import quietly
 from fastbn.moments import Moments
 
 Array = NDArray[Any]
@@ -24,12 +25,19 @@ METRICS = {
 }
 
 _LOOKED_AT = 1 << 16  # elements of an output, at most, of which saturation is taken: every so many-th row
+_SMALL = 1 << 12  # elements: below it NumPy's own steps are shorter than a look at the array
 _FLAT_SIGMOID, _FLAT_TANH = 0.05, 3.0
 
 
+@quietly
 def norm(gradient: Any) -> float:
-    """The Euclidean norm, without overflow in half precision."""
-    return float(np.linalg.norm(np.asarray(gradient, np.float64).reshape(-1)))
+    """The Euclidean norm, summed in float64."""
+    gradient = np.asarray(gradient)
+    if gradient.size <= _SMALL:
+        values = gradient.astype(np.float64).ravel()
+        return float(np.sqrt(np.sum(values * values)))
+    seen = Moments(()).update(gradient)  # reads it once; a product of BLAS wants a copy, and threads of its own
+    return float(np.sqrt(gradient.size * (seen.var() + seen.mean**2)))
 
 
 def of_input(x: Array, axis: int, running: tuple[Any, Any] | None) -> dict[str, float]:
