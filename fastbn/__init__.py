@@ -41,6 +41,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from fastbn import _compiled
 from fastbn._config import show_config
 from fastbn._warmup import warmup
 from fastbn.double_backward import (
@@ -204,6 +205,24 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_compiled.register(
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    group_norm,
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm,
+    instance_norm_backward,
+    instance_norm_forward,
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 
 # Submodules that are loaded when they are first asked for: importing fastbn stays quick, and what belongs to another
 # package asks for that package only where it is used.

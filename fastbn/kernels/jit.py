@@ -15,6 +15,9 @@ from fastbn.kernels import cache
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
 _OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
+# Said of what is kept on disk, for otherwise these are those of the first caller, which may be a user's function.
+_OWN = _OPTIONS | {"fastmath": False, "forceinline": False}
+
 
 class Driver(NamedTuple):
     """One Python body compiled twice; both builds give the same bits."""
@@ -72,18 +75,27 @@ def driver(function):
     """A loop over work items, as a serial and as a parallel build of the same source."""
     if config.DISABLE_JIT:
         return Driver(quietly(function), quietly(function))
-    serial = njit(**_OPTIONS)(_renamed(function, "serial"))
-    parallel = njit(**_OPTIONS, parallel=True, boundscheck=False)(_renamed(function, "parallel"))
+    serial = njit(**_OWN)(_renamed(function, "serial"))
+    parallel = njit(**_OWN, parallel=True, boundscheck=False)(_renamed(function, "parallel"))
     for build in (serial, parallel):
         cache.attach(build)
     return Driver(serial, parallel)
+
+
+def entry(function):
+    """A kernel that only compiled code calls: by addresses and numbers."""
+    if config.DISABLE_JIT:
+        return function
+    build = njit(**_OWN, no_cpython_wrapper=True)(function)
+    cache.attach(build)
+    return build
 
 
 def whole(function):
     """A small function called from Python that no other thread's Python can see half done: it keeps the lock."""
     if config.DISABLE_JIT:
         return quietly(function)
-    build = njit(**_OPTIONS | {"nogil": False})(function)
+    build = njit(**_OWN | {"nogil": False})(function)
     cache.attach(build)
     return build
 

@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.activations import unpacked
-from fastbn.kernels.jit import driver, inlined, tile
+from fastbn.kernels.jit import driver, entry, inlined, tile
 from fastbn.kernels.simd import (
     LANES,
     LINE,
@@ -65,6 +65,8 @@ def pieces(count, length):
     """Into how many pieces `count` chunks of `length` elements are cut."""
     if length > PIECE:
         return count * -(-length // PIECE)
+    if count == 1:  # the usual case, without a division
+        return 1
     return -(-count // (PIECE // length))
 
 
@@ -284,6 +286,27 @@ def _terms(counts, view, g):
     return pick(counts, g, np.float64(view[0] * view[2] * view[3]))
 
 
+@inlined
+def _of_group(x, y, view, g, how, affine, eps, more, counts, summed):
+    """Normalize group g; its mean, variance and 1 / sqrt(variance + eps).
+
+    how: pieces, whether it is centered, `past_cache` and `ahead`; affine: w, b, we, be; more: see `normalize`.
+    """
+    per_group, centered, past_cache, ahead = how
+    w, b, we, be = affine
+    shift, s, q = 0.0, 0.0, 0.0
+    for p in range(per_group):
+        shift, ds, dq = _reduce(x, more[2], view, g, p, centered, False, ahead)
+        s += ds
+        q += dq
+    m, v = statistics(shift, s, q, _terms(counts, view, g), centered)
+    r = rooted(v, eps)
+    for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
+        _add_up(x, summed, view, g, p, past_cache)  # before y, which may be where x is
+        _apply(x, y, view, g, p, m, r, w, b, we, be, more, past_cache, ahead)
+    return m, v, r
+
+
 @driver
 def forward(plan, x, y, w, b, we, be, eps, mean, var, rest):
     """y, mean and variance of x (flat arrays), a group a unit.
@@ -297,24 +320,31 @@ def forward(plan, x, y, w, b, we, be, eps, mean, var, rest):
     float64 (groups,), how many elements count; summed: where the sum of the two arrays goes that x is then.
     """
     for g in prange(plan[1]):
-        view = plan[0], plan[1], plan[2], plan[3], plan[4]
-        per_group, centered, past_cache, ahead = plan[5], plan[6], plan[8], plan[9]
+        view, how = (plan[0], plan[1], plan[2], plan[3], plan[4]), (plan[5], plan[6], plan[8], plan[9])
         residual, activation, where, dy, counts, summed = either(rest, (None, None, None, None, None, None))
-        px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
-        also = beginnings((residual, activation, where, dy))
-        shift, s, q = 0.0, 0.0, 0.0
-        for p in range(per_group):
-            shift, ds, dq = _reduce(px, also[2], view, g, p, centered, False, ahead)
-            s += ds
-            q += dq
-        m, v = statistics(shift, s, q, _terms(address(counts), view, g), centered)
-        r = rooted(v, eps)
-        for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-            _add_up(px, address(summed), view, g, p, past_cache)  # before y, which may be where x is
-            _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, also, past_cache, ahead)
+        affine = address(w), address(b), address(we), address(be)
+        more = beginnings((residual, activation, where, dy))
+        of_all = how, affine, eps, more, address(counts), address(summed)
+        m, v, r = _of_group(address(x), address(y), view, g, *of_all)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
+            var[g] = r if plan[7] else v
+
+
+@entry
+def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
+    """`forward` by addresses, for compiled callers, whom arrays would cost as much as a short run.
+
+    mean, var: None where not wanted.  activation: packed, or None.
+    """
+    view, how = (plan[0], plan[1], plan[2], plan[3], plan[4]), (plan[5], plan[6], plan[8], plan[9])
+    affine, more = (w, b, we, be), beginnings((None, activation, None, None))
+    for g in range(plan[1]):
+        m, v, r = _of_group(x, y, view, g, how, affine, eps, more, None, None)
+        if mean is not None:
+            mean[g] = m
+        if var is not None:
             var[g] = r if plan[7] else v
 
 

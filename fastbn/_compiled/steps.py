@@ -1,0 +1,714 @@
+# mypy: disallow-untyped-defs=false, check-untyped-defs=false
+"""What compiled calls are made of: checks of values, and the passes over flat arrays with the serial kernels.
+
+The functions are compiled by Numba within the user's function that calls an operation.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic, overload, register_jitable
+
+from fastbn._compiled import INLINED, OPTIONS
+from fastbn.engine import integers
+from fastbn.kernels import columns, runs, statistics
+from fastbn.kernels.activations import LeakyRelu, packed
+from fastbn.kernels.simd import address
+
+_RECORD = packed(LeakyRelu()).dtype
+_COLLECTED = runs.COLLECTED
+
+_forward, _scale, _backward = runs.forward_at, runs.scale.serial, runs.backward.serial
+_rows_backward, _collect = runs.rows_backward.serial, runs.collect_rows.serial
+_columns_forward, _columns_scale, _columns_backward = (
+    d.serial for d in (columns.forward, columns.scale, columns.backward)
+)
+_update = statistics.update
+
+
+def jitable(function):
+    """A function that compiled code may call."""
+    return register_jitable(**OPTIONS)(function)
+
+
+def small(function):
+    """One that no kernel is called from, so that it can be inlined before references are counted."""
+    return register_jitable(**INLINED)(function)
+
+
+for _function in (
+    runs.pieces,
+    *(f for f in vars(integers).values() if getattr(f, "__module__", None) == integers.__name__),
+):
+    small(_function)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def borrowed(typing, array):
+    """An array that does not own its memory, whose owner is the caller's; None stays None.
+
+    References are counted by atomic operations, of which a call that went by owners would make as many as take longer
+    than a short row, and far longer where other threads count the same.
+    """
+    if isinstance(array, types.NoneType | types.Omitted):
+        return types.none(array), lambda context, builder, sig, args: context.get_dummy_value()
+
+    def codegen(context, builder, sig, args):
+        own = context.make_array(sig.args[0])(context, builder, args[0])
+        for field in ("meminfo", "parent"):
+            setattr(own, field, ir.Constant(getattr(own, field).type, None))
+        return own._getvalue()
+
+    return array(array), codegen
+
+
+@small
+def result(out, y):
+    """What an operation returns: `out` with its owner, if it is given."""
+    if out is None:
+        return y
+    return out
+
+
+def elements(array, count):
+    """An array's elements as one axis; borrowed."""
+
+
+@overload(elements, jit_options=INLINED)
+def _elements(array, count):
+    return lambda array, count: carray(address(array), count)
+
+
+@small
+def two(x, y):
+    return elements(x, x.size), elements(y, x.size)
+
+
+@small
+def three(dy, x, dx):
+    return elements(dy, x.size), elements(x, x.size), elements(dx, x.size)
+
+
+def flat(values, like):
+    """A vector of any shape with one axis, in the dtype of `like`, to be held while it is used; None stays None."""
+
+
+@overload(flat, jit_options=INLINED)
+def _flat(values, like):
+    if isinstance(values, types.NoneType | types.Omitted):
+        return lambda values, like: None
+    if values.dtype == like.dtype:
+        return lambda values, like: carray(address(values), values.size)
+    if values.ndim == 0:
+        return lambda values, like: np.full(1, values[()], like.dtype)
+    return lambda values, like: values.reshape(-1).astype(like.dtype)
+
+
+@small
+def hold(values):
+    """Keep a vector alive up to here; the caller of an operation keeps its own."""
+    return 0 if values is None else values.size
+
+
+def shaped(values, shape):
+    """An array of these elements with another shape."""
+
+
+@overload(shaped, jit_options=INLINED)
+def _shaped(values, shape):
+    if len(shape) == 0:
+
+        def scalar(values, shape):
+            result = np.empty((), values.dtype)
+            result[()] = values[0]
+            return result
+
+        return scalar
+    return lambda values, shape: values.reshape(shape)
+
+
+def in_dtype(gradient, weight):
+    """A weight's gradient in the dtype of the weight, if there is one."""
+
+
+@overload(in_dtype, jit_options=OPTIONS)
+def _in_dtype(gradient, weight):
+    if isinstance(weight, types.NoneType | types.Omitted) or weight.dtype == gradient.dtype:
+        return lambda gradient, weight: gradient
+    return lambda gradient, weight: gradient.astype(weight.dtype)
+
+
+@small
+def nothing(activation):
+    return None
+
+
+def constant(record):
+    """A function that returns a constant whatever it is given."""
+
+    @jitable
+    def returned(activation):
+        return record
+
+    return returned
+
+
+@jitable
+def leaky_relu(activation):
+    record = np.empty(1, _RECORD)
+    record[0]["LeakyRelu"] = activation[1]
+    return record
+
+
+@jitable
+def named_leaky_relu(activation):
+    if activation[0] != "leaky_relu":
+        raise ValueError("activation is a pair, but not ('leaky_relu', slope)")
+    return leaky_relu(activation)
+
+
+@small
+def check_eps(eps):
+    if not (math.isfinite(eps) and eps >= 0.0):
+        raise ValueError("eps is negative or not finite; expected zero or a small positive number such as 1e-5")
+
+
+def _shape_check(message):
+    """A function that raises where there is an array that has not a given shape; the message is known beforehand.
+
+    One that is not would be put together in memory that the function asks for whenever it is called.
+    """
+
+    @small
+    def check(values, shape):
+        if values is not None:  # noqa: SIM102 - Numba leaves out a branch on None alone
+            if values.shape != shape:
+                raise ValueError(message)
+
+    return check
+
+
+check_weight, check_bias, check_mean, check_var, _check_saved = (
+    _shape_check(message)
+    for message in (
+        "weight has another shape; expected that of the normalized axes, or one number a channel",
+        "bias has another shape; expected that of the normalized axes, or one number a channel",
+        "running_mean has another shape; expected one number a channel",
+        "running_var has another shape; expected one number a channel",
+        "mean or rstd has another shape; expected what the forward returned",
+    )
+)
+
+
+def check_saved(values, shape):
+    """Raise unless saved statistics have this shape."""
+
+
+@overload(check_saved, jit_options=INLINED)
+def _saved(values, shape):
+    if len(shape) == 0:  # nor has `values` axes, by its type
+        return lambda values, shape: None
+    return lambda values, shape: _check_saved(values, shape)
+
+
+@small
+def _begin(array):
+    return np.int64(array.ctypes.data)
+
+
+@small
+def _meet(a, b):
+    """Whether two contiguous arrays have memory in common."""
+    if a.size == 0 or b.size == 0:
+        return False
+    return _begin(a) < _begin(b) + b.size * b.itemsize and _begin(b) < _begin(a) + a.size * a.itemsize
+
+
+def _apart_check(message):
+    """A function that raises where two arrays have memory in common; see `_shape_check`."""
+
+    @small
+    def check(written, other):
+        if written is not None and other is not None:  # noqa: SIM102 - as above
+            if _meet(written, other):
+                raise ValueError(message)
+
+    return check
+
+
+check_apart, check_running_apart, _check_apart_but_same = (
+    _apart_check(message)
+    for message in (
+        "out overlaps another argument; expected memory of its own",
+        "running_mean or running_var overlaps another argument; expected memory of its own",
+        "out overlaps x or dy, without being the same; expected memory of its own, or x or dy itself",
+    )
+)
+
+
+@small
+def check_apart_or_same(out, other):
+    if out is not None:  # noqa: SIM102 - as above
+        if _begin(out) != _begin(other):
+            _check_apart_but_same(out, other)
+
+
+@small
+def target(out, x):
+    """Where the result goes: `out`, which may be x itself."""
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    if out.shape != x.shape:
+        raise ValueError("out has another shape than x; expected the shape of x")
+    check_apart_or_same(out, x)
+    return out
+
+
+@small
+def last_length(x, normalized_shape):
+    """Of a row, which is the last axis."""
+    if x.shape[x.ndim - 1] != normalized_shape:
+        raise ValueError("normalized_shape is not how the shape of x ends; expected the length of its last axis")
+    return x.shape[x.ndim - 1]
+
+
+@small
+def last_lengths(x, normalized_shape):
+    """Of a row, which is the last axes."""
+    first, n = x.ndim - len(normalized_shape), 1
+    for a in range(len(normalized_shape)):
+        if x.shape[first + a] != normalized_shape[a]:
+            raise ValueError("normalized_shape is not how the shape of x ends; expected the lengths of its last axes")
+        n *= x.shape[first + a]
+    return n
+
+
+@small
+def same(value):
+    return value
+
+
+def product(shape):
+    """Of lengths; there may be none."""
+
+
+@overload(product, jit_options=INLINED)
+def _product(shape):
+    if len(shape) == 0:
+        return lambda shape: 1
+
+    def multiplied(shape):
+        n = 1
+        for length in shape:
+            n *= length
+        return n
+
+    return multiplied
+
+
+@small
+def statistic_of(shape):
+    """One number for every group, NaN unless it is computed."""
+    return np.full(product(shape), np.nan)
+
+
+@small
+def statistics_of(shape):
+    return statistic_of(shape), statistic_of(shape)
+
+
+@small
+def prepared_rows(x, shape, weight, bias, eps, out):
+    """The result's memory, after everything has been checked; shape: of a weight."""
+    check_eps(eps)
+    check_weight(weight, shape)
+    check_bias(bias, shape)
+    check_apart(out, weight)
+    check_apart(out, bias)
+    return target(out, x)
+
+
+@small
+def prepared_channels(x, channel, weight, bias, running_mean, running_var, eps, momentum, out):
+    """As `prepared_rows`."""
+    check_eps(eps)
+    if not math.isfinite(momentum):
+        raise ValueError("momentum is not finite; expected a finite number")
+    shape = (x.shape[channel],)
+    check_weight(weight, shape)
+    check_bias(bias, shape)
+    check_mean(running_mean, shape)
+    check_var(running_var, shape)
+    check_apart(out, weight)
+    check_apart(out, bias)
+    check_apart(out, running_mean)
+    check_apart(out, running_var)
+    return target(out, x)
+
+
+@small
+def prepared_backward(dy, x, shape, weight, bias, mean, rstd, out):
+    """The memory of dx, which may be that of x or dy; shape: of a weight."""
+    if dy.shape != x.shape:
+        raise ValueError("dy has another shape; expected the shape of x")
+    check_weight(weight, shape)
+    check_bias(bias, shape)
+    check_apart(out, weight)
+    check_apart(out, bias)
+    check_apart(out, mean)
+    check_apart(out, rstd)
+    check_apart_or_same(out, dy)
+    return target(out, x)
+
+
+@small
+def channel_axis(axis, ndim, first):
+    """The channels' axis, counted from the front."""
+    a = axis + ndim if axis < 0 else axis
+    if not first <= a < ndim:
+        raise ValueError("axis is not one of the axes that x has for channels")
+    return a
+
+
+@small
+def around(shape, axis):
+    """The number of elements before and behind an axis."""
+    before, behind = 1, 1
+    for a in range(axis):
+        before *= shape[a]
+    for a in range(axis + 1, len(shape)):
+        behind *= shape[a]
+    return before, behind
+
+
+# Forward --------------------------------------------------------------------------------------------------------------
+
+
+@small
+def _extras(activation):
+    if activation is None:
+        return None
+    return None, activation, None, None, None, None
+
+
+@small
+def _scale_extras(activation):
+    if activation is None:
+        return None
+    return None, activation, None, None
+
+
+@small
+def rows(x, y, shape, weight, bias, eps, mean, rstd, centered, activation):
+    """Normalize rows, whose elements have weights of their own; shape: how many rows there are, and of what length.
+
+    x, y, mean, rstd: arrays, the latter None where not wanted.
+    """
+    view = 1, shape[0], 1, shape[1], shape[2]
+    plan = integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
+    w, b = flat(weight, y), flat(bias, y)
+    affine, saved = (None, None, address(w), address(b)), (address(mean), address(rstd))
+    _forward(plan, address(x), address(y), *affine, float(eps), *saved, activation)
+    hold(w)
+    hold(b)
+
+
+@small
+def _by_runs(x, y, view, weight, bias, eps, mean, var, rooted, activation):
+    plan = integers.runs_forward(view, 1, x.size * x.itemsize, x.itemsize, 1, rooted)
+    w, b = flat(weight, y), flat(bias, y)
+    affine, saved = (address(w), address(b), None, None), (address(mean), address(var))
+    _forward(plan, address(x), address(y), *affine, float(eps), *saved, activation)
+    hold(w)
+    hold(b)
+
+
+@jitable
+def _by_columns(x, y, blocks, view, weight, bias, eps, mean, var, rooted, activation):
+    plan = integers.columns_forward(view, blocks, x.size * x.itemsize, x.itemsize, 1, rooted)
+    w, b = flat(weight, y), flat(bias, y)
+    _columns_forward(plan, x, y, w, b, None, None, float(eps), mean, var, elements(y, 0), _extras(activation))
+    hold(w)
+    hold(b)
+
+
+@small
+def split(shape, axis):
+    """An array seen as (outer, channels, inner)."""
+    outer, inner = around(shape, axis)
+    return (1, 1, outer * inner) if shape[axis] == 1 else (outer, shape[axis], inner)
+
+
+@jitable
+def batch(x, y, parts, weight, bias, eps, mean, var, rooted, activation):
+    """Normalize channels by their statistics; parts: what `split` returns."""
+    outer, channels, inner = parts
+    if integers.channels_are_columns(outer, channels, inner, 1):
+        view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
+        _by_columns(x, y, 1, view, weight, bias, eps, mean, var, rooted, activation)
+    else:
+        _by_runs(x, y, (outer, channels, 1, inner, channels), weight, bias, eps, mean, var, rooted, activation)
+
+
+@jitable
+def given(x, y, parts, weight, bias, eps, mean, var, activation, statistics):
+    """Normalize channels by given statistics; `statistics`: how columns are told from runs, see `integers`."""
+    outer, channels, inner = parts
+    w, b, nbytes, more = flat(weight, y), flat(bias, y), x.size * x.itemsize, _scale_extras(activation)
+    if integers.channels_are_columns(outer, channels, inner, statistics):
+        view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
+        plan = integers.columns_scale(view, 1, nbytes, x.itemsize, 1, 1)
+        _columns_scale(plan, x, y, w, b, None, None, float(eps), mean, var, elements(y, 0), more)
+    else:
+        plan = integers.runs_scale((outer, channels, 1, inner, channels), 1, nbytes, x.itemsize)
+        _scale(plan, x, y, w, b, float(eps), mean, var, more)
+    hold(w)
+    hold(b)
+
+
+@jitable
+def groups(x, y, parts, weight, bias, eps, mean, rstd, activation):
+    """Normalize groups of channels; parts: samples, what lies before the channels, groups, their channels, the rest."""
+    samples, before, of_sample, span, behind = parts
+    channels = of_sample * span
+    if before == 1 or channels == 1:
+        plane = before * behind
+        if plane == 1 and span > 1:
+            rows(x, y, (samples * of_sample, span, channels), weight, bias, eps, mean, rstd, 1, activation)
+        else:
+            view = 1, samples * of_sample, span, plane, channels
+            _by_runs(x, y, view, weight, bias, eps, mean, rstd, 1, activation)
+    else:
+        view = integers.columns(before, channels * behind, span * behind, behind, channels, 0)
+        _by_columns(x, y, samples, view, weight, bias, eps, mean, rstd, 1, activation)
+
+
+@jitable
+def groups_by_runs(x, y, parts, weight, bias, eps, mean, rstd, activation):
+    """As `groups`, where nothing lies before the channels, which saves compiling the other kernel."""
+    samples, _, of_sample, span, plane = parts
+    if plane == 1 and span > 1:
+        rows(x, y, (samples * of_sample, span, of_sample * span), weight, bias, eps, mean, rstd, 1, activation)
+    else:
+        view = 1, samples * of_sample, span, plane, of_sample * span
+        _by_runs(x, y, view, weight, bias, eps, mean, rstd, 1, activation)
+
+
+@small
+def split_groups(shape, channel, num_groups):
+    """An array seen as samples, what lies before the channels, groups, their channels, and the rest."""
+    channels = shape[channel]
+    if num_groups != channels and (num_groups < 1 or channels % num_groups != 0):
+        raise ValueError("num_groups does not divide the channels; expected a divisor of their number")
+    before, behind = around(shape[1:], channel - 1)
+    return shape[0], before, num_groups, channels // max(num_groups, 1), behind
+
+
+@jitable
+def _instance_statistics(x, parts):
+    if x.size > 0 and x.size == parts[0] * parts[2]:
+        raise ValueError("x has one value a channel of a sample; expected more than 1 spatial element when training")
+    return statistics_of((parts[0], parts[2]))
+
+
+@jitable
+def instances(x, y, channel, affine, running, momentum, eps, activation):
+    """Normalize channels of samples; returns mean and rstd.  running, momentum: for nothing."""
+    parts = split_groups(x.shape, channel, x.shape[channel])
+    mean, rstd = _instance_statistics(x, parts)
+    if x.size > 0:
+        groups(*two(x, y), parts, affine[0], affine[1], eps, mean, rstd, activation)
+    return mean, rstd
+
+
+@jitable
+def instances_by_runs(x, y, channel, affine, running, momentum, eps, activation):
+    """As `groups_by_runs`."""
+    parts = split_groups(x.shape, channel, x.shape[channel])
+    mean, rstd = _instance_statistics(x, parts)
+    if x.size > 0:
+        groups_by_runs(*two(x, y), parts, affine[0], affine[1], eps, mean, rstd, activation)
+    return mean, rstd
+
+
+@jitable
+def evaluate(x, y, channel, affine, running, momentum, eps, activation):
+    """Normalize channels by running statistics."""
+    if x.size > 0:
+        mean, var = elements(running[0], running[0].size), elements(running[1], running[1].size)
+        parts = split(x.shape, channel)
+        given(*two(x, y), parts, affine[0], affine[1], eps, mean, var, activation, 0)
+
+
+@small
+def for_running(x, affine, running):
+    """Raise unless running statistics, which are written to, have memory of their own."""
+    mean, var = running
+    check_running_apart(mean, var)
+    check_running_apart(mean, x)
+    check_running_apart(mean, affine[0])
+    check_running_apart(mean, affine[1])
+    check_running_apart(var, x)
+    check_running_apart(var, affine[0])
+    check_running_apart(var, affine[1])
+
+
+@jitable
+def train(x, y, channel, affine, running, momentum, eps, activation):
+    """Normalize channels by their own statistics, which go into running ones; returns mean and variance."""
+    channels = x.shape[channel]
+    if eps == 0.0:
+        raise ValueError("eps is zero; expected a small positive number such as 1e-5")
+    if x.size == channels and channels > 0:
+        raise ValueError("x has one value a channel; expected more than 1 when training")
+    for_running(x, affine, running)
+    mean, var = statistics_of((channels,))
+    if x.size > 0:
+        parts = split(x.shape, channel)
+        batch(*two(x, y), parts, affine[0], affine[1], eps, mean, var, 0, activation)
+        update_running(mean, var, x.size // channels, momentum, running[0], running[1])
+    return mean, var
+
+
+@jitable
+def roots(var, eps):
+    """1 / sqrt(var + eps), in the place of var."""
+    for c in range(var.size):
+        var[c] = 1.0 / np.sqrt(var[c] + eps)
+    return var
+
+
+@jitable
+def update_running(mean, var, terms, momentum, running_mean, running_var):
+    """Take the statistics of a batch, of so many elements a channel, into running ones; None: not wanted."""
+    factor, kept = terms / (terms - 1), (_or_none(running_mean, var), _or_none(running_var, var))
+    _update(mean, var, factor, float(momentum), -1.0, 0, *kept, _counter())
+
+
+@small
+def _or_none(running, like):
+    if running is None:
+        return like[:0]
+    return running
+
+
+@small
+def _counter():
+    return np.empty(0, np.int64)
+
+
+# Backward -------------------------------------------------------------------------------------------------------------
+
+
+@jitable
+def _backward_extras(of_channel, of_element, activation, dy):
+    """As kernels take them, and where the gradient of what goes into the activation is put."""
+    if activation is None:
+        return None, dy
+    return (of_channel, of_element, None, activation, None, dy, None, None), np.empty(dy.shape, dy.dtype)
+
+
+@jitable
+def _add_up(grads, dweight, dbias):
+    _collect(integers.ceil_div(grads.size, _COLLECTED), grads, dweight, dbias)
+
+
+@jitable
+def rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activation):
+    """Gradients of `rows`; affine: weight and bias."""
+    view = 1, shape[0], 1, shape[1], shape[2]
+    plan = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
+    grads = np.empty((plan[5], 2, shape[2]))
+    w, b = flat(affine[0], dx), flat(affine[1], dx)
+    rest, dz = _backward_extras(None, b, activation, dy)
+    _rows_backward(plan, dz, x, dx, w, mean, rstd, grads, elements(dx, 0), rest)
+    hold(w)
+    hold(b)
+    _add_up(grads, dweight, dbias)
+    return dz
+
+
+@jitable
+def _runs_backward(dy, x, dx, view, affine, mean, rstd, dweight, dbias, activation):
+    plan = integers.runs_backward(view, x.size * x.itemsize, x.itemsize)
+    grads = np.empty((plan[5] // plan[6], 2, view[4]))
+    w, b = flat(affine[0], dx), flat(affine[1], dx)
+    rest, dz = _backward_extras(b, None, activation, dy)
+    _backward(plan, dz, x, dx, w, mean, rstd, grads, rest)
+    hold(w)
+    hold(b)
+    _add_up(grads, dweight, dbias)
+    return dz
+
+
+@jitable
+def _of_columns(dy, x, dx, blocks, view, affine, mean, rstd, dweight, dbias, activation):
+    plan = integers.columns_backward(view, blocks, x.size * x.itemsize, x.itemsize, 1)
+    grads = np.empty((blocks, 2, view[5]))
+    w, b = flat(affine[0], dx), flat(affine[1], dx)
+    rest, dz = _backward_extras(b, None, activation, dy)
+    _columns_backward(plan, dz, x, dx, w, None, mean, rstd, grads, None, elements(dx, 0), rest)
+    hold(w)
+    hold(b)
+    _add_up(grads, dweight, dbias)
+    return dz
+
+
+@jitable
+def batch_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+    """Gradients of `batch`; returns that of what goes into the activation."""
+    outer, channels, inner = parts
+    if integers.channels_are_columns(outer, channels, inner, 1):
+        view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
+        return _of_columns(dy, x, dx, 1, view, affine, mean, rstd, dweight, dbias, activation)
+    return _runs_backward(
+        dy, x, dx, (outer, channels, 1, inner, channels), affine, mean, rstd, dweight, dbias, activation
+    )
+
+
+@jitable
+def constant_backward(dz, dx, parts, weight, rstd):
+    """dx where mean and rstd are constants."""
+    var = np.empty(rstd.size)
+    for c in range(rstd.size):
+        var[c] = 1.0 / (rstd[c] * rstd[c])
+    given(dz, dx, parts, weight, None, 0.0, np.zeros(rstd.size), var, None, 1)
+
+
+@jitable
+def evaluated_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+    """Gradients where mean and rstd are constants: those of weight and bias are the same."""
+    dz = batch_backward(dy, x, np.empty(dx.shape, dx.dtype), parts, affine, mean, rstd, dweight, dbias, activation)
+    constant_backward(dz, dx, parts, affine[0], rstd)
+
+
+@jitable
+def groups_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+    """Gradients of `groups`."""
+    samples, before, of_sample, span, behind = parts
+    channels = of_sample * span
+    if before == 1 or channels == 1:
+        groups_backward_by_runs(
+            dy, x, dx, (samples, 1, of_sample, span, before * behind), affine, mean, rstd, dweight, dbias, activation
+        )
+    else:
+        view = integers.columns(before, channels * behind, span * behind, behind, channels, 0)
+        _of_columns(dy, x, dx, samples, view, affine, mean, rstd, dweight, dbias, activation)
+
+
+@jitable
+def groups_backward_by_runs(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+    """As `groups_by_runs`."""
+    samples, _, of_sample, span, plane = parts
+    channels = of_sample * span
+    if plane == 1 and span > 1:
+        shape = samples * of_sample, span, channels
+        rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activation)
+    else:
+        view = 1, samples * of_sample, span, plane, channels
+        _runs_backward(dy, x, dx, view, affine, mean, rstd, dweight, dbias, activation)
