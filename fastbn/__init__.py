@@ -234,6 +234,7 @@ _DOORS = (
     "mpi",
     "onnx",
     "sklearn",
+    "study",
     "thinc",
     "torch",
     "xarray",
@@ -249,6 +250,7 @@ if TYPE_CHECKING:
     from fastbn import onnx as onnx
     from fastbn import reference as reference
     from fastbn import sklearn as sklearn
+    from fastbn import study as study
     from fastbn import thinc as thinc
     from fastbn import torch as torch
     from fastbn import xarray as xarray

@@ -26,7 +26,7 @@ from fastbn.cli._network import (
     ReLU,
     Sequential,
     batches,
-    cross_entropy,
+    train_step,
 )
 
 MODEST, HIGH = LEARNING_RATES = (0.05, 0.5)
@@ -95,8 +95,7 @@ class Trial:
 
     @property
     def epochs(self) -> list[float]:
-        """Where each curve, straight from epoch to epoch, first meets `TARGET`; infinite where it never does."""
-        return [_epochs_to_target(run.accuracy) for run in self.runs]
+        return [epochs_to_target(run.accuracy) for run in self.runs]
 
     @property
     def seconds(self) -> list[float]:
@@ -112,7 +111,8 @@ class Trial:
         return sum(run.diverged for run in self.runs)
 
 
-def _epochs_to_target(accuracy: list[float]) -> float:
+def epochs_to_target(accuracy: list[float]) -> float:
+    """Where a curve, straight from epoch to epoch, first meets `TARGET`; infinite where it never does."""
     for epoch, (before, after) in enumerate(pairwise([CHANCE, *accuracy])):
         if after >= TARGET:
             return epoch + (TARGET - before) / (after - before)
@@ -152,15 +152,6 @@ def build_network(norm: str, rng: np.random.Generator, norms: Norms = NORMS) -> 
         *block(16, 32), *block(32, 32), AvgPool2d(),
         Linear(2 * 2 * 32, NUM_CLASSES, rng),
     )  # fmt: skip
-
-
-def train_step(network: Sequential, optimiser: SGD, x: Array, labels: Array) -> float:
-    """One step on one batch; returns the loss before it."""
-    network.zero_grad()
-    loss, dlogits = cross_entropy(network(x), labels)
-    network.backward(dlogits)
-    optimiser.step()
-    return loss
 
 
 def step_seconds(norm: str, digits: Digits) -> tuple[float, float]:

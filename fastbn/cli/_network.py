@@ -5,7 +5,7 @@ Every layer here speaks the protocol of fastbn's own layers (call, ``backward``,
 (N, H, W, C): a convolution is then a single matrix product, and fastbn normalises them as they lie with ``axis=-1``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod, sqrt
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 Array = np.ndarray[Any, Any]
+Loss = Callable[[Array, Array], tuple[float, Array]]  # (output, truth) -> the loss, and its gradient by the output
 
 
 class Layer:
@@ -191,3 +192,12 @@ def batches(n: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
     """The indices 0 to n - 1 in a random order, `size` at a time; a shorter rest is left out."""
     order = rng.permutation(n)
     return (order[i : i + size] for i in range(0, n - size + 1, size))
+
+
+def train_step(network: Sequential, optimiser: Any, x: Array, truth: Array, loss: Loss = cross_entropy) -> float:
+    """One step on one batch; returns the loss before it."""
+    network.zero_grad()
+    value, gradient = loss(network(x), truth)
+    network.backward(gradient)
+    optimiser.step()
+    return value
