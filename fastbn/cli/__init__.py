@@ -12,7 +12,7 @@ from importlib import import_module
 import fastbn
 from fastbn.cli._errors import CommandError
 
-COMMANDS = ("bench", "demo", "fold", "info", "inspect", "selfcheck", "study", "warmup")
+COMMANDS = ("bench", "demo", "export", "fold", "info", "inspect", "selfcheck", "study", "warmup")
 
 
 def build_parser() -> argparse.ArgumentParser:

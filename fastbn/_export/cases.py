@@ -1,0 +1,245 @@
+"""What the self test of a library computes, and the digests of what Python computes of the same.
+
+Inputs are integers by a formula, scaled by powers of two: the same in C, JavaScript and NumPy, whether or not a compiler
+fuses multiplications and additions.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastbn
+from fastbn._export.interface import Function, Parameter
+
+Array = NDArray[Any]
+
+
+class Argument(NamedTuple):
+    """Of a call: a number, memory of `count` elements, drawn or filled with bytes of 0x7f, or memory told by others."""
+
+    kind: str  # "number", "size", "draw", "room", "null", "same" (memory of argument `of`), "part" (an element on), "work"
+    value: Any = 0  # of a number or size; of memory, (count, seed, offset, scale)
+    of: int = 0
+
+
+class Case(NamedTuple):
+    function: Function
+    sizes: tuple[int, ...]
+    arguments: tuple[Argument, ...]
+    status: int
+    expected: tuple[tuple[int, int, int], ...]  # of arguments: which, its count, the digest
+
+    @property
+    def name(self) -> str:
+        left_out = [p.name for p, a in zip(self.function.parameters, self.arguments, strict=True) if a.kind == "null"]
+        moved = "".join(f" {a.kind}" for a in self.arguments if a.kind in ("same", "part"))
+        without = f" without {' '.join(left_out)}" if left_out else ""
+        return f"{self.function.name} {'x'.join(map(str, self.sizes))}{without}{moved}"
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def mixed(numbers: Array, seed: int) -> Array:
+    """32 bits of each number, which is less than 2^32."""
+    h = (numbers.astype(np.uint64) * 0x9E3779B1 + seed * 0x85EBCA6B) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        h = ((h ^ (h >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
+    return h ^ (h >> np.uint64(16))
+
+
+def drawn(count: int, seed: int, offset: float, scale: float, dtype: str) -> Array:
+    """Numbers from offset - scale to offset + scale, in steps of scale / 2^15."""
+    whole = (mixed(np.arange(count), seed) >> np.uint64(16)).astype(np.int64) - 32768
+    return (offset + whole * (scale / 32768)).astype(dtype)
+
+
+def digest(values: Array) -> int:
+    words = np.ascontiguousarray(values).view(np.uint32).ravel().astype(np.uint64)
+    numbers, halves = np.arange(words.size), []
+    for seed in (101, 102):
+        terms = words * (mixed(numbers, seed) | np.uint64(1))
+        halves.append(int((terms & np.uint64(0xFFFFFFFF)).sum()) & 0xFFFFFFFF)
+    return halves[0] << 32 | halves[1]
+
+
+# Which cases ----------------------------------------------------------------------------------------------------------
+
+_ROWS = ((1, 768), (7, 100), (64, 1000), (3, 40_000), (5, 1), (9, 17), (0, 8), (4, 0), (5, 900_000))
+_NCHW = (
+    (4, 16, 49),
+    (8, 16, 9),
+    (2, 3, 50_000),
+    (3, 5, 17),
+    (1, 5, 7),
+    (5, 1, 30),
+    (64, 70, 4),
+    (640, 12, 1),
+    (20, 3, 40),
+    (0, 3, 4),
+    (3, 4, 400_000),
+)
+_NHWC = (
+    (1, 64, 196),
+    (2, 3, 1000),
+    (1, 1000, 64),
+    (3, 129, 1500),
+    (2, 768, 300),
+    (3, 5, 2),
+    (4, 1, 10),
+    (2, 6, 0),
+    (1, 1, 40),
+    (3, 48, 31_000),
+)
+_GROUPS = {1: (2, 8, 30), 2: (3, 6, 1), 3: (2, 6, 63), 4: (2, 16, 3000), 5: (70, 5, 2), 16: (4, 16, 7)}
+_DATA = ((0.0, 1.0, 1e-5), (1000.0, 0.5, 1e-5), (2.0**-66, 2.0**-70, 1e-45))  # offset, scale, eps
+
+
+def _sizes(function: Function) -> Iterator[tuple[int, ...]]:
+    if function.layout is None:
+        yield from _ROWS
+        return
+    images = _NCHW if function.layout == "nchw" else _NHWC
+    if function.operation == "group_norm":
+        yield from ((*images[k], 1 if k % 2 else images[k][1]) for k in range(0, len(images) - 1, 2))
+        yield from ((*image, groups) for groups, image in _GROUPS.items())
+    else:
+        few = {"instance_norm": lambda image: image[2] == 1, "batch_norm": lambda image: False}[function.operation]
+        yield from (image for image in images if not few(image))
+
+
+def cases(functions: Iterable[Function]) -> Iterator[Case]:
+    """All cases of a library, each with what Python computes."""
+    with fastbn.num_threads(1):
+        for function in functions:
+            for k, sizes in enumerate(_sizes(function)):
+                yield _computed(function, sizes, k, missing=(), in_place=k % 4 == 3)
+            sizes = next(_sizes(function))
+            optional = [p.name for p in function.parameters if _may_be_missing(function, p)]
+            for k, missing in enumerate((*((name,) for name in optional), tuple(optional))):
+                yield _computed(function, sizes, k, missing, in_place=False)
+            yield from _refused(function, sizes)
+
+
+def _may_be_missing(function: Function, parameter: Parameter) -> bool:
+    needed = {"x", "y", "work"} | ({"running_mean", "running_var"} if "train" not in function.entry else set())
+    return parameter.kind in ("in", "out", "both", "double") and parameter.name not in needed
+
+
+def _count(function: Function, name: str, sizes: dict[str, int]) -> int:
+    """The elements of an argument."""
+    if name in ("x", "y"):
+        return sizes["rows"] * sizes["cols"] if "rows" in sizes else sizes["batch"] * sizes["channels"] * sizes["plane"]
+    if name in ("mean", "rstd"):
+        if "rows" in sizes:
+            return sizes["rows"]
+        of_batch = {"batch_norm": 1, "group_norm": sizes["batch"], "instance_norm": sizes["batch"]}[function.operation]
+        return of_batch * sizes.get("groups", sizes["channels"])
+    return sizes["cols"] if "cols" in sizes else sizes["channels"]
+
+
+def _arguments(
+    function: Function, sizes: tuple[int, ...], k: int, missing: tuple[str, ...], in_place: bool
+) -> tuple[Argument, ...]:
+    named = dict(zip((p.name for p in function.sizes), sizes, strict=True))
+    offset, scale, eps = _DATA[k % len(_DATA)]
+    numbers = {"eps": eps, "momentum": 0.1 + k / 64}
+    data = {"x": (offset, scale), "weight": (1.0, 0.5), "bias": (0.0, 1.0), "running_mean": (offset, scale)}
+    data["running_var"] = (2.0 * scale * scale, scale * scale)
+    found = []
+    for i, p in enumerate(function.parameters):
+        if p.name in missing:
+            found.append(Argument("null"))
+        elif p.kind == "size":
+            found.append(Argument("size", named[p.name]))
+        elif p.kind == "number":
+            found.append(Argument("number", numbers[p.name]))
+        elif p.kind == "work":
+            found.append(Argument("work"))
+        elif p.name == "y" and in_place:
+            found.append(Argument("same", of=0))
+        elif p.kind in ("in", "both"):
+            found.append(Argument("draw", (_count(function, p.name, named), 7 * k + i, *data[p.name])))
+        else:
+            found.append(Argument("room", (_count(function, p.name, named), 0, 0.0, 0.0)))
+    return tuple(found)
+
+
+def _computed(function: Function, sizes: tuple[int, ...], k: int, missing: tuple[str, ...], in_place: bool) -> Case:
+    arguments = _arguments(function, sizes, k, missing, in_place)
+    results = _by_python(function, sizes, arguments)
+    expected = tuple(
+        (i, results[p.name].size, digest(results[p.name]))
+        for i, p in enumerate(function.parameters)
+        if p.name in results and arguments[i].kind != "null" and results[p.name].size
+    )
+    return Case(function, sizes, arguments, 0, expected)
+
+
+def _by_python(function: Function, sizes: tuple[int, ...], arguments: tuple[Argument, ...]) -> dict[str, Array]:
+    named = dict(zip((p.name for p in function.sizes), sizes, strict=True))
+    given: dict[str, Any] = {}
+    for p, a in zip(function.parameters, arguments, strict=True):
+        if a.kind == "draw":
+            given[p.name] = drawn(*a.value, function.dtype.name)
+        elif a.kind == "number":
+            given[p.name] = a.value
+    x, weight, bias, eps = given["x"], given.get("weight"), given.get("bias"), given["eps"]
+    if function.operation == "layer_norm":
+        x = x.reshape(sizes)
+        y, mean, rstd = fastbn.layer_norm_forward(x, sizes[1], weight, bias, eps)
+        return {"y": y, "mean": mean, "rstd": rstd}
+    if function.operation == "rms_norm":
+        y, rstd = fastbn.rms_norm_forward(x.reshape(sizes), sizes[1], weight, eps)
+        return {"y": y, "rstd": rstd}
+    shape = (named["batch"], named["channels"], named["plane"])
+    axis = 1
+    if function.layout == "nhwc":
+        shape, axis = (named["batch"], named["plane"], named["channels"]), -1
+    x = x.reshape(shape)
+    running = given.get("running_mean"), given.get("running_var")
+    if function.operation == "group_norm":
+        y, mean, rstd = fastbn.group_norm_forward(x, named["groups"], weight, bias, eps, axis=axis)
+    elif function.operation == "instance_norm":
+        y, mean, rstd = fastbn.instance_norm_forward(x, weight, bias, eps=eps, axis=axis)
+    elif "momentum" not in given:
+        return {"y": fastbn.batch_norm(x, *running, weight, bias, eps=eps, axis=axis)}
+    else:
+        y, mean, rstd = fastbn.batch_norm_forward(x, weight, bias, *running, given["momentum"], eps, axis=axis)
+    kept = {name: given[name] for name in ("running_mean", "running_var") if name in given}
+    return {"y": y, "mean": mean, "rstd": rstd} | kept
+
+
+def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """Calls that come back with a status and write nothing: y keeps what it holds."""
+    from fastbn._export import entries
+
+    arguments = _arguments(function, sizes, 0, (), False)
+    at = {p.name: i for i, p in enumerate(function.parameters)}
+    first, last = function.sizes[0].name, function.sizes[1].name
+    changes: list[tuple[int, dict[str, Argument]]] = [
+        (entries.NULL, {"x": Argument("null")}),
+        (entries.NULL, {"y": Argument("null")}),
+        (entries.SIZE, {first: Argument("size", -1)}),
+        (entries.SIZE, {last: Argument("size", 1 << 62)}),
+        (entries.SIZE, {first: Argument("size", 1 << 40), last: Argument("size", 1 << 40)}),
+        (entries.OVERLAP, {"y": Argument("part", of=0)}),
+        (entries.OVERLAP, {"weight": Argument("same", of=at["y"])}),
+        (entries.SETTING, {"eps": Argument("number", -1.0)}),
+    ]
+    if "groups" in at:
+        changes.append((entries.SETTING, {"groups": Argument("size", 5)}))
+    if "momentum" in at:
+        changes.append((entries.SETTING, {"eps": Argument("number", 0.0)}))
+        changes.append((entries.FEW, {"batch": Argument("size", 1), "plane": Argument("size", 1)}))
+    if function.operation == "instance_norm":
+        changes.append((entries.FEW, {"plane": Argument("size", 1)}))
+    if function.layout is not None:
+        changes.append((entries.NULL, {"work": Argument("null")}))
+    for status, changed in changes:
+        called = list(arguments)
+        for name, argument in changed.items():
+            called[at[name]] = argument
+        yield Case(function, sizes, tuple(called), status, ())

@@ -1,0 +1,439 @@
+"""What C calls: pointers and numbers in, checks, the plan of the call, and a serial kernel.
+
+The plan is that of Python's calls: the arithmetic of `fastbn.engine.integers`.  A missing weight or bias of a channel is
+one of ones or zeros in working memory, which gives the same bits; layer and RMS norm, which are to need none, have
+kernels without them.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+
+from fastbn._export.memory import (
+    OVERHEAD,
+    array,
+    either,
+    extent,
+    fill,
+    filled,
+    fits,
+    item_of,
+    null,
+    opened,
+    overlapping,
+    room,
+    wanted,
+)
+from fastbn.engine import integers
+from fastbn.kernels import columns, runs, statistics
+from fastbn.kernels.jit import tile
+
+OK, NULL, SIZE, OVERLAP, SETTING, FEW = range(6)  # what entries return
+
+for _function in (runs.pieces, *(f for f in vars(integers).values() if hasattr(f, "__code__"))):
+    register_jitable(error_model="numpy", nogil=True)(_function)
+
+_runs_forward, _runs_scale = tile(runs.forward.serial.py_func), tile(runs.scale.serial.py_func)
+_columns_forward, _columns_scale = tile(columns.forward.serial.py_func), tile(columns.scale.serial.py_func)
+_update, _apart = tile(statistics.update.py_func), tile(columns.apart)
+
+
+@tile
+def _wrong(eps, least):
+    """Whether eps is not finite, negative, or zero where it must not be."""
+    return not (eps < np.inf and (eps >= 0.0 if least == 0 else eps > 0.0))
+
+
+# Layer and RMS norm ---------------------------------------------------------------------------------------------------
+
+
+@tile
+def _rows_refused(x, y, rows, cols, eps, most):
+    """A status; OK also where there is nothing to do."""
+    if not fits(rows, cols, 1, item_of(x), most):
+        return SIZE
+    if _wrong(eps, 0):
+        return SETTING
+    return NULL if rows * cols > 0 and (null(x) or null(y)) else OK
+
+
+@tile
+def _rows_plan(x, rows, cols, centered):
+    item = item_of(x)
+    return integers.runs_forward((1, rows, 1, cols, cols), 0, rows * cols * item, item, centered, 1)
+
+
+@tile
+def layer_norm(x, y, weight, bias, rows, cols, eps, mean, rstd, work, most):
+    refused = _rows_refused(x, y, rows, cols, eps, most)
+    if refused:
+        return refused
+    item, size = item_of(x), rows * cols
+    written = extent(mean, rows, 8), extent(rstd, rows, 8)
+    read = extent(weight, cols, item), extent(bias, cols, item)
+    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
+        return OVERLAP
+    means, roots = wanted(mean, rows), wanted(rstd, rows)
+    if size == 0:
+        fill(means, np.nan)
+        fill(roots, np.nan)
+        return OK
+    plan, source, target = _rows_plan(x, rows, cols, 1), array(x, size), array(y, size)
+    w, b = array(weight, cols), array(bias, cols)
+    if null(weight):
+        if null(bias):
+            _runs_forward(plan, source, target, None, None, None, None, eps, means, roots, None)
+        else:
+            _runs_forward(plan, source, target, None, None, None, b, eps, means, roots, None)
+    elif null(bias):
+        _runs_forward(plan, source, target, None, None, w, None, eps, means, roots, None)
+    else:
+        _runs_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
+    return OK
+
+
+@tile
+def rms_norm(x, y, weight, rows, cols, eps, rstd, work, most):
+    refused = _rows_refused(x, y, rows, cols, eps, most)
+    if refused:
+        return refused
+    item, size = item_of(x), rows * cols
+    written, read = (extent(rstd, rows, 8),), (extent(weight, cols, item),)
+    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
+        return OVERLAP
+    roots = wanted(rstd, rows)
+    if size == 0:
+        fill(roots, np.nan)
+        return OK
+    plan, source, target = _rows_plan(x, rows, cols, 0), array(x, size), array(y, size)
+    if null(weight):
+        _runs_forward(plan, source, target, None, None, None, None, eps, array(rstd, 0), roots, None)
+    else:
+        _runs_forward(plan, source, target, None, None, array(weight, cols), None, eps, array(rstd, 0), roots, None)
+    return OK
+
+
+@tile
+def rows_workspace(rows, cols, item, most):
+    return 0
+
+
+# Batch norm -----------------------------------------------------------------------------------------------------------
+
+
+@tile
+def _split(outer, channels, inner):
+    """How channels are seen by kernels, as by Python's calls: one channel is a run."""
+    return (1, 1, outer * inner) if channels == 1 else (outer, channels, inner)
+
+
+@tile
+def _view_of_columns(parts):
+    outer, channels, inner = parts
+    return integers.columns(outer, channels * inner, inner, inner, channels, 0)
+
+
+@tile
+def _given_room(parts, item):
+    outer, channels, inner = parts
+    blocks = 0
+    if integers.channels_are_columns(outer, channels, inner, 0):
+        view = _view_of_columns(parts)
+        blocks = (3 * _apart(view[1] * view[2]) + 16) * item + OVERHEAD
+    return room(2 * channels, item, 0, blocks)
+
+
+@tile
+def _batch_room(parts, item):
+    outer, channels, inner = parts
+    blocks = 0
+    if integers.channels_are_columns(outer, channels, inner, 1):
+        blocks = _of_panel(_view_of_columns(parts), item)
+    return room(2 * channels, item, 2 * channels, blocks)
+
+
+@tile
+def _of_panel(view, item):
+    """The bytes that `columns.forward` is given."""
+    n = view[6]
+    return 5 * _apart(n) * 8 + (3 * _apart(n) + 16) * item + 2 * n * 8 + 3 * OVERHEAD
+
+
+@tile
+def _size(places, most):
+    """Of working memory; 0 where the call will be refused."""
+    return places[3] if places[3] <= most else 0
+
+
+@tile
+def _nothing(batch, channels, plane, item, most):
+    """Whether a call will be refused, or has no elements."""
+    return not fits(batch, channels, plane, item, most) or batch * channels * plane == 0
+
+
+@tile
+def _given(x, y, weight, bias, mean, var, outer, channels, inner, eps, work, most):
+    item, size = item_of(x), outer * channels * inner
+    if not fits(outer, channels, inner, item, most):
+        return SIZE
+    if _wrong(eps, 0):
+        return SETTING
+    if size == 0:
+        return OK
+    parts = _split(outer, channels, inner)
+    places = _given_room(parts, item)
+    if places[3] > most:
+        return SIZE
+    if null(x) or null(y) or null(mean) or null(var) or null(work):
+        return NULL
+    affine, given = (extent(weight, channels, item), extent(bias, channels, item)), extent(mean, channels, item)
+    read = (*affine, given, extent(var, channels, item))
+    if overlapping(extent(x, size, item), extent(y, size, item), (extent(work, places[3], 1),), read):
+        return OVERLAP
+    base = opened(work, places)
+    ones, zeros = base + places[0], base + places[0] + channels * item
+    w, b = filled(weight, ones, channels, 1.0), filled(bias, zeros, channels, 0.0)
+    source, target, means, variances = array(x, size), array(y, size), array(mean, channels), array(var, channels)
+    if integers.channels_are_columns(parts[0], parts[1], parts[2], 0):
+        plan = integers.columns_scale(_view_of_columns(parts), 1, size * item, item, 1, 1)
+        _columns_scale(plan, source, target, w, b, None, None, eps, means, variances, array(y, 0), None)
+    else:
+        view = parts[0], parts[1], 1, parts[2], channels
+        shape = integers.runs_scale(view, 1, size * item, item)
+        _runs_scale(shape, source, target, w, b, eps, means, variances, None)
+    return OK
+
+
+@tile
+def _train(x, y, weight, bias, outer, channels, inner, eps, momentum, running_mean, running_var, mean, rstd, work, most):
+    item, size = item_of(x), outer * channels * inner
+    if not fits(outer, channels, inner, item, most):
+        return SIZE
+    if _wrong(eps, 1) or not abs(momentum) < np.inf:
+        return SETTING
+    if size == channels and size > 0:
+        return FEW
+    if size == 0:
+        fill(wanted(mean, channels), np.nan)
+        fill(wanted(rstd, channels), np.nan)
+        return OK
+    parts = _split(outer, channels, inner)
+    places = _batch_room(parts, item)
+    if places[3] > most:
+        return SIZE
+    if null(x) or null(y) or null(work):
+        return NULL
+    running = extent(running_mean, channels, item), extent(running_var, channels, item)
+    written = (extent(mean, channels, 8), extent(rstd, channels, 8), extent(work, places[3], 1), *running)
+    read = extent(weight, channels, item), extent(bias, channels, item)
+    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
+        return OVERLAP
+    base = opened(work, places)
+    w = filled(weight, base + places[0], channels, 1.0)
+    b = filled(bias, base + places[0] + channels * item, channels, 0.0)
+    means = array(either(mean, base + places[1]), channels)
+    variances = array(either(rstd, base + places[1] + channels * 8), channels)
+    source, target = array(x, size), array(y, size)
+    if integers.channels_are_columns(parts[0], parts[1], parts[2], 1):
+        plan = integers.columns_forward(_view_of_columns(parts), 1, size * item, item, 1, 0)
+        _columns_forward(plan, source, target, w, b, None, None, eps, means, variances, array(y, 0), None)
+    else:
+        view = parts[0], parts[1], 1, parts[2], channels
+        shape = integers.runs_forward(view, 1, size * item, item, 1, 0)
+        _runs_forward(shape, source, target, w, b, None, None, eps, means, variances, None)
+    terms = size // channels
+    of_mean, of_var = wanted(running_mean, channels), wanted(running_var, channels)
+    _update(means, variances, terms / (terms - 1), momentum, eps, 0, of_mean, of_var, array(work, 0))
+    return OK
+
+
+@tile
+def batch_norm_nchw(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most):
+    return _given(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most)
+
+
+@tile
+def batch_norm_nhwc(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most):
+    if not fits(batch, channels, plane, 1, most):
+        return SIZE
+    return _given(x, y, weight, bias, running_mean, running_var, batch * plane, channels, 1, eps, work, most)
+
+
+@tile
+def batch_norm_train_nchw(
+    x, y, weight, bias, batch, channels, plane, eps, momentum, running_mean, running_var, mean, rstd, work, most
+):
+    running = running_mean, running_var
+    return _train(x, y, weight, bias, batch, channels, plane, eps, momentum, *running, mean, rstd, work, most)
+
+
+@tile
+def batch_norm_train_nhwc(
+    x, y, weight, bias, batch, channels, plane, eps, momentum, running_mean, running_var, mean, rstd, work, most
+):
+    if not fits(batch, channels, plane, 1, most):
+        return SIZE
+    running = running_mean, running_var
+    return _train(x, y, weight, bias, batch * plane, channels, 1, eps, momentum, *running, mean, rstd, work, most)
+
+
+@tile
+def batch_norm_nchw_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_given_room(_split(batch, channels, plane), item), most)
+
+
+@tile
+def batch_norm_nhwc_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_given_room(_split(batch * plane, channels, 1), item), most)
+
+
+@tile
+def batch_norm_train_nchw_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_batch_room(_split(batch, channels, plane), item), most)
+
+
+@tile
+def batch_norm_train_nhwc_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_batch_room(_split(batch * plane, channels, 1), item), most)
+
+
+# Group and instance norm ----------------------------------------------------------------------------------------------
+
+
+@tile
+def _view_of_groups(before, groups, span, behind):
+    return integers.columns(before, groups * span * behind, span * behind, behind, groups * span, 0)
+
+
+@tile
+def _groups_room(batch, before, groups, span, behind, item):
+    blocks, numbers = 0, 0
+    if not (before == 1 or groups * span == 1):
+        blocks, numbers = _of_panel(_view_of_groups(before, groups, span, behind), item), 2 * batch * groups
+    return room(2 * groups * span, item, numbers, blocks)
+
+
+@tile
+def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, rstd, work, most):
+    """After sizes have been checked."""
+    item, channels, count = item_of(x), groups * span, batch * groups
+    size = batch * before * channels * behind
+    if _wrong(eps, 0):
+        return SETTING
+    if size == 0:
+        fill(wanted(mean, count), np.nan)
+        fill(wanted(rstd, count), np.nan)
+        return OK
+    places = _groups_room(batch, before, groups, span, behind, item)
+    if places[3] > most:
+        return SIZE
+    if null(x) or null(y) or null(work):
+        return NULL
+    written = extent(mean, count, 8), extent(rstd, count, 8), extent(work, places[3], 1)
+    read = extent(weight, channels, item), extent(bias, channels, item)
+    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
+        return OVERLAP
+    base = opened(work, places)
+    source, target = array(x, size), array(y, size)
+    plane, by_runs = before * behind, before == 1 or channels == 1
+    by_element = by_runs and plane == 1 and span > 1
+    w = filled(weight, base + places[0], channels, 1.0)
+    # What is added to an element of its own must leave -0 as it is.
+    b = filled(bias, base + places[0] + channels * item, channels, -0.0 if by_element else 0.0)
+    if by_element:
+        rows = integers.runs_forward((1, count, 1, span, channels), 0, size * item, item, 1, 1)
+        means, roots = wanted(mean, count), wanted(rstd, count)
+        _runs_forward(rows, source, target, None, None, w, b, eps, means, roots, None)
+    elif by_runs:
+        shape = integers.runs_forward((1, count, span, plane, channels), 1, size * item, item, 1, 1)
+        _runs_forward(shape, source, target, w, b, None, None, eps, wanted(mean, count), wanted(rstd, count), None)
+    else:
+        view = _view_of_groups(before, groups, span, behind)
+        plan = integers.columns_forward(view, batch, size * item, item, 1, 1)
+        means = array(either(mean, base + places[1]), count)
+        roots = array(either(rstd, base + places[1] + count * 8), count)
+        _columns_forward(plan, source, target, w, b, None, None, eps, means, roots, array(y, 0), None)
+    return OK
+
+
+@tile
+def _groups_of(channels, groups):
+    """The channels of a group; -1: there are no such groups."""
+    if groups != channels and (groups < 1 or channels % groups != 0):
+        return -1
+    return channels // max(groups, 1)
+
+
+@tile
+def group_norm_nchw(x, y, weight, bias, batch, channels, plane, groups, eps, mean, rstd, work, most):
+    if not fits(batch, channels, plane, item_of(x), most):
+        return SIZE
+    span = _groups_of(channels, groups)
+    if span < 0:
+        return SETTING
+    return _groups(x, y, weight, bias, batch, 1, groups, span, plane, eps, mean, rstd, work, most)
+
+
+@tile
+def group_norm_nhwc(x, y, weight, bias, batch, channels, plane, groups, eps, mean, rstd, work, most):
+    if not fits(batch, channels, plane, item_of(x), most):
+        return SIZE
+    span = _groups_of(channels, groups)
+    if span < 0:
+        return SETTING
+    return _groups(x, y, weight, bias, batch, plane, groups, span, 1, eps, mean, rstd, work, most)
+
+
+@tile
+def instance_norm_nchw(x, y, weight, bias, batch, channels, plane, eps, mean, rstd, work, most):
+    if not fits(batch, channels, plane, item_of(x), most):
+        return SIZE
+    if plane == 1 and batch * channels > 0:
+        return FEW
+    return _groups(x, y, weight, bias, batch, 1, channels, 1, plane, eps, mean, rstd, work, most)
+
+
+@tile
+def instance_norm_nhwc(x, y, weight, bias, batch, channels, plane, eps, mean, rstd, work, most):
+    if not fits(batch, channels, plane, item_of(x), most):
+        return SIZE
+    if plane == 1 and batch * channels > 0:
+        return FEW
+    return _groups(x, y, weight, bias, batch, plane, channels, 1, 1, eps, mean, rstd, work, most)
+
+
+@tile
+def group_norm_nchw_workspace(batch, channels, plane, groups, item, most):
+    span = _groups_of(channels, groups)
+    if _nothing(batch, channels, plane, item, most) or span < 0:
+        return 0
+    return _size(_groups_room(batch, 1, groups, span, plane, item), most)
+
+
+@tile
+def group_norm_nhwc_workspace(batch, channels, plane, groups, item, most):
+    span = _groups_of(channels, groups)
+    if _nothing(batch, channels, plane, item, most) or span < 0:
+        return 0
+    return _size(_groups_room(batch, plane, groups, span, 1, item), most)
+
+
+@tile
+def instance_norm_nchw_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_groups_room(batch, 1, channels, 1, plane, item), most)
+
+
+@tile
+def instance_norm_nhwc_workspace(batch, channels, plane, item, most):
+    if _nothing(batch, channels, plane, item, most):
+        return 0
+    return _size(_groups_room(batch, plane, channels, 1, 1, item), most)

@@ -1,0 +1,80 @@
+"""fastbn.h, from the table of functions."""
+
+import textwrap
+from collections.abc import Iterable
+
+import fastbn
+from fastbn._export.interface import INTERNAL, STATUSES, Function, Parameter
+
+_TOP = """\
+/* Normalization of arrays on CPUs, with the bits of the Python package fastbn {version}.
+
+   Every function normalizes x into y, which may be x itself, and returns a status.  A call uses the memory that it is
+   given and no other, keeps nothing, and may run beside others on other threads.
+
+   weight, bias    elements of the type of x, one for each of `cols` or `channels`; NULL: 1 and 0
+   mean, rstd      statistics of x as Python returns them, double: the mean, and 1 / sqrt(variance + eps); one for each
+                   row, channel, sample and group, or sample and channel; NULL: not wanted
+   plane           positions of an image, height times width; 1 where there are none
+   nchw, nhwc      whether x lies as (batch, channels, plane) or as (batch, plane, channels)
+   work            memory of any alignment, of so many bytes as the function ..._workspace says, for the same sizes; may
+                   be NULL where that says 0.  Its content does not matter, before or after
+*/
+#ifndef FASTBN_H
+#define FASTBN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+#define FASTBN_VERSION "{version}"
+
+enum {{
+{statuses}
+}};
+"""
+
+_BOTTOM = """
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+
+def header(functions: Iterable[Function]) -> str:
+    told = [(name, k, text) for k, (name, text) in enumerate(STATUSES)] + [(INTERNAL[0], -1, INTERNAL[1])]
+    statuses = "\n".join(f"    FASTBN_{name} = {k},{' ' * (10 - len(name))}/* {text} */" for name, k, text in told)
+    return _TOP.format(version=fastbn.__version__, statuses=statuses) + "".join(map(_declared, functions)) + _BOTTOM
+
+
+def _declared(function: Function) -> str:
+    return f"\n/* {function.about} */\n{prototype(function)};\n{workspace_prototype(function)};\n"
+
+
+def prototype(function: Function) -> str:
+    declared = ", ".join(_parameter(p, function) for p in function.parameters)
+    text = f"int {function.name}({declared})"
+    return "\n".join(textwrap.wrap(text, 116, subsequent_indent=" " * 4, break_long_words=False))
+
+
+def workspace_prototype(function: Function) -> str:
+    sizes = ", ".join(f"int64_t {p.name}" for p in function.sizes)
+    return f"size_t {function.name}_workspace({sizes})"
+
+
+def _parameter(parameter: Parameter, function: Function) -> str:
+    kinds = {
+        "in": f"const {function.dtype.c} *",
+        "out": f"{function.dtype.c} *",
+        "both": f"{function.dtype.c} *",
+        "double": "double *",
+        "size": "int64_t ",
+        "number": "double ",
+        "work": "void *",
+    }
+    return kinds[parameter.kind] + parameter.name

@@ -1,0 +1,119 @@
+"""What a library consists of: the one table that entries, the header, the self test and the README follow from."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from numba import types
+
+OPERATIONS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
+DTYPES = ("float32", "float64")
+LAYOUTS = {"nchw": "channels_first", "nhwc": "channels_last"}
+STATUSES = (
+    ("OK", "the result is there"),
+    ("NULL", "a pointer is NULL that must not be"),
+    ("SIZE", "a size is negative, or an array larger than memory can be"),
+    ("OVERLAP", "memory that is written overlaps other memory; y may be x, as a whole"),
+    ("SETTING", "eps is negative or not finite, or zero in training; momentum is not finite; groups do not divide channels"),
+    ("FEW", "training, or instance norm, with one value a channel"),
+)
+INTERNAL = ("INTERNAL", "a fault of the library: nothing that a caller can do leads to it")
+
+
+class Parameter(NamedTuple):
+    """Of a C function."""
+
+    name: str
+    kind: str  # "in": elements that are read; "out": written; "both"; "double": statistics; "size"; "number"; "work"
+
+
+class Dtype(NamedTuple):
+    name: str
+    suffix: str
+    c: str
+    numba: Any
+    item: int
+
+
+DTYPE_OF = {
+    "float32": Dtype("float32", "f32", "float", types.float32, 4),
+    "float64": Dtype("float64", "f64", "double", types.float64, 8),
+}
+
+
+class Function(NamedTuple):
+    """A C function and the one that says how much working memory it takes."""
+
+    name: str
+    entry: str  # of `entries`
+    workspace: str
+    operation: str
+    layout: str | None
+    dtype: Dtype
+    parameters: tuple[Parameter, ...]
+    about: str
+
+    @property
+    def sizes(self) -> tuple[Parameter, ...]:
+        return tuple(p for p in self.parameters if p.kind == "size")
+
+    def signature(self) -> tuple[Any, ...]:
+        """Numba's types of the entry, whose last argument is the most bytes of an array."""
+        one = types.CPointer(self.dtype.numba)
+        kinds = {"in": one, "out": one, "both": one, "double": types.CPointer(types.float64)}
+        kinds |= {"size": types.int64, "number": types.float64, "work": types.CPointer(types.int64)}
+        return (*(kinds[p.kind] for p in self.parameters), types.int64)
+
+
+def _parameters(text: str) -> tuple[Parameter, ...]:
+    """"kind name name, kind name": as they are declared."""
+    return tuple(Parameter(name, kind) for part in text.split(",") for kind, *names in [part.split()] for name in names)
+
+
+_AFFINE = "in x, out y, in weight bias"
+_IMAGE = "size batch channels plane"
+_KEPT = "double mean rstd, work work"
+_ROWS = "size rows cols, number eps"
+
+_TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "layer_norm": (("layer_norm", f"{_AFFINE}, {_ROWS}, {_KEPT}", "each of `rows` rows of `cols` elements"),),
+    "rms_norm": (
+        ("rms_norm", f"in x, out y, in weight, {_ROWS}, double rstd, work work", "each row by its root mean square"),
+    ),
+    "batch_norm": (
+        (
+            "batch_norm",
+            f"{_AFFINE} running_mean running_var, {_IMAGE}, number eps, work work",
+            "each channel by given statistics",
+        ),
+        (
+            "batch_norm_train",
+            f"{_AFFINE}, {_IMAGE}, number eps momentum, both running_mean running_var, {_KEPT}",
+            "each channel by its own statistics, which go into the running ones",
+        ),
+    ),
+    "group_norm": (
+        ("group_norm", f"{_AFFINE}, {_IMAGE} groups, number eps, {_KEPT}", "each group of channels of a sample"),
+    ),
+    "instance_norm": (
+        ("instance_norm", f"{_AFFINE}, {_IMAGE}, number eps, {_KEPT}", "each channel of a sample"),
+    ),
+}
+
+
+def functions(
+    operations: Iterable[str], dtypes: Iterable[str], layouts: Iterable[str] = tuple(LAYOUTS)
+) -> Iterator[Function]:
+    """All of a library, in the order of the table."""
+    operations, dtypes, layouts = set(operations), list(dtypes), list(layouts)
+    for operation in OPERATIONS:
+        if operation not in operations:
+            continue
+        for entry, parameters, about in _TABLE[operation]:
+            by_rows = operation in ("layer_norm", "rms_norm")
+            for layout in (None,) if by_rows else layouts:
+                full = entry if layout is None else f"{entry}_{layout}"
+                workspace = "rows_workspace" if by_rows else f"{full}_workspace"
+                for dtype in (DTYPE_OF[d] for d in dtypes):
+                    name = f"fastbn_{full}_{dtype.suffix}"
+                    given = _parameters(parameters)
+                    yield Function(name, full, workspace, operation, layout, dtype, given, about)

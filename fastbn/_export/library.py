@@ -1,0 +1,114 @@
+"""A folder with a library, made for one processor."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numba
+from numba.core import config
+
+from fastbn._export import linkers, targets
+from fastbn._export.errors import ExportError
+
+TRIED = ("0.68",)  # releases of Numba, whose inside is used
+
+
+class Order(NamedTuple):
+    """What is asked for."""
+
+    operations: Sequence[str]
+    dtypes: Sequence[str]
+    layouts: Sequence[str]
+    target: str
+    folder: Path
+    cpu: str | None = None
+    linker: str | None = None
+    force: bool = False
+
+    def command(self) -> str:
+        words = ["fastbn", "export", "--ops", *self.operations, "--dtypes", *self.dtypes, "--target", self.target]
+        words += ["--layouts", *self.layouts] if len(self.layouts) == 1 else []
+        words += ["--cpu", self.cpu] if self.cpu else []
+        return shlex.join([*words, "-o", self.folder.name or "."])
+
+
+class Made(NamedTuple):
+    files: tuple[str, ...]
+    functions: int
+    nbytes: int  # of the object
+    seconds: float
+    linker: str | None
+
+
+def export(order: Order, progress: Callable[[int, int, str], None] = lambda done, total, name: None) -> Made:
+    """Write what is ordered; raises ExportError before anything is written, unless a linker fails."""
+    start = perf_counter()
+    _check_numba()
+    target = targets.find(order.target, order.cpu)
+    linker = linkers.find(target, order.linker)
+    _check_folder(order.folder, order.force)
+
+    # Imported here: they compile, which the checks before must not wait for.
+    from fastbn._export import archive, cases, header, interface, modules, selftest, texts
+
+    layouts = [name for name, asked in interface.LAYOUTS.items() if asked in order.layouts]
+    functions = list(interface.functions(order.operations, order.dtypes, layouts))
+    machine, built, members = target.machine(), [], []
+    for k, function in enumerate(functions):
+        progress(k, len(functions) + 1, function.name)
+        module = modules.build(function, target, machine)
+        content = machine.emit_object(module)
+        modules.check_object(content)
+        built.append(module)
+        members.append((f"{function.name}.o", content, selftest.names([function])))
+    progress(len(functions), len(functions) + 1, "the self test")
+    whole = machine.emit_object(modules.linked(built))
+    modules.check_object(whole)
+    tried = list(cases.cases(functions))
+    contents: dict[str, str | bytes] = {"libfastbn.o": whole, "libfastbn.a": archive.archive(members)}
+    contents |= {"fastbn.h": header.header(functions), "example.c": texts.example(functions[0])}
+    if target.is_wasm:
+        contents["selftest.mjs"], contents["selftest.json"] = selftest.in_javascript(tried)
+    else:
+        contents["selftest.c"] = selftest.in_c(tried)
+    order.folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        _write(order.folder / name, content)
+    if linker is not None:
+        shared = "libfastbn.wasm" if target.is_wasm else "libfastbn.so"
+        linkers.link(linker, target, order.folder / "libfastbn.o", order.folder / shared, selftest.names(functions))
+        contents[shared] = b""
+    sizes = ", ".join(f"`{name[:-2]}` {len(content) / 1000:.0f} kB" for name, content, _ in members)
+    readme = texts.readme(functions, target, order.command(), sizes, list(contents))
+    _write(order.folder / "README.md", readme)
+    files = tuple(sorted((*contents, "README.md")))
+    progress(len(functions) + 1, len(functions) + 1, "")
+    return Made(files, len(functions), len(whole), perf_counter() - start, linker)
+
+
+def _check_numba() -> None:
+    if not numba.__version__.startswith(tuple(f"{release}." for release in TRIED)):
+        raise ExportError(f"Numba is {numba.__version__}, with which it was not tried; install numba=={TRIED[-1]}.*")
+    if config.DISABLE_JIT:
+        raise ExportError("NUMBA_DISABLE_JIT is set, so nothing can be compiled; unset it")
+    if config.BOUNDSCHECK:
+        raise ExportError("NUMBA_BOUNDSCHECK is set, which a library without exceptions cannot heed; unset it")
+
+
+def _check_folder(folder: Path, force: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is a file; name a folder")
+    if folder.is_dir() and not force and any(folder.iterdir()):
+        raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write over the files of a library")
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    try:
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8", newline="\n")
+        else:
+            path.write_bytes(content)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}") from None

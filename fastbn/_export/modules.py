@@ -1,0 +1,329 @@
+"""From an entry that Numba has compiled to an object without Numba: all that is done to LLVM's text of it.
+
+Numba's text is made for this machine's memory layout and calls Numba's runtime.  What is called instead gives blocks of
+the caller's working memory: it is a stack whose numbers (bytes in use, bytes there are, the last block) lie at the
+beginning of that memory, so nothing is shared between calls.  Every function that asks for memory is inlined into the
+entry, where the working memory is known.
+"""
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from fastbn._export import entries
+from fastbn._export.errors import ExportError
+from fastbn._export.interface import Function
+from fastbn._export.targets import Target
+
+from numba import types
+_INT64 = types.int64
+_ALLOCATE = "NRT_MemInfo_alloc_aligned"
+_SHARED = "runs7_reduceB"  # the sums of a group, which are the same with weights and without: one function, called
+_COUNTING = ("NRT_incref", "NRT_decref")
+
+# A block: its count of references, the block before it (as an offset), and at the bytes where Numba looks on a machine
+# of 64 bits, the address of its data; behind that, the address of the working memory.
+_RUNTIME = """
+define internal ptr @fastbn.take(ptr %work, i64 %wanted) {
+  %w = ptrtoint ptr %work to i64
+  %w1 = add i64 %w, 63
+  %w2 = and i64 %w1, -64
+  %base = inttoptr i64 %w2 to ptr
+  %pend = getelementptr i8, ptr %base, i64 8
+  %plast = getelementptr i8, ptr %base, i64 16
+  %used = load i64, ptr %base, align 8
+  %end = load i64, ptr %pend, align 8
+  %last = load i64, ptr %plast, align 8
+  %more = add i64 %wanted, 127
+  %size = and i64 %more, -64
+  %next = add i64 %used, %size
+  %full = icmp sgt i64 %next, %end
+  br i1 %full, label %none, label %some
+none:
+  ret ptr null
+some:
+  %block = getelementptr i8, ptr %base, i64 %used
+  %pbefore = getelementptr i8, ptr %block, i64 8
+  %pdata = getelementptr i8, ptr %block, i64 24
+  %pbase = getelementptr i8, ptr %block, i64 32
+  %data = getelementptr i8, ptr %block, i64 64
+  store i64 1, ptr %block, align 8
+  store i64 %last, ptr %pbefore, align 8
+  store ptr %data, ptr %pdata, align 8
+  store ptr %base, ptr %pbase, align 8
+  store i64 %used, ptr %plast, align 8
+  store i64 %next, ptr %base, align 8
+  ret ptr %block
+}
+
+define internal void @NRT_incref(ptr %block) {
+  %absent = icmp eq ptr %block, null
+  br i1 %absent, label %done, label %some
+some:
+  %count = load i64, ptr %block, align 8
+  %more = add i64 %count, 1
+  store i64 %more, ptr %block, align 8
+  ret void
+done:
+  ret void
+}
+
+define internal void @NRT_decref(ptr %block) {
+  %absent = icmp eq ptr %block, null
+  br i1 %absent, label %done, label %some
+some:
+  %count = load i64, ptr %block, align 8
+  %less = sub i64 %count, 1
+  store i64 %less, ptr %block, align 8
+  %free = icmp eq i64 %less, 0
+  br i1 %free, label %begin, label %done
+begin:
+  %pbase = getelementptr i8, ptr %block, i64 32
+  %base = load ptr, ptr %pbase, align 8
+  %plast = getelementptr i8, ptr %base, i64 16
+  br label %pop
+pop:
+  %last = load i64, ptr %plast, align 8
+  %empty = icmp eq i64 %last, 0
+  br i1 %empty, label %done, label %look
+look:
+  %top = getelementptr i8, ptr %base, i64 %last
+  %held = load i64, ptr %top, align 8
+  %stop = icmp ne i64 %held, 0
+  br i1 %stop, label %done, label %drop
+drop:
+  %pbefore = getelementptr i8, ptr %top, i64 8
+  %before = load i64, ptr %pbefore, align 8
+  store i64 %before, ptr %plast, align 8
+  store i64 %last, ptr %base, align 8
+  br label %pop
+done:
+  ret void
+}
+"""
+
+_SET = """
+define internal void @fastbn.set(ptr %memory, i8 %value, i64 %count) {
+  %nothing = icmp eq i64 %count, 0
+  br i1 %nothing, label %done, label %loop
+loop:
+  %k = phi i64 [ 0, %0 ], [ %next, %loop ]
+  %place = getelementptr i8, ptr %memory, i64 %k
+  store i8 %value, ptr %place, align 1
+  %next = add i64 %k, 1
+  %more = icmp ult i64 %next, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+_OF_ANY_LENGTH = re.compile(r"call void @llvm\.memset\.p0\.i64\(ptr [^,]*?([%@][^ ,]+), i8 ([^,]+), i64 (%[^,]+), i1 false\)")
+
+_DEFINITION = re.compile(r'^define [^@\n]*@("[^"]+"|[\w.$-]+)\(.*?^}\n', re.M | re.S)
+_CALLED = re.compile(r'call [^@\n]*@("[^"]+"|[\w.$-]+)\(')
+_LLVM_TYPES = {"in": "ptr", "out": "ptr", "both": "ptr", "double": "ptr", "work": "ptr", "size": "i64", "number": "double"}
+
+
+def build(function: Function, target: Target, machine: Any) -> Any:
+    """The optimized module of one function and that of its working memory."""
+    text, names = _compiled(function)
+    text += _wrappers(function, names, target)
+    module = _parsed(_inlining(_without_runtime(text)), target, machine)
+    _hide(module, function)
+    builder = _pass_builder(machine, 0)
+    passes = builder.getModulePassManager()
+    passes.add_always_inliner_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_jump_threading_pass()
+    passes.add_refprune_pass()
+    passes.run(module, builder)
+    text = _with_runtime(str(module), function)
+    if target.bits == 32:
+        text = _laid_out(text)
+    module = _parsed(_without_library(text), target, machine)
+    _hide(module, function)
+    builder = _pass_builder(machine, 3)
+    builder.getModulePassManager().run(module, builder)
+    module.verify()
+    _check_alone(module)
+    _rename(module, function)
+    return module
+
+
+def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
+    """The text of the entry and of what it calls, and the names that Numba gave to it and its working memory's."""
+    sizes = function.signature()[0:0] + tuple(_INT64 for _ in function.sizes)
+    texts, names = [], []
+    for name, signature in ((function.entry, function.signature()), (function.workspace, (*sizes, _INT64, _INT64))):
+        dispatcher = getattr(entries, name)
+        dispatcher.compile(signature)
+        result = dispatcher.overloads[signature]
+        texts.append(str(result.library._final_module))
+        names.append(result.fndesc.llvm_func_name)
+    module = llvm.parse_assembly(texts[0])
+    module.link_in(llvm.parse_assembly(texts[1]))
+    return str(module), (names[0], names[1])
+
+
+def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str:
+    """What C calls: Numba's functions return a status, and the result by a pointer."""
+    given = [(_LLVM_TYPES[p.kind], p.name) for p in function.parameters]
+    declared = ", ".join(f"{kind} %{name}" for kind, name in given)
+    sizes = ", ".join(f"i64 %{p.name}" for p in function.sizes)
+    narrowed = "" if target.bits == 64 else "  %size = trunc i64 %value to i32\n"
+    returned = f"i{target.bits} {'%value' if target.bits == 64 else '%size'}"
+    return f"""
+define signext i32 @{function.name}({declared}) nounwind {{
+  %result = alloca i64, align 8
+  %raised = alloca ptr, align 8
+  %failed = call i32 @"{names[0]}"(ptr %result, ptr %raised, {declared}, i64 {target.most})
+  %fault = icmp ne i32 %failed, 0
+  %value = load i64, ptr %result, align 8
+  %status = trunc i64 %value to i32
+  %returned = select i1 %fault, i32 -1, i32 %status
+  ret i32 %returned
+}}
+
+define i{target.bits} @{function.name}_workspace({sizes}) nounwind {{
+  %result = alloca i64, align 8
+  %raised = alloca ptr, align 8
+  %failed = call i32 @"{names[1]}"(ptr %result, ptr %raised, {sizes}, i64 {function.dtype.item}, i64 {target.most})
+  %value = load i64, ptr %result, align 8
+{narrowed}  ret {returned}
+}}
+"""
+
+
+def _without_runtime(text: str) -> str:
+    """Without what is said for this machine alone, and with Numba's counting of references as names only."""
+    text = re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M)
+    text = text.replace("@sqrt(", "@llvm.sqrt.f64(")
+    text = re.sub(r"^ +store ptr @\.const\.picklebuf[^\n]*\n", "", text, flags=re.M)  # which exception: nobody reads it
+    for name in _COUNTING:
+        text = re.sub(rf"^define [^\n]*@{name}\(.*?^}}\n", f"declare void @{name}(ptr)\n", text, flags=re.M | re.S)
+    return text
+
+
+def _inlining(text: str) -> str:
+    """With every function that asks for memory inlined where it is called."""
+    bodies = {match[1].strip('"'): match[0] for match in _DEFINITION.finditer(text)}
+    calls = {name: {c.strip('"') for c in _CALLED.findall(body)} for name, body in bodies.items()}
+    asking, before = {_ALLOCATE}, 0
+    while len(asking) != before:
+        before = len(asking)
+        asking |= {name for name, called in calls.items() if called & asking}
+
+    def marked(match: re.Match[str]) -> str:
+        name, (first, rest) = match[1].strip('"'), match[0].split("\n", 1)
+        if first.startswith("define signext") or not (name in asking or _SHARED in name):
+            return match[0]
+        return re.sub(r" (#\d+ )?\{$", " noinline {" if _SHARED in name else " alwaysinline {", first) + "\n" + rest
+
+    return _DEFINITION.sub(marked, text)
+
+
+def _with_runtime(text: str, function: Function) -> str:
+    """With our own runtime in the place of Numba's."""
+    own = next(match[0] for match in _DEFINITION.finditer(text) if match[1] == function.name)
+    call = re.compile(rf"call [^@\n]*@{_ALLOCATE}\(i64 ([^,]+), i32 [^)]+\)")
+    replaced = call.sub(r"call ptr @fastbn.take(ptr %work, i64 \1)", own)
+    text = text.replace(own, replaced)
+    for name in (_ALLOCATE, *_COUNTING):
+        text = re.sub(rf"^declare [^\n]*@{name}\([^\n]*\n", "", text, flags=re.M)
+    if _ALLOCATE in text:
+        raise ExportError("this version of Numba asks for memory where it was not tried")
+    return text + _RUNTIME
+
+
+def _laid_out(text: str) -> str:
+    """With records as they lie in memory on a machine of 64 bits.
+
+    Numba's text has their offsets in bytes by now; only where a record is called by its type, the room for a pointer
+    must be as large as it was.
+    """
+    record = re.compile(r"(alloca|getelementptr(?: \w+)*) ([{\[][^%@\n]*[}\]])(, )")
+    text = record.sub(lambda m: m[1] + " " + re.sub(r"\bptr\b", "i64", m[2]) + m[3], text)
+    if found := re.search(r"= load (volatile )?[{\[][^%@\n]*\bptr\b|store [{\[][^%@\n]*\bptr\b", text):
+        raise ExportError(f"this version of Numba keeps records in memory as it was not tried: {found[0]}")
+    return text
+
+
+def _without_library(text: str) -> str:
+    """With no loop made into a call of memset or memcpy, for there is no library to have them."""
+    own = r"call void @fastbn.set(ptr \1, i8 \2, i64 \3)"
+    text, count = _OF_ANY_LENGTH.subn(own, text)
+    return re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text + (_SET if count else ""), flags=re.M)
+
+
+def _parsed(text: str, target: Target, machine: Any) -> Any:
+    module = llvm.parse_assembly(re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M))
+    module.triple, module.data_layout = target.triple, str(machine.target_data)
+    return module
+
+
+def _hide(module: Any, function: Function) -> None:
+    """Leave nothing to be seen but the two functions."""
+    seen = (function.name, f"{function.name}_workspace")
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name not in seen:
+            value.linkage = "internal"
+    for value in module.functions:
+        if not value.is_declaration:
+            value.add_function_attribute("nounwind")
+
+
+def _rename(module: Any, function: Function) -> None:
+    """Give what is hidden short names: they are in the object as well."""
+    hidden = [v for v in (*module.functions, *module.global_variables) if v.linkage == llvm.Linkage.internal]
+    for k, value in enumerate(hidden):
+        value.name = f"{function.name}.{k}"
+
+
+def _pass_builder(machine: Any, level: int) -> Any:
+    options = llvm.create_pipeline_tuning_options(level)
+    options.loop_vectorization, options.slp_vectorization = level > 0, False
+    options.loop_unrolling = False  # kernels have their loops as wide as they are to be
+    return llvm.create_pass_builder(machine, options)
+
+
+def _check_alone(module: Any) -> None:
+    missing = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    if missing:
+        raise ExportError(f"this version of Numba calls {', '.join(missing)}, which the library would not have")
+
+
+def check_object(content: bytes) -> None:
+    """Refuse an object that needs anything else; of WebAssembly, the linker does."""
+    if missing := undefined(content):
+        raise ExportError(f"LLVM calls {', '.join(missing)}, which the library would not have")
+
+
+def undefined(content: bytes) -> list[str]:
+    """Names that an object of 64-bit ELF needs from others."""
+    if content[:5] != b"\x7fELF\x02":
+        return []
+    begin, size, count = struct.unpack_from("<Q10xHH", content, 40)
+    sections = [struct.unpack_from("<IIQQQQII8xQ", content, begin + k * size) for k in range(count)]
+    found = []
+    for _, kind, _, _, place, length, link, _, entry in sections:
+        if kind != 2:  # a table of symbols
+            continue
+        names = sections[link][4]
+        for k in range(place + entry, place + length, entry):
+            name, _, section = struct.unpack_from("<IHH", content, k)
+            if section == 0:
+                found.append(content[names + name : content.index(b"\0", names + name)].decode())
+    return found
+
+
+def linked(modules: Iterable[Any]) -> Any:
+    """One module of several; what they hide keeps apart."""
+    first, *others = (llvm.parse_assembly(str(module)) for module in modules)
+    for module in others:
+        first.link_in(module)
+    return first

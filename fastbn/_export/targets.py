@@ -1,0 +1,113 @@
+"""The processors that a library can be made for."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import llvmlite.binding as llvm
+
+from fastbn._export.errors import ExportError
+
+
+class Target(NamedTuple):
+    """What LLVM is told about a processor, and the name by which users ask for it."""
+
+    name: str
+    triple: str
+    cpu: str
+    features: str = ""
+    abi: str = ""
+    bits: int = 64
+
+    @property
+    def most(self) -> int:
+        """Bytes of memory that one array can have."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def is_wasm(self) -> bool:
+        return self.triple.startswith("wasm")
+
+    def machine(self) -> Any:
+        """What makes LLVM's modules into objects."""
+        _initialize()
+        target, more = llvm.Target.from_triple(self.triple), {"abiname": self.abi} if self.abi else {}
+        return target.create_target_machine(
+            cpu=self.cpu, features=self.features, opt=3, reloc="pic", codemodel="default", **more
+        )
+
+
+TARGETS = {
+    "x86-64-v3": Target("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3"),
+    "aarch64": Target("aarch64", "aarch64-unknown-linux-gnu", "generic"),
+    "riscv64": Target("riscv64", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", abi="lp64d"),
+    "wasm32": Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128,+bulk-memory", bits=32),
+}
+NAMES = (*TARGETS, "host")
+
+
+def find(name: str, cpu: str | None = None) -> Target:
+    """A target by its name, for one of its processors if it is named."""
+    if name not in NAMES:
+        raise ExportError(f"--target is {name!r}; expected one of {', '.join(NAMES)}")
+    target = _host() if name == "host" else TARGETS[name]
+    if cpu is None:
+        return target
+    known = processors(target.triple)
+    if cpu not in known:
+        raise ExportError(f"--cpu is {cpu!r}, which LLVM does not know for {name}; it knows {', '.join(known)}")
+    # What a processor has is LLVM's to say, but the ABI that objects are linked by stays.
+    return target._replace(cpu=cpu, features=target.features if name in ("riscv64", "wasm32") else "")
+
+
+def _host() -> Target:
+    _initialize()
+    triple = llvm.get_process_triple()
+    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+        raise ExportError(f"--target host is for 64-bit Linux, this is {triple}; name one of {', '.join(TARGETS)}")
+    abi = "lp64d" if triple.startswith("riscv64") else ""
+    return Target("host", triple, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), abi)
+
+
+@cache
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+@cache
+def processors(triple: str) -> tuple[str, ...]:
+    """Those that LLVM knows for a triple: it lists them on standard error alone."""
+    _initialize()
+    with _standard_error() as told:
+        llvm.Target.from_triple(triple).create_target_machine(cpu="help")
+    lines = told[0].splitlines()
+    first = next((i for i, line in enumerate(lines) if line.startswith("Available CPUs")), len(lines))
+    found = []
+    for line in lines[first + 1 :]:
+        if line.startswith("Available features"):
+            break
+        if " - " in line:
+            found.append(line.split(" - ")[0].strip())
+    return tuple(sorted(set(found)))
+
+
+@contextmanager
+def _standard_error() -> Iterator[list[str]]:
+    """What libraries write to the descriptor, as text, once it is closed."""
+    told: list[str] = []
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield told
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            told.append(file.read().decode(errors="replace"))

@@ -1,0 +1,82 @@
+"""``fastbn export``: the kernels as a C library."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastbn.cli._errors import CommandError
+
+OPERATIONS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
+DTYPES = ("float32", "float64")
+LAYOUTS = ("channels_first", "channels_last")
+TARGETS = ("x86-64-v3", "aarch64", "riscv64", "wasm32", "host")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "export",
+        help="write a C library",
+        description="Write a C library of forward operations, with a header, an example, and a self test that compares "
+        "the bits of its results with those of Python's calls. Everything is compiled on this machine, whatever the "
+        "target. docs/export.md tells of it.",
+    )
+    add = parser.add_argument
+    several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
+    add("--ops", **several, required=True, metavar="OP", help=", ".join(OPERATIONS))
+    add("--dtypes", **several, metavar="DTYPE", help=f"{', '.join(DTYPES)} (float32)")
+    add("--layouts", **several, metavar="LAYOUT", help=f"of images: {', '.join(LAYOUTS)} (both)")
+    add("--target", required=True, metavar="TARGET", help=", ".join(TARGETS))
+    add("--cpu", metavar="NAME", help="compile for this processor, one of those that LLVM knows (the target's least)")
+    add("--linker", metavar="NAME", help="what makes libfastbn.so or .wasm (the usual ones, where they are found)")
+    add("-o", dest="folder", required=True, type=Path, metavar="FOLDER", help="new, or empty")
+    add("--force", action="store_true", help="write into a folder that is not empty")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    """One of several words, each of which may name several itself: a,b c."""
+    return [name for name in text.split(",") if name]
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastbn._export.errors import ExportError
+    from fastbn._export.library import Order, export
+
+    order = Order(
+        _chosen("--ops", args.ops, OPERATIONS),
+        _chosen("--dtypes", args.dtypes, DTYPES) or ["float32"],
+        _chosen("--layouts", args.layouts, LAYOUTS) or list(LAYOUTS),
+        args.target,
+        args.folder,
+        args.cpu,
+        args.linker,
+        args.force,
+    )
+    if not order.operations:
+        raise CommandError(f"--ops names nothing; expected some of {', '.join(OPERATIONS)}")
+    try:
+        made = export(order, _tell)
+    except ExportError as error:
+        raise CommandError(str(error)) from None
+    print(f"{args.folder}: {', '.join(made.files)}")
+    print(f"{made.functions} functions in {made.nbytes / 1000:.0f} kB, in {made.seconds:.1f} s")
+    if made.linker is None:
+        kind = "libfastbn.wasm: no wasm-ld" if args.target == "wasm32" else "libfastbn.so: no linker for the target"
+        print(f"without {kind} was found; install one, such as LLVM's lld, or name it with --linker")
+    return 0
+
+
+def _chosen(option: str, words: list[list[str]] | None, known: tuple[str, ...]) -> list[str]:
+    """What is named, once each, in the order of what there is."""
+    names = [name for word in words or () for name in word]
+    for name in names:
+        if name not in known:
+            raise CommandError(f"{option} names {name!r}; expected some of {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def _tell(done: int, total: int, name: str) -> None:
+    if sys.stderr.isatty():
+        text = f"{done}/{total} {name}" if done < total else ""
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
