@@ -1,7 +1,7 @@
 """What the self test of a library computes, and the digests of what Python computes of the same.
 
-Inputs are integers by a formula, scaled by powers of two: the same in C, JavaScript and NumPy, whether or not a compiler
-fuses multiplications and additions.
+Inputs are integers by a formula, scaled by powers of two: the same in C, JavaScript and NumPy, whether or not a
+compiler fuses multiplications and additions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 class Argument(NamedTuple):
     """Of a call: a number, memory of `count` elements, drawn or filled with bytes of 0x7f, or memory told by others."""
 
-    kind: str  # "number", "size", "draw", "room", "null", "same" (memory of argument `of`), "part" (an element on), "work"
+    kind: str  # "number", "size", "draw", "room", "null", "work", "same" (memory of argument `of`), "part" (of that)
     value: Any = 0  # of a number or size; of memory, (count, seed, offset, scale)
     of: int = 0
 

@@ -1,7 +1,7 @@
 """What C calls: pointers and numbers in, checks, the plan of the call, and a serial kernel.
 
-The plan is that of Python's calls: the arithmetic of `fastbn.engine.integers`.  A missing weight or bias of a channel is
-one of ones or zeros in working memory, which gives the same bits; layer and RMS norm, which are to need none, have
+The plan is that of Python's calls: the arithmetic of `fastbn.engine.integers`.  A missing weight or bias of a channel
+is one of ones or zeros in working memory, which gives the same bits; layer and RMS norm, which are to need none, have
 kernels without them.
 """
 
@@ -204,7 +204,8 @@ def _given(x, y, weight, bias, mean, var, outer, channels, inner, eps, work, mos
 
 
 @tile
-def _train(x, y, weight, bias, outer, channels, inner, eps, momentum, running_mean, running_var, mean, rstd, work, most):
+def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, mean, rstd, work, most):
+    outer, channels, inner = shape
     item, size = item_of(x), outer * channels * inner
     if not fits(outer, channels, inner, item, most):
         return SIZE
@@ -263,7 +264,7 @@ def batch_norm_train_nchw(
     x, y, weight, bias, batch, channels, plane, eps, momentum, running_mean, running_var, mean, rstd, work, most
 ):
     running = running_mean, running_var
-    return _train(x, y, weight, bias, batch, channels, plane, eps, momentum, *running, mean, rstd, work, most)
+    return _train(x, y, weight, bias, (batch, channels, plane), eps, momentum, *running, mean, rstd, work, most)
 
 
 @tile
@@ -273,7 +274,7 @@ def batch_norm_train_nhwc(
     if not fits(batch, channels, plane, 1, most):
         return SIZE
     running = running_mean, running_var
-    return _train(x, y, weight, bias, batch * plane, channels, 1, eps, momentum, *running, mean, rstd, work, most)
+    return _train(x, y, weight, bias, (batch * plane, channels, 1), eps, momentum, *running, mean, rstd, work, most)
 
 
 @tile

@@ -13,7 +13,10 @@ STATUSES = (
     ("NULL", "a pointer is NULL that must not be"),
     ("SIZE", "a size is negative, or an array larger than memory can be"),
     ("OVERLAP", "memory that is written overlaps other memory; y may be x, as a whole"),
-    ("SETTING", "eps is negative or not finite, or zero in training; momentum is not finite; groups do not divide channels"),
+    (
+        "SETTING",
+        "eps is negative or not finite, or zero in training; momentum is not finite; groups do not divide",
+    ),
     ("FEW", "training, or instance norm, with one value a channel"),
 )
 INTERNAL = ("INTERNAL", "a fault of the library: nothing that a caller can do leads to it")
@@ -65,7 +68,7 @@ class Function(NamedTuple):
 
 
 def _parameters(text: str) -> tuple[Parameter, ...]:
-    """"kind name name, kind name": as they are declared."""
+    """ "kind name name, kind name": as they are declared."""
     return tuple(Parameter(name, kind) for part in text.split(",") for kind, *names in [part.split()] for name in names)
 
 
@@ -94,9 +97,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "group_norm": (
         ("group_norm", f"{_AFFINE}, {_IMAGE} groups, number eps, {_KEPT}", "each group of channels of a sample"),
     ),
-    "instance_norm": (
-        ("instance_norm", f"{_AFFINE}, {_IMAGE}, number eps, {_KEPT}", "each channel of a sample"),
-    ),
+    "instance_norm": (("instance_norm", f"{_AFFINE}, {_IMAGE}, number eps, {_KEPT}", "each channel of a sample"),),
 }
 
 

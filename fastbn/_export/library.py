@@ -58,14 +58,11 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
     machine, built, members = target.machine(), [], []
     for k, function in enumerate(functions):
         progress(k, len(functions) + 1, function.name)
-        module = modules.build(function, target, machine)
-        content = machine.emit_object(module)
-        modules.check_object(content)
+        module, content = modules.emitted(modules.build(function, target, machine), target, machine)
         built.append(module)
         members.append((f"{function.name}.o", content, selftest.names([function])))
     progress(len(functions), len(functions) + 1, "the self test")
-    whole = machine.emit_object(modules.linked(built))
-    modules.check_object(whole)
+    _, whole = modules.emitted(modules.linked(built), target, machine)
     tried = list(cases.cases(functions))
     contents: dict[str, str | bytes] = {"libfastbn.o": whole, "libfastbn.a": archive.archive(members)}
     contents |= {"fastbn.h": header.header(functions), "example.c": texts.example(functions[0])}
@@ -101,7 +98,7 @@ def _check_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder} is a file; name a folder")
     if folder.is_dir() and not force and any(folder.iterdir()):
-        raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write over the files of a library")
+        raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write into this one")
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ def find(target: Target, named: str | None = None) -> str | None:
     if named is not None:
         path = shutil.which(named)
         if path is None:
-            raise ExportError(f"--linker is {named!r}, of which there is no such program; leave it out, or name another")
+            raise ExportError(f"--linker is {named!r}, which is no program here; leave it out, or name another")
         return path
     return next((path for name in _names(target) if (path := shutil.which(name))), None)
 
@@ -28,7 +28,12 @@ def _names(target: Target) -> list[str]:
         return [f"wasm-ld{version}" for version in _NEWEST_FIRST]
     machine = target.triple.split("-")[0]
     own = ["cc", "gcc", "clang"] if machine == platform.machine() else []
-    return [*own, f"{machine}-linux-gnu-gcc", *(f"ld.lld{version}" for version in _NEWEST_FIRST), f"{machine}-linux-gnu-ld"]
+    return [
+        *own,
+        f"{machine}-linux-gnu-gcc",
+        *(f"ld.lld{version}" for version in _NEWEST_FIRST),
+        f"{machine}-linux-gnu-ld",
+    ]
 
 
 def link(linker: str, target: Target, source: Path, result: Path, names: Sequence[str]) -> None:
@@ -39,7 +44,9 @@ def link(linker: str, target: Target, source: Path, result: Path, names: Sequenc
         options = ["-shared", "-z", "defs", "-z", "noexecstack", "-soname", result.name]
     else:
         options = ["-shared", "-nostdlib", "-Wl,-z,defs,-z,noexecstack", f"-Wl,-soname,{result.name}"]
-    done = subprocess.run([linker, *options, "-o", str(result), str(source)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [linker, *options, "-o", str(result), str(source)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         told = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise ExportError(f"{linker} cannot link for {target.name}: {told}")

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
+from numba import types
 
 from fastbn._export import entries
 from fastbn._export.errors import ExportError
 from fastbn._export.interface import Function
 from fastbn._export.targets import Target
 
-from numba import types
 _INT64 = types.int64
 _ALLOCATE = "NRT_MemInfo_alloc_aligned"
 _SHARED = "runs7_reduceB"  # the sums of a group, which are the same with weights and without: one function, called
@@ -120,11 +120,12 @@ done:
   ret void
 }
 """
-_OF_ANY_LENGTH = re.compile(r"call void @llvm\.memset\.p0\.i64\(ptr [^,]*?([%@][^ ,]+), i8 ([^,]+), i64 (%[^,]+), i1 false\)")
+_MEMSET = r"call void @llvm\.memset\.p0\.i64\(ptr [^,]*?([%@][^ ,]+), i8 ([^,]+), i64 ({length}), i1 (?:false|true)\)"
+_OF_ANY_LENGTH, _OF_EVERY_LENGTH = (re.compile(_MEMSET.format(length=k)) for k in ("%[^,]+", "[^,]+"))
 
 _DEFINITION = re.compile(r'^define [^@\n]*@("[^"]+"|[\w.$-]+)\(.*?^}\n', re.M | re.S)
 _CALLED = re.compile(r'call [^@\n]*@("[^"]+"|[\w.$-]+)\(')
-_LLVM_TYPES = {"in": "ptr", "out": "ptr", "both": "ptr", "double": "ptr", "work": "ptr", "size": "i64", "number": "double"}
+_LLVM_TYPES = dict.fromkeys(("in", "out", "both", "double", "work"), "ptr") | {"size": "i64", "number": "double"}
 
 
 def build(function: Function, target: Target, machine: Any) -> Any:
@@ -157,7 +158,7 @@ def build(function: Function, target: Target, machine: Any) -> Any:
 
 def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
     """The text of the entry and of what it calls, and the names that Numba gave to it and its working memory's."""
-    sizes = function.signature()[0:0] + tuple(_INT64 for _ in function.sizes)
+    sizes = tuple(_INT64 for _ in function.sizes)
     texts, names = [], []
     for name, signature in ((function.entry, function.signature()), (function.workspace, (*sizes, _INT64, _INT64))):
         dispatcher = getattr(entries, name)
@@ -253,10 +254,10 @@ def _laid_out(text: str) -> str:
     return text
 
 
-def _without_library(text: str) -> str:
+def _without_library(text: str, calls: re.Pattern[str] = _OF_ANY_LENGTH) -> str:
     """With no loop made into a call of memset or memcpy, for there is no library to have them."""
     own = r"call void @fastbn.set(ptr \1, i8 \2, i64 \3)"
-    text, count = _OF_ANY_LENGTH.subn(own, text)
+    text, count = calls.subn(own, text)
     return re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text + (_SET if count else ""), flags=re.M)
 
 
@@ -297,10 +298,18 @@ def _check_alone(module: Any) -> None:
         raise ExportError(f"this version of Numba calls {', '.join(missing)}, which the library would not have")
 
 
-def check_object(content: bytes) -> None:
-    """Refuse an object that needs anything else; of WebAssembly, the linker does."""
+def emitted(module: Any, target: Target, machine: Any) -> tuple[Any, bytes]:
+    """An object that needs nothing else (of WebAssembly, the linker sees to that), and the module that it is of.
+
+    Where a target sets even a few bytes by a call, that is one of a function of our own.
+    """
+    content = machine.emit_object(module)
+    if undefined(content) == ["memset"]:
+        module = _parsed(_without_library(str(module), _OF_EVERY_LENGTH), target, machine)
+        content = machine.emit_object(module)
     if missing := undefined(content):
         raise ExportError(f"LLVM calls {', '.join(missing)}, which the library would not have")
+    return module, content
 
 
 def undefined(content: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The self test of a library, in C or, for WebAssembly, in JavaScript: the cases and the digests of Python's results."""
+"""The self test of a library, in C or, for WebAssembly, in JavaScript: calls, and the digests of Python's results."""
 
 import json
 from collections.abc import Iterable
@@ -44,23 +44,7 @@ static void free_all(void)
         free(taken[--taken_count]);
 }
 
-static float *drawn_f32(size_t count, uint32_t seed, double offset, double scale)
-{
-    float *values = room(count, sizeof *values);
-    for (size_t k = 0; k < count; k++)
-        values[k] = (float)(offset + ((double)(mixed((uint32_t)k, seed) >> 16) - 32768) * (scale / 32768));
-    return values;
-}
-
-static double *drawn_f64(size_t count, uint32_t seed, double offset, double scale)
-{
-    double *values = room(count, sizeof *values);
-    for (size_t k = 0; k < count; k++)
-        values[k] = offset + ((double)(mixed((uint32_t)k, seed) >> 16) - 32768) * (scale / 32768);
-    return values;
-}
-
-static uint64_t digest(const void *values, size_t bytes)
+@DRAWN@static uint64_t digest(const void *values, size_t bytes)
 {
     uint32_t word, first = 0, second = 0;
     for (size_t k = 0; k < bytes / 4; k++) {
@@ -93,9 +77,23 @@ static void compare(const char *name, const char *result, const void *values, si
 """
 
 
+_DRAWN = """\
+static {c} *drawn_{suffix}(size_t count, uint32_t seed, double offset, double scale)
+{{
+    {c} *values = room(count, sizeof *values);
+    for (size_t k = 0; k < count; k++)
+        values[k] = ({c})(offset + ((double)(mixed((uint32_t)k, seed) >> 16) - 32768) * (scale / 32768));
+    return values;
+}}
+
+"""
+
+
 def in_c(cases: Iterable[Case]) -> str:
     cases = list(cases)
-    parts = [_C]
+    dtypes = {case.function.dtype for case in cases}
+    drawn = "".join(_DRAWN.format(c=d.c, suffix=d.suffix) for d in DTYPE_OF.values() if d in dtypes)
+    parts = [_C.replace("@DRAWN@", drawn)]
     for k, case in enumerate(cases):
         parts.append(_c_case(k, case))
     calls = "\n".join(f"    case_{k}();" for k in range(len(cases)))

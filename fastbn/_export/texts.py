@@ -64,14 +64,15 @@ def readme(functions: Sequence[Function], target: Target, command: str, sizes: s
         "libfastbn.o": "all functions in one object",
         "libfastbn.a": "the same, an object for each function",
         "libfastbn.so": "the same as a shared library",
-        "libfastbn.wasm": "the same as a module for WebAssembly; it exports its memory, and the end of its data as `__heap_base`",
+        "libfastbn.wasm": "the same for WebAssembly; it exports its memory, free from `__heap_base` on",
         "fastbn.h": "what C programs include",
         "example.c": "a call",
         "selftest.c": "calls of every function, and the digests of what Python computes",
-        "selftest.mjs": "calls of every function in libfastbn.wasm; with selftest.json, which has the digests of what Python computes",
+        "selftest.mjs": "calls of every function, and with selftest.json the digests of what Python computes",
     }
     listed = "\n".join(f"- `{name}`: {about[name]}" for name in files if name in about)
-    test = "`node selftest.mjs` tries that." if target.is_wasm else "`cc selftest.c libfastbn.a -o selftest && ./selftest` tries that."
+    native = "cc selftest.c libfastbn.a -o selftest && ./selftest"
+    test = f"`{'node selftest.mjs' if target.is_wasm else native}` tries that."
     declared = "```c\n" + "\n".join(f"{prototype(f)};" for f in functions) + "\n```"
     return _README.format(
         version=fastbn.__version__,

@@ -1,0 +1,117 @@
+"""`fastbn export`: what it refuses, and a library for this machine, whose results have the bits of Python's calls."""
+
+import re
+import sys
+
+import pytest
+from calls_of_library import faults
+
+import fastbn
+from fastbn._export import cases, header, interface, library, linkers, modules, targets
+from fastbn._export.errors import ExportError
+from fastbn.cli import export as command
+from fastbn.cli import main
+
+LINUX = sys.platform.startswith("linux")
+
+
+def order(folder, *operations, dtypes=("float32",), target="host", layouts=command.LAYOUTS, **more):
+    return library.Order(operations, dtypes, layouts, target, folder, **more)
+
+
+def test_the_command_and_the_library_know_the_same_names():
+    assert command.OPERATIONS == interface.OPERATIONS
+    assert command.DTYPES == interface.DTYPES
+    assert set(command.LAYOUTS) == set(interface.LAYOUTS.values())
+    assert command.TARGETS == targets.NAMES
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ops", "layer_norm,lrn", "--target", "host"], "--ops names 'lrn'; expected some of layer_norm"),
+        (["--ops", ",", "--target", "host"], "--ops names nothing"),
+        (["--ops", "rms_norm", "--target", "vax"], "--target is 'vax'; expected one of x86-64-v3"),
+        (["--ops", "rms_norm", "--target", "aarch64", "--cpu", "z80"], "--cpu is 'z80', which LLVM does not know"),
+        (["--ops", "rms_norm", "--target", "aarch64", "--linker", "no-ld"], "--linker is 'no-ld'"),
+        (["--ops", "rms_norm", "--target", "aarch64", "--dtypes", "int8"], "--dtypes names 'int8'"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(words, told, tmp_path, capfd):
+    assert main(["export", *words, "-o", str(tmp_path / "new")]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"fastbn export: {told}")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_files_is_refused(tmp_path, capsys):
+    (tmp_path / "notes").write_text("mine")
+    assert main(["export", "--ops", "rms_norm", "--target", "aarch64", "-o", str(tmp_path)]) == 2
+    assert "is not empty; name a new folder, or say --force" in capsys.readouterr().err
+    assert main(["export", "--ops", "rms_norm", "--target", "aarch64", "-o", str(tmp_path / "notes")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_numba_that_was_not_tried_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("numba.__version__", "0.99.1")
+    with pytest.raises(ExportError, match=r"Numba is 0\.99\.1, with which it was not tried; install numba==0\.68\.\*"):
+        library.export(order(tmp_path, "rms_norm"))
+
+
+def test_processors_are_those_of_llvm():
+    assert {"cortex-a72", "neoverse-v1", "generic"} <= set(targets.processors(targets.TARGETS["aarch64"].triple))
+    assert targets.find("aarch64", "cortex-a72").cpu == "cortex-a72"
+
+
+def test_the_header_has_the_functions_of_the_documentation():
+    text = header.header(list(interface.functions(interface.OPERATIONS, interface.DTYPES)))
+    declared = " ".join(text.split())
+    assert (
+        "int fastbn_layer_norm_f32(const float *x, float *y, const float *weight, const float *bias, int64_t rows, "
+        "int64_t cols, double eps, double *mean, double *rstd, void *work);" in declared
+    )
+    assert "size_t fastbn_layer_norm_f32_workspace(int64_t rows, int64_t cols);" in declared
+    for operation in ("batch_norm", "batch_norm_train", "group_norm", "instance_norm"):
+        for layout in ("nchw", "nhwc"):
+            for suffix in ("f32", "f64"):
+                assert f"int fastbn_{operation}_{layout}_{suffix}(" in declared
+    assert f'#define FASTBN_VERSION "{fastbn.__version__}"' in text
+
+
+def check_library(folder, *operations, dtypes=("float32",)):
+    """Make one for this machine, and compare all calls of its self test with Python's."""
+    if not LINUX:
+        pytest.skip("a library for the machine itself is made on Linux alone")
+    made = library.export(order(folder, *operations, dtypes=dtypes))
+    content = (folder / "libfastbn.o").read_bytes()
+    assert modules.undefined(content) == []
+    assert {"README.md", "example.c", "fastbn.h", "libfastbn.a", "libfastbn.o", "selftest.c"} <= set(made.files)
+    if made.linker is None:
+        pytest.skip("no linker was found, so the object was not called; install one, such as gcc")
+    tried = list(cases.cases(interface.functions(operations, dtypes)))
+    assert faults(folder / "libfastbn.so", tried) == []
+    return made
+
+
+def test_a_library_has_the_bits_of_python(tmp_path):
+    made = check_library(tmp_path, "rms_norm")
+    assert made.nbytes < 40_000
+
+
+@pytest.mark.full
+def test_all_functions_have_the_bits_of_python(tmp_path):
+    check_library(tmp_path, *interface.OPERATIONS, dtypes=interface.DTYPES)
+    readme = (tmp_path / "README.md").read_text()
+    assert "`fastbn export --ops layer_norm rms_norm batch_norm" in readme
+    sizes = dict(re.findall(r"`fastbn_(\w+_f32)` (\d+) kB", readme))
+    assert int(sizes["layer_norm_f32"]) < 40
+
+
+def test_a_linker_that_fails_is_told_of(tmp_path):
+    bad = tmp_path / "bad-ld"
+    bad.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
+    bad.chmod(0o755)
+    target = targets.TARGETS["aarch64"]
+    with pytest.raises(ExportError, match="bad-ld cannot link for aarch64: no such luck"):
+        linkers.link(str(bad), target, tmp_path / "a.o", tmp_path / "a.so", [])

@@ -1,0 +1,54 @@
+"""Self tests of libraries for other processors, run by emulators, where these and compilers are installed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastbn._export import interface, library
+from fastbn.cli.export import LAYOUTS
+
+# Debian: gcc, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, gcc-riscv64-linux-gnu, libc6-dev-riscv64-cross, lld,
+# nodejs, qemu-user-static.
+COMPILERS = {"host": "gcc", "x86-64-v3": "gcc", "aarch64": "aarch64-linux-gnu-gcc", "riscv64": "riscv64-linux-gnu-gcc"}
+EMULATORS = {"aarch64": ("qemu-aarch64-static", "qemu-aarch64"), "riscv64": ("qemu-riscv64-static", "qemu-riscv64")}
+
+
+def needed(*names):
+    """The path of one of these programs."""
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"{names[0]} is not installed, so nothing is known of this target")
+    return path
+
+
+def make(folder, target, **more):
+    return library.export(library.Order(interface.OPERATIONS, interface.DTYPES, LAYOUTS, target, folder, **more))
+
+
+def run(*words, folder):
+    done = subprocess.run([*words], cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", COMPILERS)
+def test_the_self_test_passes(target, tmp_path):
+    compiler = needed(COMPILERS[target])
+    emulator = [needed(*EMULATORS[target])] if target in EMULATORS else []
+    if target == "x86-64-v3" and "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has not what x86-64-v3 has")
+    make(tmp_path, target)
+    strict = "-std=c99", "-Wall", "-Wextra", "-Werror", "-O1"
+    run(compiler, *strict, "-static", "selftest.c", "libfastbn.a", "-o", "selftest", folder=tmp_path)
+    assert "0 of " in run(*emulator, "./selftest", folder=tmp_path)
+    run(compiler, *strict, "-static", "example.c", "libfastbn.o", "-o", "example", folder=tmp_path)
+    assert "1.82337" in run(*emulator, "./example", folder=tmp_path)
+
+
+def test_the_self_test_passes_in_webassembly(tmp_path):
+    node, made = needed("node", "nodejs"), make(tmp_path, "wasm32")
+    if made.linker is None:
+        pytest.skip("wasm-ld is not installed, so nothing is known of WebAssembly")
+    assert "0 of " in run(node, "selftest.mjs", folder=tmp_path)
