@@ -183,7 +183,8 @@ def _by_python(function: Function, sizes: tuple[int, ...], arguments: tuple[Argu
     given: dict[str, Any] = {}
     for p, a in zip(function.parameters, arguments, strict=True):
         if a.kind == "draw":
-            given[p.name] = drawn(*a.value, function.dtype.name)
+            count, seed, offset, scale = a.value
+            given[p.name] = drawn(count, seed, offset, scale, function.dtype.name)
         elif a.kind == "number":
             given[p.name] = a.value
     x, weight, bias, eps = given["x"], given.get("weight"), given.get("bias"), given["eps"]

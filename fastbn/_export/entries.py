@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-defs=false, check-untyped-defs=false
 """What C calls: pointers and numbers in, checks, the plan of the call, and a serial kernel.
 
 The plan is that of Python's calls: the arithmetic of `fastbn.engine.integers`.  A missing weight or bias of a channel
@@ -6,8 +7,8 @@ kernels without them.
 """
 
 import numpy as np
-from numba.extending import register_jitable
 
+from fastbn._compiled import steps  # noqa: F401 - it makes the functions of `integers` known to Numba
 from fastbn._export.memory import (
     OVERHEAD,
     array,
@@ -28,9 +29,6 @@ from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.jit import tile
 
 OK, NULL, SIZE, OVERLAP, SETTING, FEW = range(6)  # what entries return
-
-for _function in (runs.pieces, *(f for f in vars(integers).values() if hasattr(f, "__code__"))):
-    register_jitable(error_model="numpy", nogil=True)(_function)
 
 _runs_forward, _runs_scale = tile(runs.forward.serial.py_func), tile(runs.scale.serial.py_func)
 _columns_forward, _columns_scale = tile(columns.forward.serial.py_func), tile(columns.scale.serial.py_func)

@@ -67,12 +67,13 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
     contents: dict[str, str | bytes] = {"libfastbn.o": whole, "libfastbn.a": archive.archive(members)}
     contents |= {"fastbn.h": header.header(functions), "example.c": texts.example(functions[0])}
     if target.is_wasm:
-        contents["selftest.mjs"], contents["selftest.json"] = selftest.in_javascript(tried)
+        program, data = selftest.in_javascript(tried)
+        contents |= {"selftest.mjs": program, "selftest.json": data}
     else:
         contents["selftest.c"] = selftest.in_c(tried)
     order.folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        _write(order.folder / name, content)
+    for name, text in contents.items():
+        _write(order.folder / name, text)
     if linker is not None:
         shared = "libfastbn.wasm" if target.is_wasm else "libfastbn.so"
         linkers.link(linker, target, order.folder / "libfastbn.o", order.folder / shared, selftest.names(functions))

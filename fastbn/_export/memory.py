@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-defs=false, check-untyped-defs=false
 """Pointers as C passes them: NULL, overlaps, and a call's working memory, of which kernels are given theirs."""
 
 from llvmlite import ir
