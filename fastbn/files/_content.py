@@ -130,7 +130,7 @@ def _dtype(values: dict[str, Array]) -> np.dtype[Any]:
 
 def filled(layer: Layer, values: dict[str, Array], name: str) -> Layer:
     """The layer with these arrays, in evaluation mode."""
-    own = layer.state_dict()
+    own = layer._state()
     state = {role: value for role, value in values.items() if role != "num_batches_tracked"}
     if "weight" in own and "weight" not in state:
         state["weight"] = np.ones_like(own["weight"])

@@ -160,11 +160,13 @@ class File:
         chosen = _chosen(kinds, [*norms, *unknown])
         result: dict[str, Layer] = {}
         for name, norm in norms.items():
-            told = replace(
-                norm,
-                axis=norm.axis if axis is None else axis,
-                eps=eps if eps is not None and norm.eps_assumed else norm.eps,
-            )
+            told = norm
+            if axis is not None or (eps is not None and norm.eps_assumed):
+                told = replace(
+                    norm,
+                    axis=norm.axis if axis is None else axis,
+                    eps=eps if eps is not None and norm.eps_assumed else norm.eps,
+                )
             if name in chosen:
                 result[name] = _made(chosen[name], norm.shape, name, values_of(norm, self.arrays, name))
             elif told.eps is not None or told.kind == "rms":

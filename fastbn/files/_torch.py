@@ -189,11 +189,22 @@ def _content(source: Source, value: Any) -> Content:
     return Content("torch", entries, lambda: find(entries, PLAIN))
 
 
+def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    expected = 1
+    for n, step in zip(reversed(shape), reversed(stride), strict=True):
+        if n != 1 and step != expected:
+            return False
+        expected *= n
+    return True
+
+
 def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...]) -> Entry:
     what, storage = f"tensor {name[:200]!r}", tensor.storage
     shape = shape_of(source, tensor.shape, what)
     stride = shape_of(source, tensor.stride, f"the stride of {what}")  # a negative stride is refused here
-    (offset,) = shape_of(source, [tensor.offset], f"the offset of {what}")
+    offset = tensor.offset
+    if type(offset) is not int or not 0 <= offset < 1 << 62:
+        source.bad(f"the offset of {what} is {str(offset)[:80]}; expected an integer of at least 0")
     dtype = tensor.dtype or storage.dtype
     if dtype is None:
         source.bad(f"{what} has a dtype that NumPy has none for")
@@ -209,9 +220,7 @@ def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...
         source.bad(
             f"{what} has {count} elements over a storage of {held}; expected no more than {_LARGEST_EXPANDED} bytes"
         )
-    dense = count == 0 or all(
-        n == 1 or step == prod(shape[k + 1 :]) for k, (n, step) in enumerate(zip(shape, stride, strict=True))
-    )
+    dense = count == 0 or _is_dense(shape, stride)
     place = storage.place + offset * item
     source.check(place, extent * item, what)
 

@@ -46,11 +46,12 @@ def accept(own: dict[str, Array], state: Any, prefix: Any, strict: bool, layer: 
     if strict and keys.unexpected_keys:
         problems.append(f"unexpected keys: {', '.join(keys.unexpected_keys)}")
     values = {}
-    for name, key in given.items():
-        try:
-            values[name] = _converted(arguments.ndarray(state[key], key), key, own[name])
-        except ValueError as error:
-            problems.append(str(error))
+    with quiet():  # a number that leaves the type's range shows in the layer
+        for name, key in given.items():
+            try:
+                values[name] = _converted(arguments.ndarray(state[key], key), key, own[name])
+            except ValueError as error:
+                problems.append(str(error))
     if problems:
         raise ValueError("\n  ".join([f"cannot load the state into {layer}:", *problems]))
     return Accepted(values, keys)
@@ -80,8 +81,7 @@ def _converted(value: Array, key: str, like: Array) -> Array:
         raise ValueError(f"dtype of {key}: {value.dtype} in the state, {like.dtype} in the layer{bits}")
     if like.dtype.kind == "i" and value.dtype.kind not in "biu":
         return _counted(value, key)
-    with quiet():  # a number that leaves the type's range shows in the layer
-        return np.array(value, like.dtype, order="C")
+    return np.array(value, like.dtype, order="C")
 
 
 def _counted(value: Array, key: str) -> Array:
