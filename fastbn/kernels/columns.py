@@ -10,19 +10,26 @@ columns and all rows; column c has weight number c // repeat, or every row has i
     layer norm, channels first        (N, C, S)      span 1, a weight a row
 
 Narrow rows are taken `fold` at a time, as one row of fold*width columns (the last one may be shorter); a group then
-gathers the columns that stand for the same channel.  `view` is (rows, width, fold, span, repeat, weights, panel,
-piece): `forward` and `backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `scale`,
-one after the other, work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order
-either way, so which one is taken makes no difference to any bit.
+gathers the columns that stand for the same channel.  All this stands in `view` (`plans.Columns`).  `forward` and
+`backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `scale`, one after the other,
+work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order either way, so which
+one is taken makes no difference to any bit.
+
+Most functions take a `Panel`, the columns that they work on, with what is kept for each of these in arrays of float64,
+or of the type computed in.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.plans import Columns, ColumnsBackward, ColumnsForward, ColumnsScale, named, read
 from fastbn.kernels.runs import (
     FAR,
-    NOTHING,
+    NO_EXTRAS,
+    NO_GRADIENT_EXTRAS,
     beginnings,
     completed,
     hold,
@@ -58,48 +65,84 @@ MANY = 128  # columns, of which it pays to take some on their own so that the ot
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
+class Panel(NamedTuple):
+    """n columns of a block from column `first` on, `lead` of which come before a cache line, if that pays."""
+
+    block: int
+    first: int
+    n: int
+    lead: int
+
+
+class Rows(NamedTuple):
+    """The folded rows `begin` to `end`: those before `whole` are full, one after them has `rest` columns."""
+
+    begin: int
+    end: int
+    whole: int
+    rest: int
+
+
 @tile
 def _part(view, p, parts):
-    """The folded rows r0 to r1 of one of so many parts of about the same size; see `_piece`."""
-    rows, _, fold, _, _, _, _, _ = view
-    folded = (rows + fold - 1) // fold
+    """The folded rows of one of so many parts of about the same size."""
+    folded = (view.rows + view.fold - 1) // view.fold
     return _rows(view, folded * p // parts, folded * (p + 1) // parts)
 
 
 @tile
 def _piece(view, p):
-    """The folded rows r0 to r1 of piece p; those before `whole` are full, one after them has `rest` columns."""
-    rows, _, fold, _, _, _, _, piece = view
-    return _rows(view, p * piece, min((p + 1) * piece, (rows + fold - 1) // fold))
+    """The folded rows of piece p."""
+    return _rows(view, p * view.piece, min((p + 1) * view.piece, (view.rows + view.fold - 1) // view.fold))
 
 
 @tile
-def _rows(view, r0, r1):
-    rows, width, fold, _, _, _, _, _ = view
-    whole = min(r1, rows // fold)
-    return r0, r1, whole, (rows - whole * fold) * width
+def _rows(view, begin, end):
+    whole = min(end, view.rows // view.fold)
+    return Rows(begin, end, whole, (view.rows - whole * view.fold) * view.width)
 
 
 @tile
-def _run(view, block, span, c0, n, r):
-    """Where n columns from c0 on of row r of some begin, see `_piece`, and how many of them there are, if any."""
-    rows, width, fold, _, _, _, _, _ = view
-    _, _, whole, rest = span
-    return block * rows * width + r * width * fold + c0, n if r < whole else min(rest - c0, n)
+def _start(view, panel, r):
+    """Where folded row r of the panel begins in x."""
+    return (panel.block * view.rows + r * view.fold) * view.width + panel.first
+
+
+@tile
+def _there(panel, rows, r, c, n):
+    """How many of n columns of a panel, from its column c on, there are in folded row r, if any."""
+    return n if r < rows.whole else min(rows.rest - panel.first - c, n)
 
 
 @tile
 def _counts(view):
     """Pieces and panels of a block."""
-    rows, width, fold, _, _, _, panel, piece = view
-    return ((rows + fold - 1) // fold + piece - 1) // piece, (width * fold + panel - 1) // panel
+    folded = (view.rows + view.fold - 1) // view.fold
+    return (folded + view.piece - 1) // view.piece, (view.width * view.fold + view.panel - 1) // view.panel
 
 
 @tile
-def _panel(view, k):
-    """The columns c0 to c1 of panel k."""
-    _, width, fold, _, _, _, panel, _ = view
-    return k * panel, min((k + 1) * panel, width * fold)
+def _whole_block(x, view, block):
+    """All columns of a block."""
+    return _with_lead(x, view, block, 0, view.width * view.fold)
+
+
+@tile
+def _panel(x, view, block, k):
+    """The k-th panel of a block."""
+    first = k * view.panel
+    return _with_lead(x, view, block, first, min(first + view.panel, view.width * view.fold) - first)
+
+
+@tile
+def _with_lead(x, view, block, first, n):
+    """n columns from `first` on; `lead`: those before a cache line, if that is the same in all rows, else 0; under 16.
+
+    Loads across two lines take twice the time; and for a column, it makes no difference in which lane it is.
+    """
+    i = block * view.rows * view.width + first
+    lead = gap(x, i)
+    return Panel(block, first, n, lead % LANES if n >= MANY and lead == gap(x, i + view.width * view.fold) else 0)
 
 
 def apart(n):
@@ -114,18 +157,6 @@ _apart = tile(apart)
 def _array(columns, n, k):
     """The k-th of such arrays."""
     return advance(columns, k * _apart(n))
-
-
-@tile
-def _lead(x, view, block, c0, n):
-    """How many of n columns from c0 on come before a cache line, if that is the same in all rows, else 0; under 16.
-
-    Loads across two lines take twice the time; and for a column, it makes no difference in which lane it is.
-    """
-    rows, width, fold, _, _, _, _, _ = view
-    i = block * rows * width + c0
-    lead = gap(x, i)
-    return lead % LANES if n >= MANY and lead == gap(x, i + width * fold) else 0
 
 
 @tile
@@ -144,13 +175,13 @@ def _repeat(columns, own, n):
 @tile
 def _repeats(view, n):
     """Whether n columns are whole rows, of which a run may be made."""
-    return n == view[1] * view[2] and n >= 2 * LANES
+    return n == view.width * view.fold and n >= 2 * LANES
 
 
 @tile
 def _far(view):
     """Whether a block is more than a core's own cache holds."""
-    return view[0] * view[1] >= FAR
+    return view.rows * view.width >= FAR
 
 
 @tile
@@ -160,8 +191,9 @@ def _add(own, sums, n):
 
 
 @tile
-def _keep(sums, u, n, s, q):
-    """Put the sums of piece u where they are wanted."""
+def _put(sums, u, n, own):
+    """Put the two sums of piece u of so many columns where those of all pieces are."""
+    s, q = own
     for c in range(n):
         sums[u * 2 * n + c] = s[c]
     for c in range(n):
@@ -172,6 +204,15 @@ def _keep(sums, u, n, s, q):
 def _clear(sums, n):
     for c in range(n):
         sums[c] = 0.0
+
+
+@tile
+def _collect(sums, first, pieces, width, own, n):
+    """`own`, two sums, plus those of n columns of some pieces; sums: from these columns on, `width` columns a piece."""
+    for p in range(first, first + pieces):
+        piece = advance(sums, p * 2 * width)
+        _add(own[0], piece, n)
+        _add(own[1], advance(piece, width), n)
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
@@ -189,10 +230,10 @@ def _medians(x, i, j, k, n, shift):
 
 
 @tile
-def _shifts(x, where, view, block, c0, n, centered, shift, narrow_shift):
-    """For n columns from c0 on an element of the column's group, or zero, in float64 and as computed with."""
-    rows, width, _, span, _, _, _, _ = view
-    own, i = min(n, width), block * rows * width + c0
+def _shifts(x, where, view, panel, centered, shift, narrow_shift):
+    """For every column an element of the column's group, or zero, in float64 and as computed with."""
+    rows, width, span, n = view.rows, view.width, view.span, panel.n
+    own, i = min(n, width), panel.block * rows * width + panel.first
     if not centered:
         _clear(shift, own)
     elif span == 1 and where is None:
@@ -212,18 +253,16 @@ def _shifts(x, where, view, block, c0, n, centered, shift, narrow_shift):
 
 
 @tile
-def _sums(x, where, view, block, p, c0, n, lead, shift, s, q):
-    rows, width, fold, _, _, _, _, _ = view
-    stride = width * fold
-    r0, r1, whole, rest = _piece(view, p)
-    _clear(s, n)
-    _clear(q, n)
-    i = block * rows * width + r0 * stride + c0
-    add_moments(x, where, i, stride, whole - r0, n, shift, s, q, lead, _far(view))
-    if whole < r1 and rest > c0:
-        m = min(rest - c0, n)
-        i += (whole - r0) * stride
-        add_moments(x, where, i, stride, r1 - whole, m, shift, s, q, min(lead, m), False)
+def _sums(x, where, view, panel, rows, shift, sums):
+    stride, lead = view.width * view.fold, panel.lead
+    _clear(sums[0], panel.n)
+    _clear(sums[1], panel.n)
+    full = _start(view, panel, rows.begin), stride, rows.whole - rows.begin, panel.n
+    add_moments(x, where, full, shift, sums, lead, _far(view))
+    if rows.whole < rows.end and rows.rest > panel.first:
+        m = min(rows.rest - panel.first, panel.n)
+        last = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
+        add_moments(x, where, last, shift, sums, min(lead, m), False)
 
 
 @tile
@@ -236,18 +275,22 @@ def _doubtful(s, q, n, terms, centered):
 
 
 @tile
-def _reduce(x, where, view, block, p, c0, n, lead, centered, in_float64, shift, narrow_shift, s, q):
-    """The sums of d and d^2 down n columns of one piece, from c0 on; the shifts come in both types."""
-    r0, r1, _, _ = _piece(view, p)
-    terms = r1 - r0
-    if not narrow(x) or terms * view[2] * view[3] < FEW or in_float64 or where is not None:
-        _sums(x, where, view, block, p, c0, n, lead, shift, s, q)
+def _reduce(x, where, view, panel, rows, how, shifts, sums):
+    """The sums of d and d^2 down the columns of a panel in some rows.
+
+    how: whether groups are centered, and whether all is summed in float64.  shifts: in float64, and as computed with.
+    sums: where to put both.
+    """
+    (centered, in_float64), (shift, narrow_shift), (s, q) = how, shifts, sums
+    n, terms = panel.n, rows.end - rows.begin
+    if not narrow(x) or terms * view.fold * view.span < FEW or in_float64 or where is not None:
+        _sums(x, where, view, panel, rows, shift, sums)
         return
-    _sums(x, where, view, block, p, c0, n, lead, narrow_shift, s, q)
+    _sums(x, where, view, panel, rows, narrow_shift, sums)
     if _doubtful(s, q, n, terms, centered):
         scratch = np.empty(2 * n)
         exact_s, exact_q = address(scratch), advance(address(scratch), n)
-        _sums(x, where, view, block, p, c0, n, lead, shift, exact_s, exact_q)
+        _sums(x, where, view, panel, rows, shift, (exact_s, exact_q))
         for c in range(n):
             if not trusted(s[c], q[c], terms, centered):
                 s[c], q[c] = exact_s[c], exact_q[c]
@@ -280,37 +323,37 @@ def _gather(sums, n, length):
 
 
 @tile
-def _finish(view, block, c0, n, shift, s, q, counts, centered, mean, var):
-    """Mean and variance of the groups in n columns from c0 on; the sums are used up."""
-    rows, width, _, span, _, _, _, _ = view
-    own, first = min(n, width), (block * width + c0) // span
-    for sums in (s, q):
-        _fold(sums, own, n)
-        _gather(sums, own, span)
+def _finish(view, panel, shift, sums, counts, centered, mean, var):
+    """Mean and variance of the groups in a panel; the sums are used up."""
+    width, span = view.width, view.span
+    own, first = min(panel.n, width), (panel.block * width + panel.first) // span
+    for some in sums:
+        _fold(some, own, panel.n)
+        _gather(some, own, span)
     if span > 1:
         for g in range(own // span):
             shift[g] = shift[g * span]
     for g in range(own // span):
-        terms = pick(counts, first + g, np.float64(rows * span))
-        mean[first + g], var[first + g] = statistics(shift[g], s[g], q[g], terms, centered)
+        terms = pick(counts, first + g, np.float64(view.rows * span))
+        mean[first + g], var[first + g] = statistics(shift[g], sums[0][g], sums[1][g], terms, centered)
 
 
 @tile
-def _want(view, block, c0, n, var, roots, eps, wanted):
-    """Variances, or rstd, of the groups in n columns from c0 on; `wanted` may be `var` itself."""
-    _, width, _, span, _, _, _, _ = view
-    first = (block * width + c0) // span
-    for g in range(first, first + min(n, width) // span):
+def _want(view, panel, var, roots, eps, wanted):
+    """Variances, or rstd, of the groups in a panel; `wanted` may be `var` itself."""
+    width, span = view.width, view.span
+    first = (panel.block * width + panel.first) // span
+    for g in range(first, first + min(panel.n, width) // span):
         wanted[g] = rooted(var[g], eps) if roots else var[g]
 
 
 @tile
-def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
-    """What `normalize` takes for n columns from c0 on, three arrays; eps None: `var` is rstd; mean None: zeros."""
-    _, width, _, span, repeat, _, _, _ = view
+def _coefficients(view, panel, w, b, eps, mean, var, columns):
+    """What `normalize` takes for a panel, three arrays; eps None: `var` is rstd; mean None: zeros."""
+    width, span, repeat, n = view.width, view.span, view.repeat, panel.n
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
     own = min(n, width)
-    g, i = (block * width + c0) // span, c0 // repeat
+    g, i = (panel.block * width + panel.first) // span, panel.first // repeat
     if span == 1:  # one loop at a time: LLVM makes vectors of these
         for c in range(own):
             m, scale = pick(mean, g + c, 0.0), rooted(pick(var, g + c, 1.0), eps) * pick(w, i + c, 1.0)
@@ -334,65 +377,56 @@ def _coefficients(view, block, c0, n, w, b, eps, mean, var, columns):
 
 
 @tile
-def _apply(x, y, view, block, span, c0, n, lead, hi, a, t, rw, rb, more, past_cache):
-    """Normalize n columns from c0 on of some rows, see `_piece`; rw, rb: a weight and bias a row, or None."""
-    rows, width, _, _, _, _, _, _ = view
-    r0, r1, whole, rest = span
-    if past_cache and rw is None and rb is None and _repeats(view, n) and r1 > r0:
-        i = block * rows * width + r0 * n
-        m = (whole - r0) * n + (rest if whole < r1 else 0)
-        normalize(x, y, i, m, hi, a, t, None, None, 0, more, past_cache, n)
+def _apply(x, y, view, panel, rows, of, extras, past_cache):
+    """Normalize a panel in some rows; of: hi, a and t, one a column, and a weight and bias a row, or None each."""
+    (hi, a, t, rw, rb), n = of, panel.n
+    if past_cache and rw is None and rb is None and _repeats(view, n) and rows.end > rows.begin:
+        m = (rows.whole - rows.begin) * n + (rows.rest if rows.whole < rows.end else 0)
+        run = _start(view, panel, rows.begin), m, 0
+        normalize(x, y, run, (hi, a, t, None, None), extras, past_cache, n)
         return
     at_once = n if past_cache else AT_ONCE
     for c in range(0, n, at_once):
-        for r in range(r0, r1):
-            i, m = _run(view, block, span, c0 + c, min(at_once, n - c), r)
+        some = min(at_once, n - c)
+        for r in range(rows.begin, rows.end):
+            m = _there(panel, rows, r, c, some)
             own = advance(hi, c), advance(a, c), advance(t, c), of_row(rw, r), of_row(rb, r)
-            normalize(x, y, i, m, *own, 0, more, past_cache, None, min(lead, m))
-
-
-@tile
-def _geometry(plan):
-    """The eight of `view`, with which a plan begins."""
-    return plan[0], plan[1], plan[2], plan[3], plan[4], plan[5], plan[6], plan[7]
+            run = _start(view, panel, r) + c, m, 0
+            normalize(x, y, run, own, extras, past_cache, None, min(panel.lead, m))
 
 
 @driver
-def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
-    """y, mean and variance of x (flat arrays), a panel a unit.
+def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, extras):
+    """y, mean and variance of x (flat arrays), each work item being one panel.
 
-    plan: int64, the eight of `view`, the number of units, whether groups are centered, whether `var` takes rstd,
-    `past_cache`.
+    plan: the numbers of `Columns` and `ColumnsForward`.
     w, b: a weight and bias a channel, rw, rb: a row, or None.  mean, var: float64 (blocks * groups,).  like: any array
-    of the type computed in.  rest: None, or as in `runs.forward`.
+    of the type computed in.  extras: None, or as in `runs.forward`.
     """
-    for unit in prange(plan[8]):
-        view, centered, past_cache = _geometry(plan), plan[9], plan[11]
+    for unit in prange(read(plan, Columns, ColumnsForward)[1].units):
+        view, how = read(plan, Columns, ColumnsForward)
         pieces, panels = _counts(view)
-        residual, activation, where, dy, counts, _ = either(rest, (None, None, None, None, None, None))
-        also = beginnings((residual, activation, where, dy))
-        px, py, pw, pb, prw, prb = address(x), address(y), address(w), address(b), address(rw), address(rb)
-        pm, pv = address(mean), address(var)
-        block = unit // panels
-        c0, c1 = _panel(view, unit % panels)
-        n = c1 - c0
+        residual, activation, where, dy, counts, _ = either(extras, NO_EXTRAS)
+        of_elements = beginnings((residual, activation, where, dy))
+        px, py, pm, pv = address(x), address(y), address(mean), address(var)
+        panel = _panel(px, view, unit // panels, unit % panels)
+        n, in_half = panel.n, (how.centered, False)
         scratch, columns = np.empty(5 * _apart(n)), np.empty(3 * _apart(n) + LANES, like.dtype)
-        lead = _lead(px, view, block, c0, n)
-        shift, hi = _begin(scratch, lead), _begin(columns, lead)
-        s, q, ps, pq = _array(shift, n, 1), _array(shift, n, 2), _array(shift, n, 3), _array(shift, n, 4)
-        a, t = _array(hi, n, 1), _array(hi, n, 2)
-        _shifts(px, also[2], view, block, c0, n, centered, shift, hi)
+        shift, hi = _begin(scratch, panel.lead), _begin(columns, panel.lead)
+        sums, of_piece = (_array(shift, n, 1), _array(shift, n, 2)), (_array(shift, n, 3), _array(shift, n, 4))
+        _shifts(px, of_elements[2], view, panel, how.centered, shift, hi)
         for p in range(pieces):
-            own_s, own_q = (ps, pq) if p > 0 else (s, q)
-            _reduce(px, also[2], view, block, p, c0, n, lead, centered, False, shift, hi, own_s, own_q)
+            own = of_piece if p > 0 else sums
+            _reduce(px, of_elements[2], view, panel, _piece(view, p), in_half, (shift, hi), own)
             if p > 0:
-                _add(s, ps, n)
-                _add(q, pq, n)
-        _finish(view, block, c0, n, shift, s, q, address(counts), centered, pm, pv)
-        _coefficients(view, block, c0, n, pw, pb, eps, pm, pv, hi)
-        _want(view, block, c0, n, pv, plan[10], eps, pv)
+                _add(sums[0], own[0], n)
+                _add(sums[1], own[1], n)
+        _finish(view, panel, shift, sums, address(counts), how.centered, pm, pv)
+        _coefficients(view, panel, address(w), address(b), eps, pm, pv, hi)
+        _want(view, panel, pv, how.rooted, eps, pv)
+        of = hi, _array(hi, n, 1), _array(hi, n, 2), address(rw), address(rb)
         for p in range(pieces - 1, -1, -1):
-            _apply(px, py, view, block, _piece(view, p), c0, n, lead, hi, a, t, prw, prb, also, past_cache)
+            _apply(px, py, view, panel, _piece(view, p), of, of_elements, how.past_cache)
         hold(scratch)
         hold(columns)
 
@@ -400,70 +434,64 @@ def forward(plan, x, y, w, b, rw, rb, eps, mean, var, like, rest):
 @driver
 def reduce(units, x, where, view, centered, in_float64, sums, like):
     """The sums of every piece: float64 (pieces of all blocks * 2 * columns,)."""
-    pieces, _ = _counts(view)
-    n = view[1] * view[2]
     for u in prange(units):
-        scratch, columns = np.empty(3 * _apart(n)), np.empty(_apart(n), like.dtype)
-        px, pwhere, block = address(x), address(where), u // pieces
-        lead = _lead(px, view, block, 0, n)
-        shift, narrow_shift = _begin(scratch, lead), _begin(columns, lead)
-        s, q = _array(shift, n, 1), _array(shift, n, 2)
-        _shifts(px, pwhere, view, block, 0, n, centered, shift, narrow_shift)
-        _reduce(px, pwhere, view, block, u % pieces, 0, n, lead, centered, in_float64, shift, narrow_shift, s, q)
-        _keep(address(sums), u, n, s, q)
+        columns = named(view, Columns)
+        pieces, n, px, pwhere = _counts(columns)[0], columns.width * columns.fold, address(x), address(where)
+        panel = _whole_block(px, columns, u // pieces)
+        scratch, narrow_scratch = np.empty(3 * _apart(n)), np.empty(_apart(n), like.dtype)
+        shift, narrow_shift = _begin(scratch, panel.lead), _begin(narrow_scratch, panel.lead)
+        own, how = (_array(shift, n, 1), _array(shift, n, 2)), (centered, in_float64)
+        _shifts(px, pwhere, columns, panel, centered, shift, narrow_shift)
+        _reduce(px, pwhere, columns, panel, _piece(columns, u % pieces), how, (shift, narrow_shift), own)
+        _put(address(sums), u, n, own)
         hold(scratch)
-        hold(columns)
+        hold(narrow_scratch)
 
 
 @driver
 def shifts(units, x, where, view, shift):
-    """What the sums of every column are about: float64 (blocks * columns,); a block a unit."""
-    n = view[1] * view[2]
+    """What the sums of every column are about: float64 (blocks * columns,), each work item being one block."""
     for block in prange(units):
-        own = advance(address(shift), block * n)
-        _shifts(address(x), address(where), view, block, 0, n, True, own, own)
+        columns = named(view, Columns)
+        panel = _whole_block(address(x), columns, block)
+        own = advance(address(shift), block * panel.n)
+        _shifts(address(x), address(where), columns, panel, True, own, own)
 
 
 @driver
 def finish(units, x, where, view, centered, sums, counts, mean, var, roots, eps, wanted):
-    """Mean and variance from the sums of the pieces, a panel a unit; wanted: takes the variance, or rstd if `roots`."""
-    pieces, panels = _counts(view)
-    columns = view[1] * view[2]
+    """Mean and variance from the sums of the pieces, panel by panel; wanted: takes the variance, or rstd if `roots`."""
     for unit in prange(units):
-        block = unit // panels
-        c0, c1 = _panel(view, unit % panels)
-        n = c1 - c0
+        columns, px, pv = named(view, Columns), address(x), address(var)
+        pieces, panels = _counts(columns)
+        panel = _panel(px, columns, unit // panels, unit % panels)
+        n, width = panel.n, columns.width * columns.fold
         scratch = np.zeros(3 * n)
         shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        _shifts(address(x), address(where), view, block, c0, n, centered, shift, shift)
-        for p in range(block * pieces, (block + 1) * pieces):
-            piece = advance(address(sums), p * 2 * columns + c0)
-            _add(s, piece, n)
-            _add(q, advance(piece, columns), n)
-        _finish(view, block, c0, n, shift, s, q, address(counts), centered, address(mean), address(var))
-        _want(view, block, c0, n, address(var), roots, eps, address(wanted))
+        _shifts(px, address(where), columns, panel, centered, shift, shift)
+        _collect(advance(address(sums), panel.first), panel.block * pieces, pieces, width, (s, q), n)
+        _finish(columns, panel, shift, (s, q), address(counts), centered, address(mean), pv)
+        _want(columns, panel, pv, roots, eps, address(wanted))
         hold(scratch)
 
 
 @driver
-def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
+def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, of_elements):
     """y from given mean and variance, float32 or float64, one a group; eps None: `var` is rstd.
 
-    plan: int64, the eight of `view`, the number of units, of threads, the parts of a block, `past_cache`.  A unit is a
-    part.
+    plan: the numbers of `Columns` and `ColumnsScale`.  A work item is a part of a block.
     """
-    for u in prange(plan[8]):
-        view, parts, past_cache = _geometry(plan), plan[10], plan[11]
-        k = last_first(u, plan[8], plan[9])
-        block, part = k // parts, k % parts
-        n = view[1] * view[2]
+    for u in prange(read(plan, Columns, ColumnsScale)[1].units):
+        view, how = read(plan, Columns, ColumnsScale)
+        k = last_first(u, how.units, how.threads)
+        panel = _whole_block(address(x), view, k // how.parts)
+        n = panel.n
         scratch = np.empty(3 * _apart(n) + LANES, like.dtype)
-        lead = _lead(address(x), view, block, 0, n)
-        columns = _begin(scratch, lead)
-        _coefficients(view, block, 0, n, address(w), address(b), eps, address(mean), address(var), columns)
-        rows, row, also = _part(view, part, parts), (address(rw), address(rb)), beginnings(more)
-        hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-        _apply(address(x), address(y), view, block, rows, 0, n, lead, hi, a, t, *row, also, past_cache)
+        hi = _begin(scratch, panel.lead)
+        _coefficients(view, panel, address(w), address(b), eps, address(mean), address(var), hi)
+        of = hi, _array(hi, n, 1), _array(hi, n, 2), address(rw), address(rb)
+        rows = _part(view, k % how.parts, how.parts)
+        _apply(address(x), address(y), view, panel, rows, of, beginnings(of_elements), how.past_cache)
         hold(scratch)
 
 
@@ -471,11 +499,11 @@ def scale(plan, x, y, w, b, rw, rb, eps, mean, var, like, more):
 
 
 @tile
-def _normalized(view, block, c0, n, mean, rstd, columns):
-    """What `add_products` takes for n columns from c0 on, three arrays: hi, a and t."""
-    _, width, _, span, _, _, _, _ = view
+def _normalized(view, panel, mean, rstd, columns):
+    """What `add_products` takes for a panel, three arrays: hi, a and t."""
+    width, span, n = view.width, view.span, panel.n
     hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-    own, first = min(n, width), (block * width + c0) // span
+    own, first = min(n, width), (panel.block * width + panel.first) // span
     if span == 1:
         for c in range(own):
             a[c] = rstd[first + c]
@@ -494,50 +522,59 @@ def _normalized(view, block, c0, n, mean, rstd, columns):
 
 
 @tile
-def _reduce_back(dy, x, where, view, block, p, c0, n, lead, columns, rw, s, q):
-    """The sums of g = dy rw and g h, h normalized x, down n columns of one piece, from c0 on."""
-    rows, width, fold, _, _, _, _, _ = view
-    stride = width * fold
-    r0, r1, whole, rest = _piece(view, p)
+def _reduce_back(arrays, view, panel, rows, columns, rw, sums):
+    """The sums of g = dy rw and g h, h normalized x, down a panel in some rows; arrays: dy, x and where."""
+    stride, lead, n = view.width * view.fold, panel.lead, panel.n
+    s, q = sums
     _clear(s, n)
     _clear(q, n)
-    i = block * rows * width + r0 * stride + c0
-    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-    add_products(dy, x, where, i, stride, whole - r0, n, rw, hi, a, r0, s, q, lead, _far(view))
-    if whole < r1 and rest > c0:
-        i += (whole - r0) * stride
-        m = min(rest - c0, n)
-        add_products(dy, x, where, i, stride, r1 - whole, m, rw, hi, a, whole, s, q, min(lead, m), False)
+    of, t = (rw, columns, _array(columns, n, 1)), _array(columns, n, 2)
+    full = _start(view, panel, rows.begin), stride, rows.whole - rows.begin, n
+    add_products(arrays, full, of, rows.begin, sums, lead, _far(view))
+    if rows.whole < rows.end and rows.rest > panel.first:
+        m = min(rows.rest - panel.first, n)
+        last = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
+        add_products(arrays, last, of, rows.whole, sums, min(lead, m), False)
     for c in range(n):
         q[c] = completed(s[c], q[c], np.float64(t[c]))
 
 
 @tile
-def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grads, columns):
-    """What `gradient` takes for n columns from c0 on, and what they add to dbias and, behind it, to dweight.
+def _slopes(view, panel, sums, w, counts, centered, rstd, grads):
+    """Turn the sums into the slopes of the groups, and put what they add to dbias and, behind it, to dweight.
 
-    The sums are used up.  grads: float64, a channel each, or None.  columns: six arrays, of which `_normalized` has set
-    three.
+    grads: float64, a channel each, or None.
     """
-    rows, width, _, span, repeat, weights, _, _ = view
-    hi, v, u, wc = columns, _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
-    own, first, i = min(n, width), (block * width + c0) // span, c0 // repeat
-    channels, groups = own // repeat, own // span
-    for sums in (s, q):
-        _fold(sums, own, n)
-        _gather(sums, own, repeat)
+    width, span, repeat = view.width, view.span, view.repeat
+    own, first, i = min(panel.n, width), (panel.block * width + panel.first) // span, panel.first // repeat
+    s, q = sums
+    for some in sums:
+        _fold(some, own, panel.n)
+        _gather(some, own, repeat)
     if grads is not None:
-        for c in range(channels):
+        for c in range(own // repeat):
             grads[i + c] = s[c]
-        for c in range(channels):
-            grads[weights + i + c] = q[c]
-    for sums in (s, q):
-        for c in range(channels):
-            sums[c] *= pick(w, i + c, 1.0)
-        _gather(sums, channels, span // repeat)
-    for g in range(groups):
-        terms = pick(counts, first + g, np.float64(rows * span))
+        for c in range(own // repeat):
+            grads[view.weights + i + c] = q[c]
+    for some in sums:
+        for c in range(own // repeat):
+            some[c] *= pick(w, i + c, 1.0)
+        _gather(some, own // repeat, span // repeat)
+    for g in range(own // span):
+        terms = pick(counts, first + g, np.float64(view.rows * span))
         s[g], q[g] = slopes(s[g], q[g], terms, rstd[first + g], centered)
+
+
+@tile
+def _coefficients_back(view, panel, of_groups, w, mean, columns):
+    """What `gradient` takes for a panel; columns: six arrays, of which `_normalized` has set three.
+
+    of_groups: slopes.
+    """
+    width, span, repeat, n = view.width, view.span, view.repeat, panel.n
+    hi, v, u, wc = columns, _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
+    own, first, i = min(n, width), (panel.block * width + panel.first) // span, panel.first // repeat
+    s, q = of_groups
     if span == 1:
         for c in range(own):
             u[c] = q[c]
@@ -546,11 +583,11 @@ def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grad
         for c in range(own):
             wc[c] = pick(w, i + c, 1.0)
     else:
-        for g in range(groups):
+        for g in range(own // span):
             rest = s[g] - (mean[first + g] - np.float64(hi[g * span])) * q[g]
             for c in range(g * span, (g + 1) * span):
                 u[c], v[c] = q[g], rest
-        for k in range(channels):
+        for k in range(own // repeat):
             weight = pick(w, i + k, 1.0)
             for c in range(k * repeat, (k + 1) * repeat):
                 wc[c] = weight
@@ -559,92 +596,93 @@ def _finish_back(view, block, c0, n, s, q, w, counts, centered, mean, rstd, grad
 
 
 @tile
-def _apply_back(dy, x, dx, view, block, p, c0, n, lead, columns, rw, row_grads, more, past_cache):
-    """The gradient of n columns from c0 on of one piece, and what its rows add to dbias and, behind it, to dweight.
+def _gradients_of_rows(arrays, view, panel, rows, columns, row_grads):
+    """What some rows of a panel add to dbias and, behind it, to dweight, float64, a row each, or None.
 
-    row_grads: float64, a row each, or None.
+    arrays: dy, x and where.
     """
-    rows, width, _, _, _, _, _, _ = view
-    hi, a, t = columns, _array(columns, n, 1), _array(columns, n, 2)
-    v, u, w = _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
-    span = _piece(view, p)
-    r0, r1, whole, rest = span
-    if past_cache and rw is None and row_grads is None and _repeats(view, n):
-        i = block * rows * width + r0 * n
-        m = (whole - r0) * n + (rest if whole < r1 else 0)
-        gradient(dy, x, dx, i, m, hi, u, v, a, w, 0, more, past_cache, n)
-        return
     if row_grads is not None:
-        for r in range(r0, r1):
-            i, m = _run(view, block, span, c0, n, r)
-            s, q = products(dy, x, more[1], i, m, None, hi, a, t, 0, splat64(0.0), splat64(0.0), 0)
-            row_grads[r], row_grads[rows + r] = total(s), total(q)
+        n = panel.n
+        of, zeros = (None, columns, _array(columns, n, 1), _array(columns, n, 2)), (splat64(0.0), splat64(0.0))
+        for r in range(rows.begin, rows.end):
+            s, q = products(arrays, _start(view, panel, r), _there(panel, rows, r, 0, n), of, 0, zeros, 0)
+            row_grads[r], row_grads[view.rows + r] = total(s), total(q)
+
+
+@tile
+def _apply_back(arrays, view, panel, rows, columns, rw, extras, past_cache):
+    """The gradient of a panel in some rows; arrays: dy, x and dx; rw: a weight a row, or None."""
+    hi, a, n = columns, _array(columns, panel.n, 1), panel.n
+    v, u, w = _array(columns, n, 3), _array(columns, n, 4), _array(columns, n, 5)
+    if past_cache and rw is None and _repeats(view, n):
+        m = (rows.whole - rows.begin) * n + (rows.rest if rows.whole < rows.end else 0)
+        gradient(arrays, (_start(view, panel, rows.begin), m, 0), (hi, u, v, a, w), extras, past_cache, n)
+        return
     at_once = n if past_cache else AT_ONCE
     for c in range(0, n, at_once):
-        for r in range(r0, r1):
-            i, m = _run(view, block, span, c0 + c, min(at_once, n - c), r)
-            own = advance(hi, c), advance(u, c), advance(v, c), advance(a, c)
-            weight = either(of_row(rw, r), advance(w, c))
-            gradient(dy, x, dx, i, m, *own, weight, 0, more, past_cache, None, min(lead, m))
+        some = min(at_once, n - c)
+        for r in range(rows.begin, rows.end):
+            m, weight = _there(panel, rows, r, c, some), either(of_row(rw, r), advance(w, c))
+            of = advance(hi, c), advance(u, c), advance(v, c), advance(a, c), weight
+            gradient(arrays, (_start(view, panel, r) + c, m, 0), of, extras, past_cache, None, min(panel.lead, m))
 
 
 @tile
-def _prepare(view, block, c0, n, w, b, mean, rstd, given, columns):
-    """What `_differentiate` takes, three arrays, if it is to do anything."""
+def _prepare(view, panel, affine, mean, rstd, given, columns):
+    """What `_differentiate` takes, three arrays, if it is to do anything; affine: a weight and a bias a channel."""
     if given is not None:
-        _coefficients(view, block, c0, n, w, address(b), None, mean, rstd, columns)
+        _coefficients(view, panel, affine[0], address(affine[1]), None, mean, rstd, columns)
 
 
 @tile
-def _differentiate(dy, x, view, block, p, c0, n, lead, hi, rw, chain, given):
-    """Compute dy of n columns of a piece, the gradient of what is normalized, from that of the activation's result.
+def _differentiate(arrays, view, panel, rows, hi, rw, chain, given):
+    """Compute dy of a panel in some rows, the gradient of what is normalized, from that of the activation's result.
 
-    given: that gradient, or None where dy is there already; chain: a bias a channel and a row, residual, packed
-    activation and where, or None each.
+    arrays: dy and x.  chain: a bias a channel and a row, residual, packed activation and where, or None each.  given:
+    that gradient, or None where dy is there already.
     """
     if given is not None:
-        _, rb, residual, activation, where = chain
-        also = beginnings((residual, activation, where, given))
-        rest = _array(hi, n, 1), _array(hi, n, 2), rw, address(rb)
-        _apply(x, dy, view, block, _piece(view, p), c0, n, lead, hi, *rest, also, 0)
+        (dy, x), (_, rb, residual, activation, where) = arrays, chain
+        extras = beginnings((residual, activation, where, given))
+        of = hi, _array(hi, panel.n, 1), _array(hi, panel.n, 2), rw, address(rb)
+        _apply(x, dy, view, panel, rows, of, extras, 0)
 
 
 @driver
-def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
+def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, extras):
     """dx, and what the blocks add to dbias and dweight: a channel in `grads`, or a row in `row_grads` (else None).
 
-    plan: int64, the eight of `view`, the number of units, whether groups are centered, `past_cache`.  A unit is a
-    panel.  grads: float64 (blocks, 2, weights); row_grads: float64 (blocks * panels, 2, rows).  rest: as in
-    `runs.backward`.
+    plan: the numbers of `Columns` and `ColumnsBackward`.  A work item is a panel.  grads: float64 (blocks, 2, weights);
+    row_grads: float64 (blocks * panels, 2, rows).  extras: as in `runs.backward`.
     """
-    for unit in prange(plan[8]):
-        view, centered, past_cache = _geometry(plan), plan[9], plan[10]
+    for unit in prange(read(plan, Columns, ColumnsBackward)[1].units):
+        view, how = read(plan, Columns, ColumnsBackward)
         pieces, panels = _counts(view)
-        b, rb, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
-        chain = b, rb, residual, activation, where
-        pdy, px, pdx, pw, prw = address(dy), address(x), address(dx), address(w), address(rw)
-        pm, pr = address(mean), address(rstd)
-        block = unit // panels
-        c0, c1 = _panel(view, unit % panels)
-        n = c1 - c0
+        b, rb, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+        chain, beside = (b, rb, residual, activation, where), weighed((dsum, where))
+        pdy, px, pw, prw, pm, pr = address(dy), address(x), address(w), address(rw), address(mean), address(rstd)
+        panel = _panel(px, view, unit // panels, unit % panels)
+        n = panel.n
         scratch, columns = np.empty(4 * _apart(n)), np.empty(9 * _apart(n) + LANES, like.dtype)
-        lead = _lead(px, view, block, c0, n)
-        s, hi = _begin(scratch, lead), _begin(columns, lead)
-        q, ps, pq, behind = _array(s, n, 1), _array(s, n, 2), _array(s, n, 3), _array(hi, n, 6)
-        own, row = advance(address(grads), block * 2 * view[5]), advance(address(row_grads), unit * 2 * view[0])
-        also = weighed((dsum, where))
-        _prepare(view, block, c0, n, pw, b, pm, pr, given, behind)
-        _normalized(view, block, c0, n, pm, pr, hi)
+        s, hi = _begin(scratch, panel.lead), _begin(columns, panel.lead)
+        sums, of_piece, behind = (s, _array(s, n, 1)), (_array(s, n, 2), _array(s, n, 3)), _array(hi, n, 6)
+        own_grads = advance(address(grads), panel.block * 2 * view.weights)
+        own_rows = advance(address(row_grads), unit * 2 * view.rows)
+        _prepare(view, panel, (pw, b), pm, pr, given, behind)
+        _normalized(view, panel, pm, pr, hi)
         for p in range(pieces):
-            own_s, own_q = (ps, pq) if p > 0 else (s, q)
-            _differentiate(pdy, px, view, block, p, c0, n, lead, behind, prw, chain, given)
-            _reduce_back(pdy, px, also[1], view, block, p, c0, n, lead, hi, prw, own_s, own_q)
+            own, rows = of_piece if p > 0 else sums, _piece(view, p)
+            _differentiate((pdy, px), view, panel, rows, behind, prw, chain, given)
+            _reduce_back((pdy, px, beside[1]), view, panel, rows, hi, prw, own)
             if p > 0:
-                _add(s, ps, n)
-                _add(q, pq, n)
-        _finish_back(view, block, c0, n, s, q, pw, address(counts), centered, pm, pr, own, hi)
+                _add(sums[0], own[0], n)
+                _add(sums[1], own[1], n)
+        _slopes(view, panel, sums, pw, address(counts), how.centered, pr, own_grads)
+        _coefficients_back(view, panel, sums, pw, pm, hi)
         for p in range(pieces - 1, -1, -1):
-            _apply_back(pdy, px, pdx, view, block, p, c0, n, lead, hi, prw, row, also, past_cache)
+            rows = _piece(view, p)
+            _gradients_of_rows((pdy, px, beside[1]), view, panel, rows, hi, own_rows)
+            _apply_back((pdy, px, address(dx)), view, panel, rows, hi, prw, beside, how.past_cache)
         hold(scratch)
         hold(columns)
 
@@ -652,61 +690,55 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, rest):
 @driver
 def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
     """The sums of every piece, as `reduce`."""
-    pieces, _ = _counts(view)
-    n = view[1] * view[2]
     for k in prange(units):
-        scratch, columns = np.empty(2 * _apart(n)), np.empty(3 * _apart(n) + LANES, like.dtype)
-        px, block = address(x), k // pieces
-        lead = _lead(px, view, block, 0, n)
-        s, hi = _begin(scratch, lead), _begin(columns, lead)
-        q = _array(s, n, 1)
-        _normalized(view, block, 0, n, address(mean), address(rstd), hi)
-        _reduce_back(address(dy), px, address(where), view, block, k % pieces, 0, n, lead, hi, address(rw), s, q)
-        _keep(address(sums), k, n, s, q)
+        columns = named(view, Columns)
+        pieces, n, px = _counts(columns)[0], columns.width * columns.fold, address(x)
+        panel = _whole_block(px, columns, k // pieces)
+        scratch, narrow_scratch = np.empty(2 * _apart(n)), np.empty(3 * _apart(n) + LANES, like.dtype)
+        s, hi = _begin(scratch, panel.lead), _begin(narrow_scratch, panel.lead)
+        own, arrays = (s, _array(s, n, 1)), (address(dy), px, address(where))
+        _normalized(columns, panel, address(mean), address(rstd), hi)
+        _reduce_back(arrays, columns, panel, _piece(columns, k % pieces), hi, address(rw), own)
+        _put(address(sums), k, n, own)
         hold(scratch)
-        hold(columns)
+        hold(narrow_scratch)
 
 
 @tile
-def _of_panel(columns, view, unit, lead):
+def _of_panel(coefficients, view, unit, lead):
     """Where the six arrays of a panel begin in those of all of them."""
-    return advance(_array(lined_up(columns), view[6], 6 * unit), LANES - lead)
+    return advance(_array(lined_up(coefficients), view.panel, 6 * unit), LANES - lead)
 
 
 @driver
-def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, columns):
+def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, coefficients):
     """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in, as lined up there."""
-    pieces, panels = _counts(view)
-    width = view[1] * view[2]
     for unit in prange(units):
-        block = unit // panels
-        c0, c1 = _panel(view, unit % panels)
-        n = c1 - c0
+        columns, px, pw, pm, pr = named(view, Columns), address(x), address(w), address(mean), address(rstd)
+        pieces, panels = _counts(columns)
+        panel = _panel(px, columns, unit // panels, unit % panels)
+        n, width = panel.n, columns.width * columns.fold
         scratch = np.zeros(2 * n)
-        s, q = address(scratch), advance(address(scratch), n)
-        for p in range(block * pieces, (block + 1) * pieces):
-            piece = advance(address(sums), p * 2 * width + c0)
-            _add(s, piece, n)
-            _add(q, advance(piece, width), n)
-        own = advance(address(grads), block * 2 * view[5])
-        panel = _of_panel(columns, view, unit, _lead(address(x), view, block, c0, n))
-        _normalized(view, block, c0, n, address(mean), address(rstd), panel)
-        given = address(w), address(counts), centered, address(mean), address(rstd)
-        _finish_back(view, block, c0, n, s, q, *given, own, panel)
+        own = address(scratch), advance(address(scratch), n)
+        _collect(advance(address(sums), panel.first), panel.block * pieces, pieces, width, own, n)
+        own_grads = advance(address(grads), panel.block * 2 * columns.weights)
+        into = _of_panel(coefficients, columns, unit, panel.lead)
+        _normalized(columns, panel, pm, pr, into)
+        _slopes(columns, panel, own, pw, address(counts), centered, pr, own_grads)
+        _coefficients_back(columns, panel, own, pw, pm, into)
         hold(scratch)
 
 
 @driver
-def apply_back(units, threads, dy, x, dx, view, rw, past_cache, row_grads, columns, more):
-    """dx and row_grads from the coefficients, a piece a unit."""
-    pieces, panels = _counts(view)
+def apply_back(units, threads, dy, x, dx, view, rw, past_cache, row_grads, coefficients, of_elements):
+    """dx and row_grads from the coefficients, piece by piece."""
     for u in prange(units):
-        k = last_first(u, units, threads)
-        pdy, px, pdx, prw = address(dy), address(x), address(dx), address(rw)
-        block, p = k // pieces, k % pieces
-        for panel in range(panels):
-            c0, c1 = _panel(view, panel)
-            lead = _lead(px, view, block, c0, c1 - c0)
-            own = _of_panel(columns, view, block * panels + panel, lead)
-            row = advance(address(row_grads), (block * panels + panel) * 2 * view[0])
-            _apply_back(pdy, px, pdx, view, block, p, c0, c1 - c0, lead, own, prw, row, weighed(more), past_cache)
+        columns, k = named(view, Columns), last_first(u, units, threads)
+        pieces, panels = _counts(columns)
+        arrays, beside, block = (address(dy), address(x), address(dx)), weighed(of_elements), k // pieces
+        for c in range(panels):
+            panel, unit = _panel(arrays[1], columns, block, c), block * panels + c
+            own = _of_panel(coefficients, columns, unit, panel.lead)
+            own_rows, rows = advance(address(row_grads), unit * 2 * columns.rows), _piece(columns, k % pieces)
+            _gradients_of_rows((arrays[0], arrays[1], beside[1]), columns, panel, rows, own, own_rows)
+            _apply_back(arrays, columns, panel, rows, own, address(rw), beside, past_cache)

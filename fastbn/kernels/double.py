@@ -15,6 +15,7 @@ from numba import prange
 
 from fastbn.kernels.columns import _counts, _piece
 from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.plans import Columns, named
 from fastbn.kernels.runs import _span
 from fastbn.kernels.simd import (
     LANES,
@@ -35,8 +36,9 @@ COEFFICIENTS = ("hi", "rstd", "t", "v_mean", "v_slope", "from_dy", "from_v", "re
 
 
 @tile
-def _of_part(v, dy, x, ddy, gx, i, m, c, w, a, b, j):
+def _of_part(arrays, i, m, c, affine, j):
     """Both gradients of up to LANES elements, and their dy q in float64."""
+    (v, dy, x, ddy, gx), (w, a, b) = arrays, affine
     hi, rstd, t = at_part(c[0], j, m), at_part(c[1], j, m), at_part(c[2], j, m)
     h = (load_part(x, i, m) - hi) * rstd + t
     d = load_part(v, i, m) - at_part(c[3], j, m)
@@ -50,21 +52,22 @@ def _of_part(v, dy, x, ddy, gx, i, m, c, w, a, b, j):
 
 
 @tile
-def _gradients(v, dy, x, ddy, gx, i, n, c, w, a, b, j, grads):
-    """Both gradients of a run, and the sum of its dy q; c, w, a, b: Vecs, or memory from place j on.
+def _gradients(arrays, i, n, c, affine, j, grads):
+    """Both gradients of a run, and the sum of its dy q.
 
-    grads: float64, to which dy q is added from place j on, or None.
+    arrays: v, dy, x, and where the gradients for dy and x go.  c, and in affine w, a and b: Vecs, or memory from place
+    j on.  grads: float64, to which dy q is added from place j on, or None.
     """
     end, behind = i + n, j - i
     s = splat64(0.0)
     while i + LANES <= end:
-        terms = _of_part(v, dy, x, ddy, gx, i, None, c, w, a, b, i + behind)
+        terms = _of_part(arrays, i, None, c, affine, i + behind)
         if grads is not None:
             store_part(grads, i + behind, load_part(grads, i + behind, None) + terms, None)
         s += terms
         i += LANES
     if i < end:
-        terms = _of_part(v, dy, x, ddy, gx, i, end - i, c, w, a, b, i + behind)
+        terms = _of_part(arrays, i, end - i, c, affine, i + behind)
         if grads is not None:
             store_part(grads, i + behind, load_part(grads, i + behind, end - i) + terms, end - i)
         s += terms
@@ -116,22 +119,22 @@ def over_runs(units, v, dy, x, ddy, gx, view, per_part, c, we, ae, be, block, gr
     we, ae, be: an element's each, or None where `c` has them.  grads: float64 zeros (blocks, weights) for what the
     parts of a block add to the gradient for the weights of their elements, or None.
     """
-    count, groups, parts, length, affine = view
+    count, groups, parts, length, weights = view
     ours = c.shape[1]
     for unit in prange(units):
-        pv, pdy, px, pddy, pgx = address(v), address(dy), address(x), address(ddy), address(gx)
+        arrays = address(v), address(dy), address(x), address(ddy), address(gx)
         pwe, pae, pbe, pc = address(we), address(ae), address(be), address(c)
-        own = advance(address(grads), unit // per_part * affine)
+        own = advance(address(grads), unit // per_part * weights)
         j0, j1, e0, e1 = _span(unit % per_part, count, length)
         first = unit // per_part * block
         for i in range(first, min(first + block, ours)):
             cs = _one_each(pc, i, ours)
             w, a = either(pwe, of_row(pc, 9 * ours + i)), either(pae, of_row(pc, 10 * ours + i))
-            b = either(pbe, of_row(pc, 11 * ours + i))
-            place = i * length % affine + e0
+            affine = w, a, either(pbe, of_row(pc, 11 * ours + i))
+            place = i * length % weights + e0
             for j in range(j0, j1):
                 start = (j * groups * parts + i) * length + e0
-                _gradients(pv, pdy, px, pddy, pgx, start, e1 - e0, cs, w, a, b, place, own)
+                _gradients(arrays, start, e1 - e0, cs, affine, place, own)
 
 
 @driver
@@ -141,21 +144,20 @@ def over_columns(units, v, dy, x, ddy, gx, view, c, rw, ra, rb, grads):
     c: (blocks, 12, columns).  rw, ra, rb: a row's each, or None where `c` has them.  grads: float64 (blocks, rows) for
     the gradients for the weights of the rows, or None.
     """
-    rows, width, fold, _, _, _, _, _ = view
-    pieces, _ = _counts(view)
-    n = width * fold
     for unit in prange(units):
-        pv, pdy, px, pddy, pgx = address(v), address(dy), address(x), address(ddy), address(gx)
+        columns = named(view, Columns)
+        pieces, n, rows = _counts(columns)[0], columns.width * columns.fold, columns.rows
+        arrays = address(v), address(dy), address(x), address(ddy), address(gx)
         prw, pra, prb = address(rw), address(ra), address(rb)
         block = unit // pieces
         c0 = advance(address(c), block * 12 * n)
         cs = _columns_each(c0, n)
         cw, ca, cb = advance(c0, 9 * n), advance(c0, 10 * n), advance(c0, 11 * n)
         own = advance(address(grads), block * rows)
-        r0, r1, whole, rest = _piece(view, unit % pieces)
-        for r in range(r0, r1):
+        begin, end, whole, rest = _piece(columns, unit % pieces)
+        for r in range(begin, end):
             m = n if r < whole else rest
-            i = block * rows * width + r * n
-            w, a, b = either(of_row(prw, r), cw), either(of_row(pra, r), ca), either(of_row(prb, r), cb)
-            s = _gradients(pv, pdy, px, pddy, pgx, i, m, cs, w, a, b, 0, None)
+            i = block * rows * columns.width + r * n
+            affine = either(of_row(prw, r), cw), either(of_row(pra, r), ca), either(of_row(prb, r), cb)
+            s = _gradients(arrays, i, m, cs, affine, 0, None)
             _put(own, r, s)

@@ -23,6 +23,7 @@ from fastbn.kernels.numbers import (
     woven3,
     woven4,
 )
+from fastbn.kernels.plans import Moved, Planes, Repeating, SumsOfColumns, SumsOfRuns, named
 from fastbn.kernels.simd import LANES, address, advance, at, at_part, fetch, gap, of_row
 
 UNIT = 32768  # elements: some microseconds of work,
@@ -50,13 +51,14 @@ def _part(x, y, kinds, i, k, m, of, j):
 
 
 @inlined
-def _run(x, y, kinds, i, n, of, j, period, past_cache):
-    """y[i : i + n] from x[i : i + n].
+def _run(x, y, kinds, run, of, period, past_cache):
+    """A run of y from the same one of x.
 
-    of: hi, with memory of its type, and a and t: Vecs, or memory from place j on, where `period` columns repeat, the
-    first 32 of which are there a second time.
+    run: where it begins, how long it is, and the place in `of` that belongs to its beginning.  of: hi, with memory of
+    its type, and a and t: Vecs, or memory, where `period` columns repeat, the first 32 of which are there a second
+    time.
     """
-    hi, a, t = of
+    (i, n, j), (hi, a, t) = run, of
     whole, target = kinds
     end = i + n
     line = min(i + gap(y, i), end) if past_cache else i
@@ -88,39 +90,39 @@ def _run(x, y, kinds, i, n, of, j, period, past_cache):
 
 @driver
 def runs(units, plan, x, y, kinds, hi, a, t):
-    """x of (any, channels, length), y alike; plan: channels, length, pieces of a run, past_cache."""
+    """x of (any, channels, length), y alike; plan: the numbers of `Planes`."""
     for u in prange(units):
-        channels, length, pieces, past_cache = plan[0], plan[1], plan[2], plan[3]
+        channels, length, pieces, past_cache = named(plan, Planes)
         r, p = u // pieces, u % pieces
         c, start = r % channels, p * UNIT
         ph = address(hi)
         of = (of_row(ph, c), ph), of_row(address(a), c), of_row(address(t), c)
-        n = min(UNIT, length - start)
-        _run(address(x), address(y), kinds, r * length + start, n, of, 0, FOREVER, past_cache)
+        run = r * length + start, min(UNIT, length - start), 0
+        _run(address(x), address(y), kinds, run, of, FOREVER, past_cache)
 
 
 @driver
 def columns(units, plan, x, y, kinds, hi, a, t):
-    """x and y of `size` elements whose channels repeat; plan: size, period, past_cache.
+    """x and y of `size` elements whose channels repeat; plan: the numbers of `Repeating`.
 
     hi, a, t: `period` numbers, at least 64, and the first 32 of them once more.
     """
     for u in prange(units):
-        size, period, past_cache = plan[0], plan[1], plan[2]
+        size, period, past_cache = named(plan, Repeating)
         start = u * UNIT
         ph = address(hi)
         of = (ph, ph), address(a), address(t)
-        n = min(UNIT, size - start)
-        _run(address(x), address(y), kinds, start, n, of, start % period, period, past_cache)
+        run = start, min(UNIT, size - start), start % period
+        _run(address(x), address(y), kinds, run, of, period, past_cache)
 
 
 # Channels to another place --------------------------------------------------------------------------------------------
 
 
 @inlined
-def _apart(x, y, kinds, i, k, m, length, channels, of):
-    """At most 16 positions of channels that lie side by side in x, and as planes in y."""
-    hi, a, t = of
+def _apart(x, y, kinds, i, k, m, shape, of):
+    """At most 16 positions of channels that lie side by side in x, and as planes in y; shape: length and channels."""
+    (length, channels), (hi, a, t) = shape, of
     for c in range(channels):
         v = take_apart(x, kinds[0], i + c, channels, m, hi)
         v = _scaled(v, of_row(hi, c), of_row(a, c), of_row(t, c))
@@ -168,12 +170,12 @@ def _four_planes(x, y, kinds, i, k, length, of, past_cache):
 
 @driver
 def to_first(units, plan, x, y, kinds, hi, a, t):
-    """x of (n, length, channels), y of (n, channels, length); plan: length, channels, blocks of a sample, past_cache.
+    """x of (n, length, channels), y of (n, channels, length); plan: the numbers of `Moved`.
 
     past_cache: only where all planes begin at the same place of a cache line.
     """
     for u in prange(units):
-        length, channels, blocks, past_cache = plan[0], plan[1], plan[2], plan[3]
+        length, channels, blocks, past_cache = named(plan, Moved)
         of = address(hi), address(a), address(t)
         px, py = address(x), address(y)
         sample, q = u // blocks, u % blocks * POSITIONS
@@ -182,7 +184,7 @@ def to_first(units, plan, x, y, kinds, hi, a, t):
         if past_cache:
             line = min(q + gap(py, y0 + q), end)
             if line > q:
-                _apart(px, py, kinds, x0 + q * channels, y0 + q, line - q, length, channels, of)
+                _apart(px, py, kinds, x0 + q * channels, y0 + q, line - q, (length, channels), of)
             q = line
         if channels == 3:
             while q + 2 * LANES <= end:
@@ -194,14 +196,14 @@ def to_first(units, plan, x, y, kinds, hi, a, t):
                 q += 2 * LANES
         while q < end:
             m = min(end - q, LANES)
-            _apart(px, py, kinds, x0 + q * channels, y0 + q, m, length, channels, of)
+            _apart(px, py, kinds, x0 + q * channels, y0 + q, m, (length, channels), of)
             q += m
 
 
 @inlined
-def _beside(x, y, kinds, i, k, m, length, channels, of):
-    """So many positions of channels that are planes in x, and lie side by side in y."""
-    hi, a, t = of
+def _beside(x, y, kinds, i, k, m, shape, of):
+    """m positions of channels that are planes in x, and lie side by side in y; shape: length and channels."""
+    (length, channels), (hi, a, t) = shape, of
     for p in range(m):
         for c in range(0, channels, LANES):
             some = min(channels - c, LANES)
@@ -267,7 +269,7 @@ def _weave_four(x, y, kinds, i, k, length, of, past_cache):
 def to_last(units, plan, x, y, kinds, hi, a, t):
     """x of (n, channels, length), y of (n, length, channels); plan: as of `to_first`."""
     for u in prange(units):
-        length, channels, blocks, past_cache = plan[0], plan[1], plan[2], plan[3]
+        length, channels, blocks, past_cache = named(plan, Moved)
         of = address(hi), address(a), address(t)
         px, py = address(x), address(y)
         sample, q = u // blocks, u % blocks * POSITIONS
@@ -279,7 +281,7 @@ def to_last(units, plan, x, y, kinds, hi, a, t):
             if q - first >= LANES:  # no position begins at a cache line
                 past_cache = 0
                 q = first
-        _beside(px, py, kinds, x0 + first, y0 + first * channels, q - first, length, channels, of)
+        _beside(px, py, kinds, x0 + first, y0 + first * channels, q - first, (length, channels), of)
         if channels == 3:
             while q + 2 * LANES <= end:
                 _weave_three(px, py, kinds, x0 + q, y0 + q * 3, length, of, past_cache)
@@ -288,7 +290,7 @@ def to_last(units, plan, x, y, kinds, hi, a, t):
             while q + LANES <= end:
                 _weave_four(px, py, kinds, x0 + q, y0 + q * 4, length, of, past_cache)
                 q += LANES
-        _beside(px, py, kinds, x0 + q, y0 + q * channels, end - q, length, channels, of)
+        _beside(px, py, kinds, x0 + q, y0 + q * channels, end - q, (length, channels), of)
 
 
 # Exact sums -----------------------------------------------------------------------------------------------------------
@@ -317,9 +319,9 @@ def _add_rows(x, i, stride, rows, width, sums):
 
 @driver
 def sums_of_columns(units, plan, x, sums):
-    """Sums and sums of squares of integers down columns; plan: rows, width, rows of a unit; sums: zeros."""
+    """Sums and sums of squares of integers down columns; plan: the numbers of `SumsOfColumns`; sums: zeros."""
     for u in prange(units):
-        rows, width, of_unit = plan[0], plan[1], plan[2]
+        rows, width, of_unit = named(plan, SumsOfColumns)
         first = u * of_unit
         _add_rows(
             address(x), first * width, width, min(of_unit, rows - first), width, advance(address(sums), 2 * width * u)
@@ -345,9 +347,9 @@ def _sum_run(x, i, n):
 
 @driver
 def sums_of_runs(units, plan, x, sums):
-    """Sums and sums of squares of runs of integers; plan: length, pieces of a run; sums: two a unit."""
+    """Sums and sums of squares of runs of integers; plan: the numbers of `SumsOfRuns`; sums: two a unit."""
     for u in prange(units):
-        length, pieces = plan[0], plan[1]
+        length, pieces = named(plan, SumsOfRuns)
         start = u % pieces * UNIT
         s, q = _sum_run(address(x), u // pieces * length + start, min(UNIT, length - start))
         sums[2 * u], sums[2 * u + 1] = s, q

@@ -1,9 +1,9 @@
 """Groups made of contiguous runs: batch, group and instance norm with channels first, layer and RMS norm.
 
-x is seen as (count, groups, parts, length) in memory order; `view` holds these four and the number of weights.  Group g
-shares its statistics over all the rest: `count` chunks of parts*length adjacent elements.  Every part of a group has
-one weight and one bias, at (g*parts + k) modulo their number ("channel"), or every element of a chunk has its own
-("element"):
+x is seen as (count, groups, parts, length) in memory order; `view` (`plans.Runs`) holds these four and the number of
+weights.  Group g shares its statistics over all the rest: `count` chunks of parts*length adjacent elements.  Every part
+of a group has one weight and one bias, at (g*parts + k) modulo their number ("channel"), or every element of a chunk
+has its own ("element"):
 
     batch norm      (N, C, 1, S)      channel          layer and RMS norm   (1, M, 1, K)     element
     group norm      (1, N*G, C/G, S)  channel          group norm, S = 1    (1, N*G, 1, C/G) element
@@ -20,6 +20,7 @@ from numba import prange
 
 from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, entry, inlined, tile
+from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, RunsScale, named, read
 from fastbn.kernels.simd import (
     LANES,
     LINE,
@@ -56,7 +57,9 @@ SLAB = 114688  # unless a group has so few, in all arrays read (float32), that i
 LINED_UP = 256  # elements of a run at least, for which it is begun at a cache line
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
-NOTHING = None, None, None, None, None, None, None, None  # of what may go along
+# The optional extras of a call that has none: of a forward, and of a backward (`Extras` and `GradientExtras`).
+NO_EXTRAS = None, None, None, None, None, None
+NO_GRADIENT_EXTRAS = None, None, None, None, None, None, None, None
 
 COLLECTED = 8192  # sums of blocks: work for one thread
 
@@ -130,9 +133,9 @@ def rooted(var, eps):
 
 
 @tile
-def beginnings(more):
+def beginnings(of_elements):
     """What `normalize` takes beside weights and biases, from arrays (or None, where nothing is wanted)."""
-    residual, activation, where, dy = either(more, (None, None, None, None))
+    residual, activation, where, dy = either(of_elements, (None, None, None, None))
     return address(residual), unpacked(activation), address(where), address(dy)
 
 
@@ -191,11 +194,10 @@ def some_element(x, where, i, n, stride):
 @inlined
 def _shift(x, where, view, g):
     """What the sums of group g are about."""
-    count, groups, parts, length, _ = view
-    chunk = parts * length
+    chunk = view.parts * view.length
     shift, found = 0.0, False
-    for j in range(count):
-        shift, found = some_element(x, where, (j * groups + g) * chunk, chunk, 1)
+    for j in range(view.count):
+        shift, found = some_element(x, where, (j * view.groups + g) * chunk, chunk, 1)
         if found:
             break
     return shift
@@ -237,9 +239,10 @@ def _sums(x, where, view, g, span, shift, ahead):
 
 
 @inlined
-def _reduce(x, where, view, g, p, centered, in_float64, ahead):
-    """The sums of piece p of group g about an element of the group, which comes back too."""
+def _reduce(x, where, view, place, centered, in_float64, ahead):
+    """The sums of a piece of a group, see `_apply`, about an element of the group, which comes back, too."""
     count, _, parts, length, _ = view
+    g, p = place
     shift = _shift(x, where, view, g) if centered else 0.0
     span = _span(p, count, parts * length)
     n = (span[1] - span[0]) * (span[3] - span[2])
@@ -252,84 +255,89 @@ def _reduce(x, where, view, g, p, centered, in_float64, ahead):
 
 
 @inlined
-def _apply(x, y, view, g, p, mean, rstd, w, b, we, be, more, past_cache, ahead):
-    """Normalize piece p of group g."""
-    count, groups, parts, length, affine = view
+def _apply(x, y, view, place, statistics, affine, extras, ahead):
+    """Normalize a piece of a group.
+
+    place: the group and the piece.  statistics: mean and rstd.  affine: a weight and a bias a channel, and an element,
+    or None each.  ahead: `past_cache`, and how far ahead x is fetched, see `forward`.
+    """
+    count, groups, parts, length, weights = view
+    (g, p), (mean, rstd), (w, b, we, be), (past_cache, fetched) = place, statistics, affine, ahead
     j0, j1, e0, e1 = _span(p, count, parts * length)
     hi = rounded(x, mean)
-    f = g * length % affine if affine != length else 0  # of use where every element has its own weight
+    f = g * length % weights if weights != length else 0  # of use where every element has its own weight
     k0, k1 = (e0 // length, (e1 - 1) // length + 1) if parts > 1 else (0, 1)
     for k in range(k0, k1):
-        c = _around(g * parts + k, affine) if w is not None or b is not None else 0
+        c = _around(g * parts + k, weights) if w is not None or b is not None else 0
         a = rstd * pick(w, c, 1.0)
         t = pick(b, c, 0.0) - (mean - hi) * a
         first, last = max(e0, k * length), min(e1, (k + 1) * length)
         for j in range(j0, j1):
             start = (j * groups + g) * parts * length + first
-            fetched = ahead > 0 and not _written_first(j)
-            past = min(past_cache, 1) if fetched else past_cache
-            vs = splat(x, hi), splat(x, a), splat(x, t)
-            n, lead = last - first, _lead(y, start, last - first)
-            normalize(x, y, start, n, vs[0], vs[1], vs[2], we, be, f + first, more, past, None, lead)
+            past = min(past_cache, 1) if fetched > 0 and not _written_first(j) else past_cache
+            of = splat(x, hi), splat(x, a), splat(x, t), we, be
+            normalize(x, y, (start, last - first, f + first), of, extras, past, None, _lead(y, start, last - first))
 
 
 @inlined
-def _add_up(x, summed, view, g, p, past_cache):
-    """Write piece p of the sum of the two arrays that x is, if it is wanted."""
+def _add_up(x, summed, view, place, past_cache):
+    """Write a piece of the sum of the two arrays that x is, if it is wanted."""
     if summed is not None:
-        _apply(x, summed, view, g, p, 0.0, 1.0, None, None, None, None, beginnings(None), past_cache, 0)
+        _apply(x, summed, view, place, (0.0, 1.0), (None, None, None, None), beginnings(None), (past_cache, 0))
 
 
 @tile
 def _terms(counts, view, g):
     """How many elements group g has; counts: None, or the numbers of those that count."""
-    return pick(counts, g, np.float64(view[0] * view[2] * view[3]))
+    return pick(counts, g, np.float64(view.count * view.parts * view.length))
+
+
+@tile
+def _addresses(w, b, we, be):
+    return address(w), address(b), address(we), address(be)
 
 
 @inlined
-def _of_group(x, y, view, g, how, affine, eps, more, counts, summed):
+def _of_group(x, y, view, how, g, affine, eps, extras):
     """Normalize group g; its mean, variance and 1 / sqrt(variance + eps).
 
-    how: pieces, whether it is centered, `past_cache` and `ahead`; affine: w, b, we, be; more: see `normalize`.
+    affine: as of `_apply`.  extras: what `beginnings` makes; counts; and summed, see `forward`.
     """
-    per_group, centered, past_cache, ahead = how
-    w, b, we, be = affine
+    of_elements, counts, summed = extras
     shift, s, q = 0.0, 0.0, 0.0
-    for p in range(per_group):
-        shift, ds, dq = _reduce(x, more[2], view, g, p, centered, False, ahead)
+    for p in range(how.pieces):
+        shift, ds, dq = _reduce(x, of_elements[2], view, (g, p), how.centered, False, how.ahead)
         s += ds
         q += dq
-    m, v = statistics(shift, s, q, _terms(counts, view, g), centered)
+    m, v = statistics(shift, s, q, _terms(counts, view, g), how.centered)
     r = rooted(v, eps)
-    for p in range(per_group - 1, -1, -1):  # backwards: what was read last is still in the cache
-        _add_up(x, summed, view, g, p, past_cache)  # before y, which may be where x is
-        _apply(x, y, view, g, p, m, r, w, b, we, be, more, past_cache, ahead)
+    for p in range(how.pieces - 1, -1, -1):  # backwards: what was read last is still in the cache
+        _add_up(x, summed, view, (g, p), how.past_cache)  # before y, which may be where x is
+        _apply(x, y, view, (g, p), (m, r), affine, of_elements, (how.past_cache, how.ahead))
     return m, v, r
 
 
 @driver
-def forward(plan, x, y, w, b, we, be, eps, mean, var, rest):
-    """y, mean and variance of x (flat arrays), a group a unit.
+def forward(plan, x, y, w, b, we, be, eps, mean, var, extras):
+    """y, mean and variance of x (flat arrays), each parallel work item being one group.
 
-    plan: int64, the five of `view`; in how many pieces a group is done; whether it is centered; whether `var` takes
-    rstd; `past_cache` and `ahead`: 0, or the next group is fetched, so many elements ahead, while this one is written
-    or, for the latter, summed, too.
+    plan: the numbers of `Runs` and `RunsForward`.  `past_cache` and `ahead`: 0, or the next group is fetched, so many
+    elements ahead, while this one is written or, for the latter, summed, too.
     w, b: a weight and bias a channel, we, be: an element, or None.  mean, var: float64 (groups,), or empty where not
     wanted.
-    rest: None, or what may be None each: what `normalize` takes, residual, packed activation, where and dy; counts:
+    extras: None, or what may be None each: what `normalize` takes, residual, packed activation, where and dy; counts:
     float64 (groups,), how many elements count; summed: where the sum of the two arrays goes that x is then.
     """
-    for g in prange(plan[1]):
-        view, how = (plan[0], plan[1], plan[2], plan[3], plan[4]), (plan[5], plan[6], plan[8], plan[9])
-        residual, activation, where, dy, counts, summed = either(rest, (None, None, None, None, None, None))
-        affine = address(w), address(b), address(we), address(be)
-        more = beginnings((residual, activation, where, dy))
-        of_all = how, affine, eps, more, address(counts), address(summed)
-        m, v, r = _of_group(address(x), address(y), view, g, *of_all)
+    for g in prange(read(plan, Runs, RunsForward)[0].groups):
+        view, how = read(plan, Runs, RunsForward)
+        residual, activation, where, dy, counts, summed = either(extras, NO_EXTRAS)
+        affine, of_elements = _addresses(w, b, we, be), beginnings((residual, activation, where, dy))
+        beside = of_elements, address(counts), address(summed)
+        m, v, r = _of_group(address(x), address(y), view, how, g, affine, eps, beside)
         if mean.size > 0:
             mean[g] = m
         if var.size > 0:
-            var[g] = r if plan[7] else v
+            var[g] = r if how.rooted else v
 
 
 @entry
@@ -338,22 +346,22 @@ def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
 
     mean, var: None where not wanted.  activation: packed, or None.
     """
-    view, how = (plan[0], plan[1], plan[2], plan[3], plan[4]), (plan[5], plan[6], plan[8], plan[9])
-    affine, more = (w, b, we, be), beginnings((None, activation, None, None))
-    for g in range(plan[1]):
-        m, v, r = _of_group(x, y, view, g, how, affine, eps, more, None, None)
+    view, how = read(plan, Runs, RunsForward)
+    affine, extras = (w, b, we, be), (beginnings((None, activation, None, None)), None, None)
+    for g in range(view.groups):
+        m, v, r = _of_group(x, y, view, how, g, affine, eps, extras)
         if mean is not None:
             mean[g] = m
         if var is not None:
-            var[g] = r if plan[7] else v
+            var[g] = r if how.rooted else v
 
 
 @driver
 def reduce(units, x, where, view, per_group, centered, in_float64, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
     for u in prange(units):
-        g, p = u // per_group, u % per_group
-        shift, s, q = _reduce(address(x), address(where), view, g, p, centered, in_float64, 0)
+        place = u // per_group, u % per_group
+        shift, s, q = _reduce(address(x), address(where), named(view, Runs), place, centered, in_float64, 0)
         sums[u, 0], sums[u, 1], sums[u, 2] = shift, s, q
 
 
@@ -365,43 +373,42 @@ def finish(units, view, per_group, centered, sums, counts, mean, var):
         for p in range(g * per_group, (g + 1) * per_group):
             s += sums[p, 1]
             q += sums[p, 2]
-        n = _terms(address(counts), view, g)
+        n = _terms(address(counts), named(view, Runs), g)
         mean[g], var[g] = statistics(sums[g * per_group, 0], s, q, n, centered)
 
 
 @driver
-def apply(units, threads, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, more):
-    """y from given mean and variance, one a group or one for all, a piece a unit; eps None: `var` is rstd."""
+def apply(units, threads, x, y, view, per_group, w, b, we, be, eps, past_cache, mean, var, of_elements):
+    """y from given mean and variance, one a group or one for all, by pieces; eps None: `var` is rstd."""
     for u in prange(units):
         k = last_first(u, units, threads)
         g = k // per_group
-        p = k - g * per_group
-        c = _around(g, mean.size)
-        m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
-        px, py, pw, pb, pwe, pbe = address(x), address(y), address(w), address(b), address(we), address(be)
-        _apply(px, py, view, g, p, m, r, pw, pb, pwe, pbe, beginnings(more), past_cache, 0)
+        place, c = (g, k - g * per_group), _around(g, mean.size)
+        own = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
+        affine, extras = _addresses(w, b, we, be), beginnings(of_elements)
+        _apply(address(x), address(y), named(view, Runs), place, own, affine, extras, (past_cache, 0))
 
 
 @driver
-def scale(plan, x, y, w, b, eps, mean, var, more):
+def scale(plan, x, y, w, b, eps, mean, var, of_elements):
     """y from given mean and variance, one a channel, in the order of memory; eps None: `var` is rstd.
 
-    plan: int64, the five of `view`, the number of units, `past_cache`.  A unit is a piece of the count * groups rows of
-    x; channel c has the rows c, c + groups, ...
+    plan: the numbers of `Runs` and `RunsScale`.  A work item is a piece of the count * groups rows of x; channel c has
+    the rows c, c + groups, ...
     """
-    for u in prange(plan[5]):
-        count, groups, length, past_cache = plan[0], plan[1], plan[3], plan[6]
-        px, py, pw, pb, also = address(x), address(y), address(w), address(b), beginnings(more)
-        j0, j1, e0, e1 = _span(u, count * groups, length)
+    for u in prange(read(plan, Runs, RunsScale)[1].units):
+        view, how = read(plan, Runs, RunsScale)
+        groups, length = view.groups, view.length
+        px, py, pw, pb, extras = address(x), address(y), address(w), address(b), beginnings(of_elements)
+        j0, j1, e0, e1 = _span(u, view.count * groups, length)
         c = j0 % groups
         for j in range(j0, j1):
             m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
             hi = rounded(px, m)
             a = r * pick(pw, c, 1.0)
-            vs = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a)
+            of = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a), None, None
             start, n = j * length + e0, e1 - e0
-            lead = _lead(py, start, n)
-            normalize(px, py, start, n, vs[0], vs[1], vs[2], None, None, 0, also, past_cache, None, lead)
+            normalize(px, py, (start, n, 0), of, extras, how.past_cache, None, _lead(py, start, n))
             c = c + 1 if c + 1 < groups else 0
 
 
@@ -422,21 +429,26 @@ def completed(s, q, t):
 
 
 @inlined
-def _reduce_back(dy, x, where, view, i, p, mean, rstd, we, f):
-    """The sums of g and g h over piece p of part i, g = dy we, h normalized x; we: an element's from f on, or None."""
+def _reduce_back(arrays, view, place, statistics, we, f):
+    """The sums of g and g h over a piece of a part, g = dy we, h normalized x; we: an element's from f on, or None.
+
+    arrays: dy, x and where.
+    """
     count, groups, parts, length, _ = view
+    dy, x, _ = arrays
+    i, p = place
     j0, j1, e0, e1 = _span(p, count, length)
-    hi, a, t = normalized(x, mean, rstd)
-    s, q = splat64(0.0), splat64(0.0)
+    hi, a, t = normalized(x, statistics[0], statistics[1])
+    sums = splat64(0.0), splat64(0.0)
     near = _near(view, e1 - e0, 2)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
         if count > 1 and _worth_expecting(e1 - e0):
             expect(dy, start + groups * parts * length, e1 - e0)
             expect(x, start + groups * parts * length, e1 - e0)
-        s, q = products(dy, x, where, start, e1 - e0, we, splat(x, hi), splat(x, a), None, f + e0, s, q, near)
-    p = total(s)
-    return p, completed(p, total(q), t)
+        sums = products(arrays, start, e1 - e0, (we, splat(x, hi), splat(x, a), None), f + e0, sums, near)
+    s = total(sums[0])
+    return s, completed(s, total(sums[1]), t)
 
 
 @tile
@@ -446,61 +458,67 @@ def slopes(s, q, n, rstd, centered):
 
 
 @inlined
-def _apply_back(dy, x, dx, view, i, p, mean, rstd, v, u, w, f, more, past_cache, lined_up):
-    """The gradient of piece p of part i; w: a Vec, or a weight an element from place f on, or None."""
+def _apply_back(arrays, view, place, of, w, extras, past_cache, lined_up):
+    """The gradient of a piece of a part.
+
+    arrays: dy, x and dx.  of: mean, rstd, and the slopes of the group.  w: a Vec, or a weight an element, or None; and
+    from which place on.
+    """
     count, groups, parts, length, _ = view
+    _, x, dx = arrays
+    (i, p), (mean, rstd, v, u), (weight, f) = place, of, w
     j0, j1, e0, e1 = _span(p, count, length)
     hi = rounded(x, mean)
     v = v - (mean - hi) * u
-    vs = splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd)
+    vs = splat(x, hi), splat(x, u), splat(x, v), splat(x, rstd), weight
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
         lead = _lead(dx, start, e1 - e0) if lined_up else 0
-        gradient(dy, x, dx, start, e1 - e0, vs[0], vs[1], vs[2], vs[3], w, f + e0, more, past_cache, None, lead)
+        gradient(arrays, (start, e1 - e0, f + e0), vs, extras, past_cache, None, lead)
 
 
 @tile
 def _weight_of_row(view, r):
     """The place of a row's first weight, where every element has its own."""
-    _, _, _, length, affine = view
-    return r * length % affine if affine != length else 0
+    return r * view.length % view.weights if view.weights != view.length else 0
 
 
 @tile
-def _advanced(more, begin):
+def _advanced(of_elements, begin):
     """The same from element `begin` on."""
-    return advance(more[0], begin), advance(more[1], begin)
+    dsum, where = of_elements
+    return advance(dsum, begin), advance(where, begin)
 
 
 @tile
-def weighed(more):
+def weighed(of_elements):
     """What `gradient` takes beside its coefficients, from arrays (or None, where nothing is wanted)."""
-    dsum, where = either(more, (None, None))
+    dsum, where = either(of_elements, (None, None))
     return address(dsum), address(where)
 
 
 @tile
-def _differentiate(dy, x, view, g, p, mean, rstd, w, we, chain, given):
-    """Compute piece p of dy of group g, the gradient of what is normalized, from that of the activation's result.
+def _differentiate(dy, x, view, place, statistics, weights, chain, given):
+    """Compute a piece of dy of a group, the gradient of what is normalized, from that of the activation's result.
 
-    given: that gradient, or None where dy is there already; chain: a bias a channel and an element, residual, packed
-    activation and where, or None each.
+    weights: a channel's and an element's, or None.  chain: a bias a channel and an element, residual, packed activation
+    and where, or None each.  given: that gradient, or None where dy is there already.
     """
     if given is not None:
         b, be, residual, activation, where = chain
-        also = beginnings((residual, activation, where, given))
-        _apply(x, dy, view, g, p, mean, rstd, w, address(b), we, address(be), also, 0, 0)
+        extras = beginnings((residual, activation, where, given))
+        _apply(x, dy, view, place, statistics, (weights[0], address(b), weights[1], address(be)), extras, (0, 0))
 
 
 @driver
 def reduce_back(units, dy, x, where, view, per_part, we, mean, rstd, sums):
     """The sums of every piece of every part: float64 (pieces of all parts, 2)."""
     for u in prange(units):
-        i = u // per_part
-        g, f = i // view[2], _weight_of_row(view, i)
-        m, r = pick(address(mean), g, 0.0), rstd[g]
-        own = _reduce_back(address(dy), address(x), address(where), view, i, u % per_part, m, r, address(we), f)
-        sums[u, 0], sums[u, 1] = own
+        runs, i = named(view, Runs), u // per_part
+        g, f = i // runs.parts, _weight_of_row(runs, i)
+        arrays, own = (address(dy), address(x), address(where)), (pick(address(mean), g, 0.0), rstd[g])
+        s, q = _reduce_back(arrays, runs, (i, u % per_part), own, address(we), f)
+        sums[u, 0], sums[u, 1] = s, q
 
 
 # Backward, a weight a channel -----------------------------------------------------------------------------------------
@@ -509,109 +527,101 @@ def reduce_back(units, dy, x, where, view, per_part, we, mean, rstd, sums):
 @tile
 def _finish_group(sums, view, g, per_part, w, rstd, counts):
     """Add up the pieces of each part of group g (into its first piece's place), then the parts: the group's slopes."""
-    _, _, parts, _, affine = view
+    parts = view.parts
     s, q = 0.0, 0.0
     for i in range(g * parts, (g + 1) * parts):
         own = advance(sums, 2 * i * per_part)
         for p in range(1, per_part):
             own[0] += own[2 * p]
             own[1] += own[2 * p + 1]
-        weight = pick(w, i % affine, 1.0)
+        weight = pick(w, i % view.weights, 1.0)
         s += weight * own[0]
         q += weight * own[1]
     return slopes(s, q, _terms(counts, view, g), rstd, True)
 
 
 @tile
-def _backward_of_group(
-    dy,
-    x,
-    dx,
-    view,
-    g,
-    first,
-    per_part,
-    w,
-    ahead,
-    past_cache,
-    mean,
-    rstd,
-    own,
-    chain,
-    given,
-    more,
-    terms,
-    collect,
-    there,
-):
-    """dx of group g, whose first channel is `first`, and in `own` what its channels add to dbias and dweight.
+def _sums_of_group(arrays, view, how, g, own, statistics, w, chain):
+    """Compute dy of group g, and add the sums of its channels to those that `own` has.
 
-    collect: whether dx is collected in the memory `there` before it is written past the cache; else that is dx.
+    arrays: dy, x and where.  own: the group's first channel, and sums of g and of g h, a channel each.  chain: the last
+    two of `_differentiate`.  Returns the sums of the whole group, each channel's times its weight.
     """
-    count, groups, parts, length, channels = view
-    split = count, groups * parts, 1, length, channels  # as if every part were a group
+    count, groups, parts, length, weights = view
+    (dy, x, _), (of_forward, given) = arrays, chain
+    first, of_g, of_h = own
+    split = Runs(count, groups * parts, 1, length, weights)  # as if every part were a group
     s, q = 0.0, 0.0
     for k in range(parts):
-        ps, pq = 0.0, 0.0
-        if ahead:
-            i = (g * parts + k) * length + ahead
-            expect(dy, i, length)
-            expect(x, i, length)
-        for p in range(per_part):
-            _differentiate(dy, x, split, g * parts + k, p, mean, rstd, w, None, chain, given)
-            ds, dq = _reduce_back(dy, x, more[1], view, g * parts + k, p, mean, rstd, None, 0)
+        i, ps, pq = g * parts + k, 0.0, 0.0
+        if how.ahead:
+            expect(dy, i * length + how.ahead, length)
+            expect(x, i * length + how.ahead, length)
+        for p in range(how.pieces):
+            _differentiate(dy, x, split, (i, p), statistics, (w, None), of_forward, given)
+            ds, dq = _reduce_back(arrays, view, (i, p), statistics, None, 0)
             ps += ds
             pq += dq
         weight = pick(w, first + k, 1.0)
         s += weight * ps
         q += weight * pq
-        own[first + k] += ps
-        own[channels + first + k] += pq
-    v, u = slopes(s, q, terms, rstd, True)
-    begin, part = (g * parts * length, 0) if collect else (0, g * parts)
-    there = _as_lined_up(there, dx, begin) if collect else dx
-    arrays, more_arrays = (advance(dy, begin), advance(x, begin), there), _advanced(more, begin)
+        of_g[first + k] += ps
+        of_h[first + k] += pq
+    return s, q
+
+
+@tile
+def _gradient_of_group(arrays, view, how, g, first, of, w, extras):
+    """dx of group g, whose first channel is `first`.
+
+    arrays: dy, x, dx, and, if it is collected there before it is written past the cache, memory that begins at a cache
+    line.  of: as of `_apply_back`.
+    """
+    parts, chunk = view.parts, view.parts * view.length
+    dy, x, dx, collected = arrays
+    begin, part = (g * chunk, 0) if how.collected else (0, g * parts)
+    target = _as_lined_up(collected, dx, begin) if how.collected else dx
+    own, own_extras = (advance(dy, begin), advance(x, begin), target), _advanced(extras, begin)
     for k in range(parts - 1, -1, -1):
-        weight = splat(x, pick(w, first + k, 1.0))
-        for p in range(per_part - 1, -1, -1):
-            _apply_back(*arrays, view, part + k, p, mean, rstd, v, u, weight, 0, more_arrays, past_cache, True)
-    if collect:
-        pour(there, dx, begin, parts * length)
+        weight = splat(x, pick(w, first + k, 1.0)), 0
+        for p in range(how.pieces - 1, -1, -1):
+            _apply_back(own, view, (part + k, p), of, weight, own_extras, how.past_cache, True)
+    if how.collected:
+        pour(target, dx, begin, chunk)
 
 
 @driver
-def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
+def backward(plan, dy, x, dx, w, mean, rstd, grads, extras):
     """dx, and what blocks of samples add to dbias and dweight; every channel has one weight, or w is None.
 
-    plan: int64, the five of `view`, the number of units, the groups of a sample, the samples of a block, the pieces of
-    a part, `ahead`, or 0: dy and x are fetched so many elements ahead while they are summed, `past_cache`, and whether
-    a group is collected before it is written past the cache.  A unit is a group of the samples of a block; x of batch
-    norm is one sample.
+    plan: the numbers of `Runs` and `RunsBackward`.  A work item is a group of the samples of a block; x of batch norm
+    is one sample.
     grads: float64 (blocks, 2, channels).
-    rest: None, or what may be None each: what `_differentiate` takes, chain and given; dsum, which `gradient` takes;
-    counts: as in `forward`.
+    extras: None, or what may be None each: the bias a channel and an element, residual, packed activation and where of
+    the forward, and the gradient that was given, of which dy is then computed; dsum, which `gradient` takes; counts: as
+    in `forward`.
     """
-    for unit in prange(plan[5]):
-        view = plan[0], plan[1], plan[2], plan[3], plan[4]
-        of_sample, per_block, per_part, ahead, past_cache = plan[6], plan[7], plan[8], plan[9], plan[10]
-        b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
-        chain = b, be, residual, activation, where
-        pdy, px, pdx, pw, also = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
-        block = unit // of_sample
-        h = unit - block * of_sample
-        first, last = block * per_block * of_sample + h, min((block + 1) * per_block * of_sample, view[1])
-        given_once = h * view[2], per_part, pw, ahead, past_cache
-        own = advance(address(grads), block * 2 * view[4])
-        for c in range(h * view[2], (h + 1) * view[2]):
-            own[c], own[view[4] + c] = 0.0, 0.0
+    for unit in prange(read(plan, Runs, RunsBackward)[1].units):
+        view, how = read(plan, Runs, RunsBackward)
+        b, be, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+        chain = (b, be, residual, activation, where), given
+        pdy, px, pdx, pw, beside = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
+        block, h = unit // how.groups, unit % how.groups
+        per_block = how.samples * how.groups
+        own = advance(address(grads), block * 2 * view.weights)
+        sums = h * view.parts, own, advance(own, view.weights)
+        for c in range(h * view.parts, (h + 1) * view.parts):
+            own[c], own[view.weights + c] = 0.0, 0.0
         there = pdx
-        if plan[11]:
-            scratch = np.empty(LINE + view[2] * view[3], dx.dtype)
+        if how.collected:
+            scratch = np.empty(LINE + view.parts * view.length, dx.dtype)
             there = lined_up(scratch)
-        for g in range(first, last, of_sample):
-            of_group, terms = (mean[g], rstd[g], own, chain, given), _terms(address(counts), view, g)
-            _backward_of_group(pdy, px, pdx, view, g, *given_once, *of_group, also, terms, plan[11], there)
-        if plan[11]:
+        for g in range(block * per_block + h, min((block + 1) * per_block, view.groups), how.groups):
+            m, r = mean[g], rstd[g]
+            s, q = _sums_of_group((pdy, px, beside[1]), view, how, g, sums, (m, r), pw, chain)
+            v, u = slopes(s, q, _terms(address(counts), view, g), r, True)
+            _gradient_of_group((pdy, px, pdx, there), view, how, g, h * view.parts, (m, r, v, u), pw, beside)
+        if how.collected:
             hold(scratch)
 
 
@@ -619,22 +629,21 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, rest):
 def finish_back(units, view, per_part, w, rstd, sums, counts, group_slopes):
     """The slopes of every group, float64 (groups, 2); the sums of a part come to stand in its first piece's place."""
     for g in prange(units):
-        v, u = _finish_group(address(sums), view, g, per_part, address(w), rstd[g], address(counts))
+        v, u = _finish_group(address(sums), named(view, Runs), g, per_part, address(w), rstd[g], address(counts))
         group_slopes[g, 0], group_slopes[g, 1] = v, u
 
 
 @driver
-def apply_back(units, threads, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes, more):
-    """dx from the slopes, a piece of a part a unit."""
+def apply_back(units, threads, dy, x, dx, view, per_part, w, past_cache, mean, rstd, group_slopes, of_elements):
+    """dx from the slopes, each work item being a piece of a part."""
     for unit in prange(units):
-        k = last_first(unit, units, threads)
+        runs, k = named(view, Runs), last_first(unit, units, threads)
         i = k // per_part
-        g = i // view[2]
-        v, u = group_slopes[g, 0], group_slopes[g, 1]
-        pdy, px, pdx, pw = address(dy), address(x), address(dx), address(w)
-        weight = splat(px, pick(pw, i % view[4], 1.0))
-        given = mean[g], rstd[g], v, u, weight, 0, weighed(more), past_cache, True
-        _apply_back(pdy, px, pdx, view, i, k % per_part, *given)
+        g = i // runs.parts
+        arrays = address(dy), address(x), address(dx)
+        weight = splat(arrays[1], pick(address(w), i % runs.weights, 1.0)), 0
+        of = mean[g], rstd[g], group_slopes[g, 0], group_slopes[g, 1]
+        _apply_back(arrays, runs, (i, k % per_part), of, weight, weighed(of_elements), past_cache, True)
 
 
 @driver
@@ -653,87 +662,98 @@ def collect(units, sums, per_part, dweight, dbias):
 
 
 @tile
-def _row_coefficients(x, mean, rstd, first, last, hi, a, t):
-    """What `add_products` takes, for some rows."""
-    for r in range(first, last):
-        hi[r - first], a[r - first], t[r - first] = normalized(x, pick(mean, r, 0.0), rstd[r])
+def _row_coefficients(x, mean, rstd, rows, coefficients):
+    """What `cross_products` takes, for the rows from a first one up to another."""
+    hi, a, t = coefficients
+    for r in range(rows[0], rows[1]):
+        k = r - rows[0]
+        hi[k], a[k], t[k] = normalized(x, pick(mean, r, 0.0), rstd[r])
 
 
 @tile
-def _add_rows(dy, x, where, row, last, e0, e1, view, w, hi, a, t, grads, along, ahead, dy_ahead):
-    """What the elements e0 to e1 of the rows from `row` to `last` add to dbias and, behind it in grads, to dweight.
+def _add_rows(arrays, view, rows, span, of, grads, along, ahead):
+    """What some elements of some rows add to dbias and, behind it in grads, to dweight, float64.
 
-    hi, a, t: one for each of these rows, of which there are ROWS_AT_ONCE at most.  along, ahead, dy_ahead: as in
-    `cross_products`.
+    arrays: dy, x and where.  rows: the first one, and one behind the last.  span: the first element, and one behind the
+    last.  of: weights, memory or None, and for these rows, of which there are ROWS_AT_ONCE at most, what
+    `_row_coefficients` makes.  along, ahead: as in `cross_products`.
     """
-    _, _, _, length, affine = view
-    step = last - row if affine == length else 1  # rows that lie over the same weights
+    length, weights = view.length, view.weights
+    (row, last), (e0, e1), (w, hi, a, t) = rows, span, of
+    step = last - row if weights == length else 1  # rows that lie over the same weights
     for r in range(row, last, step):
         f, k = _weight_of_row(view, r) + e0, r - row
+        block, own = (r * length + e0, length, step, e1 - e0), (advance(hi, k), advance(a, k), advance(t, k))
         p = advance(grads, f)
-        down = advance(hi, k), advance(a, k), advance(t, k), p, advance(p, affine), advance(along, 2 * k * LANES)
-        cross_products(dy, x, where, r * length + e0, length, step, e1 - e0, advance(w, f), *down, ahead, dy_ahead)
+        sums = p, advance(p, weights)
+        cross_products(arrays, block, advance(w, f), own, sums, advance(along, 2 * k * LANES), ahead)
+
+
+@tile
+def _sums_along_rows(x, rows, mean, rstd, along, sums):
+    """Add the lanes of `along` up, and to the sums of some rows."""
+    row, last = rows
+    for r in range(row, last):
+        k = 2 * (r - row)
+        _, _, shift = normalized(x, pick(mean, r, 0.0), rstd[r])
+        s = total(load(along, k * LANES))
+        sums[k] += s
+        sums[k + 1] += completed(s, total(load(along, (k + 1) * LANES)), shift)
 
 
 @driver
-def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, rest):
-    """dx, and what a block of rows, a unit, adds to dbias and dweight; every element of a row has its own weight.
+def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, extras):
+    """dx, and what a block of rows, a work item, adds to dbias and dweight; every element of a row has its own weight.
 
-    plan: int64, the five of `view`, the number of blocks, the rows of a block, the pieces of a row, `past_cache`,
-    `ahead` and `dy_ahead` of `cross_products`, and whether rows are collected before they are written past the cache.
-    mean: None for RMS norm.  grads: float64 (blocks, 2, weights).  like: any array of the type computed in.
-    rest: as in `backward`.
+    plan: the numbers of `Runs` and `RowsBackward`.  mean: None for RMS norm.  grads: float64 (blocks, 2, weights).
+    like: any array of the type computed in.  extras: as in `backward`.
     """
-    for unit in prange(plan[5]):
-        view = plan[0], plan[1], plan[2], plan[3], plan[4]
-        _, rows, _, length, affine = view
-        block, per_row, past_cache = plan[6], plan[7], plan[8]
-        b, be, residual, activation, where, given, dsum, counts = either(rest, NOTHING)
+    for unit in prange(read(plan, Runs, RowsBackward)[1].units):
+        view, how = read(plan, Runs, RowsBackward)
+        length = view.length
+        b, be, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
         chain = b, be, residual, activation, where
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
-        own, also = advance(address(grads), unit * 2 * affine), weighed((dsum, where))
+        own, beside = advance(address(grads), unit * 2 * view.weights), weighed((dsum, where))
         coefficients, scratch = np.empty(3 * ROWS_AT_ONCE, like.dtype), np.empty((2 * ROWS_AT_ONCE + 1) * (LANES + 1))
         hi, along = address(coefficients), lined_up(scratch)
         sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
         there = pdx
-        if plan[11]:
+        if how.collected:
             collected = np.empty(LINE + ROWS_AT_ONCE * length, dx.dtype)
             there = lined_up(collected)
-        for k in range(2 * affine):
+        for k in range(2 * view.weights):
             own[k] = 0.0
-        first, last = unit * block, min((unit + 1) * block, rows)
-        for row in range(first, last, ROWS_AT_ONCE):
-            above = min(row + ROWS_AT_ONCE, last)
-            _row_coefficients(px, pm, pr, row, above, hi, a, t)
-            for k in range(2 * (above - row)):
+        last = min((unit + 1) * how.rows, view.groups)
+        for row in range(unit * how.rows, last, ROWS_AT_ONCE):
+            rows = row, min(row + ROWS_AT_ONCE, last)
+            _row_coefficients(px, pm, pr, rows, (hi, a, t))
+            for k in range(2 * (rows[1] - row)):
                 sums[k] = 0.0
-            for p in range(per_row):
-                for r in range(row, above):
-                    _differentiate(pdy, px, view, r, p, pick(pm, r, 0.0), pr[r], None, pw, chain, given)
-                for k in range(2 * (above - row) * LANES):
+            for p in range(how.pieces):
+                for r in range(rows[0], rows[1]):
+                    _differentiate(pdy, px, view, (r, p), (pick(pm, r, 0.0), pr[r]), (None, pw), chain, given)
+                for k in range(2 * (rows[1] - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, pw, hi, a, t, own, along, plan[9], plan[10])
-                for r in range(row, above):
-                    k = 2 * (r - row)
-                    _, _, shift = normalized(px, pick(pm, r, 0.0), pr[r])
-                    s = total(load(along, k * LANES))
-                    sums[k] += s
-                    sums[k + 1] += completed(s, total(load(along, (k + 1) * LANES)), shift)
-            begin, base = (row * length, row) if plan[11] else (0, 0)
-            target = _as_lined_up(there, pdx, begin) if plan[11] else pdx
-            arrays, more = (advance(pdy, begin), advance(px, begin), target), _advanced(also, begin)
-            for r in range(row, above):
-                m, f, k = pick(pm, r, 0.0), _weight_of_row(view, r), 2 * (r - row)
+                arrays, ahead = (pdy, px, beside[1]), (how.ahead, how.dy_ahead)
+                _add_rows(arrays, view, rows, (e0, e1), (pw, hi, a, t), own, along, ahead)
+                _sums_along_rows(px, rows, pm, pr, along, sums)
+            begin, base = (row * length, row) if how.collected else (0, 0)
+            target = _as_lined_up(there, pdx, begin) if how.collected else pdx
+            into, of_elements = (advance(pdy, begin), advance(px, begin), target), _advanced(beside, begin)
+            for r in range(rows[0], rows[1]):
+                m, k, weight = pick(pm, r, 0.0), 2 * (r - row), (pw, _weight_of_row(view, r))
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
-                for p in range(per_row):
-                    _apply_back(*arrays, view, r - base, p, m, pr[r], v, u, pw, f, more, past_cache, False)
-            if plan[11]:
-                pour(target, pdx, begin, (above - row) * length)
+                for p in range(how.pieces):
+                    place, of = (r - base, p), (m, pr[r], v, u)
+                    _apply_back(into, view, place, of, weight, of_elements, how.past_cache, False)
+            if how.collected:
+                pour(target, pdx, begin, (rows[1] - row) * length)
         hold(coefficients)
         hold(scratch)
-        if plan[11]:
+        if how.collected:
             hold(collected)
 
 
@@ -745,31 +765,33 @@ def finish_rows(units, view, per_row, centered, rstd, sums, counts, row_slopes):
         for p in range(r * per_row, (r + 1) * per_row):
             s += sums[p, 0]
             q += sums[p, 1]
-        row_slopes[r, 0], row_slopes[r, 1] = slopes(s, q, _terms(address(counts), view, r), rstd[r], centered)
+        n = _terms(address(counts), named(view, Runs), r)
+        row_slopes[r, 0], row_slopes[r, 1] = slopes(s, q, n, rstd[r], centered)
 
 
 @driver
-def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, more):
-    """dx and grads as `rows_backward`, from the slopes; a unit is one piece of all rows."""
-    _, rows, _, length, affine = view
+def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, row_slopes, like, of_elements):
+    """dx and grads as `rows_backward`, from the slopes; a work item is one piece of all rows."""
     for p in prange(units):
+        runs = named(view, Runs)
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
-        _, _, e0, e1 = _span(p, 1, length)
-        also = weighed(more)
+        _, _, e0, e1 = _span(p, 1, runs.length)
+        beside = weighed(of_elements)
         coefficients = np.empty(3 * ROWS_AT_ONCE, like.dtype)
         hi = address(coefficients)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
-        for first in range(0, rows, block):
-            own, last = advance(address(grads), first // block * 2 * affine), min(first + block, rows)
+        for first in range(0, runs.groups, block):
+            own, last = advance(address(grads), first // block * 2 * runs.weights), min(first + block, runs.groups)
             for row in range(first, last, ROWS_AT_ONCE):
-                above = min(row + ROWS_AT_ONCE, last)
-                _row_coefficients(px, pm, pr, row, above, hi, a, t)
-                _add_rows(pdy, px, also[1], row, above, e0, e1, view, None, hi, a, t, own, None, NEAR, NEAR)
+                rows = row, min(row + ROWS_AT_ONCE, last)
+                _row_coefficients(px, pm, pr, rows, (hi, a, t))
+                of_rows = None, hi, a, t
+                _add_rows((pdy, px, beside[1]), runs, rows, (e0, e1), of_rows, own, None, (NEAR, NEAR))
         hold(coefficients)
-        for r in range(rows):
-            v, u = row_slopes[r, 0], row_slopes[r, 1]
-            m, f = pick(pm, r, 0.0), _weight_of_row(view, r)
-            _apply_back(pdy, px, pdx, view, r, p, m, pr[r], v, u, pw, f, also, past_cache, False)
+        for r in range(runs.groups):
+            of = pick(pm, r, 0.0), pr[r], row_slopes[r, 0], row_slopes[r, 1]
+            weight = pw, _weight_of_row(runs, r)
+            _apply_back((pdy, px, pdx), runs, (r, p), of, weight, beside, past_cache, False)
 
 
 @driver
