@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastbn.engine import pace, views
 from fastbn.engine.arrays import flattened, writable
 from fastbn.kernels import pixels
+from fastbn.kernels.plans import Moved, Planes, Repeating
 
 Array = NDArray[Any]
 
@@ -107,7 +108,7 @@ def _kinds(x: Array, y: Array) -> tuple[int | None, int | None]:
     return whole, target
 
 
-def _run(kernel: Any, units: int, plan: list[int], x: Array, y: Array, rest: tuple[Any, ...]) -> None:
+def _run(kernel: Any, units: int, plan: tuple[int, ...], x: Array, y: Array, rest: tuple[Any, ...]) -> None:
     told = np.array(plan, np.int64)
 
     def run(threads: int) -> None:
@@ -126,14 +127,15 @@ def _in_place(x: Array, y: Array, axes: tuple[int, ...], order: tuple[int, ...],
     if place.channels == 1 or place.inner >= _LONG_RUN:
         length = place.inner if place.channels > 1 else x.size
         pieces = -(-length // pixels.UNIT)
-        plan = [place.channels, length, pieces, past_cache]
+        plan = Planes(channels=place.channels, length=length, pieces=pieces, past_cache=past_cache)
         _run(pixels.runs, x.size // length * pieces, plan, *flat, (kinds, *place.numbers))
         return
     period = place.channels * place.inner
     times = -(-_PERIOD // period)
     columns = tuple(_repeated(v, place.inner, times) for v in place.numbers)
     units = -(-x.size // pixels.UNIT)
-    _run(pixels.columns, units, [x.size, period * times, past_cache], *flat, (kinds, *columns))
+    plan_of_columns = Repeating(size=x.size, period=period * times, past_cache=past_cache)
+    _run(pixels.columns, units, plan_of_columns, *flat, (kinds, *columns))
 
 
 def _repeated(values: Array, inner: int, times: int) -> Array:
@@ -187,7 +189,8 @@ def _moved(
     )
     blocks = -(-length // pixels.POSITIONS)
     aligned = kernel is pixels.to_last or length * y.itemsize % _LINE == 0
-    plan = [length, channels, blocks, int(y.nbytes >= _PAST_CACHE and aligned)]
+    past_cache = int(y.nbytes >= _PAST_CACHE and aligned)
+    plan = Moved(length=length, channels=channels, blocks=blocks, past_cache=past_cache)
     flat = tuple(np.ascontiguousarray(v).reshape(-1) for v in numbers)
     _run(kernel, outer * blocks, plan, _flat(x, own), _flat(y, order), (_kinds(x, y), *flat))
     return True

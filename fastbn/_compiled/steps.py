@@ -623,7 +623,7 @@ def rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activati
     """Gradients of `rows`; affine: weight and bias."""
     view = 1, shape[0], 1, shape[1], shape[2]
     plan = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
-    grads = np.empty((plan[5], 2, shape[2]))
+    grads = np.empty((integers.blocks_of_rows(shape[0])[0], 2, shape[2]))
     w, b = flat(affine[0], dx), flat(affine[1], dx)
     rest, dz = _backward_extras(None, b, activation, dy)
     _rows_backward(plan, dz, x, dx, w, mean, rstd, grads, elements(dx, 0), rest)
@@ -636,7 +636,8 @@ def rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activati
 @jitable
 def _runs_backward(dy, x, dx, view, affine, mean, rstd, dweight, dbias, activation):
     plan = integers.runs_backward(view, x.size * x.itemsize, x.itemsize)
-    grads = np.empty((plan[5] // plan[6], 2, view[4]))
+    samples, per_block = integers.blocks_of_samples(view, x.itemsize)
+    grads = np.empty((integers.ceil_div(samples, per_block), 2, view[4]))
     w, b = flat(affine[0], dx), flat(affine[1], dx)
     rest, dz = _backward_extras(b, None, activation, dy)
     _backward(plan, dz, x, dx, w, mean, rstd, grads, rest)

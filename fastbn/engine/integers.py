@@ -126,7 +126,7 @@ def blocks_of_rows(rows: int) -> tuple[int, int]:
 def runs_forward(
     view: Five, by_channel: int, nbytes: int, itemsize: int, centered: int, rooted: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-    """For `runs.forward`."""
+    """The numbers of `Runs` and `RunsForward`, for `runs.forward`."""
     count, groups, parts, length, weights = view
     past = past_runs(length, by_channel, nbytes, itemsize, _to_next_group(count, parts * length, itemsize), 1)
     # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
@@ -137,14 +137,14 @@ def runs_forward(
 def columns_forward(
     view: Eight, blocks: int, nbytes: int, itemsize: int, centered: int, rooted: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """For `columns.forward`."""
+    """The numbers of `Columns` and `ColumnsForward`, for `columns.forward`."""
     rows, width, fold, span, repeat, weights, panel, piece = view
     units, past = blocks * extent(view)[1], past_columns(panel, nbytes, itemsize, 1)
     return rows, width, fold, span, repeat, weights, panel, piece, units, centered, rooted, past
 
 
 def runs_scale(view: Five, by_channel: int, nbytes: int, itemsize: int) -> tuple[int, int, int, int, int, int, int]:
-    """For `runs.scale`."""
+    """The numbers of `Runs` and `RunsScale`, for `runs.scale`."""
     count, groups, parts, length, weights = view
     past = past_runs(length, by_channel, nbytes, itemsize, AHEAD, 1)
     return count, groups, parts, length, weights, pieces(count * groups, length), past
@@ -153,7 +153,7 @@ def runs_scale(view: Five, by_channel: int, nbytes: int, itemsize: int) -> tuple
 def columns_scale(
     view: Eight, blocks: int, nbytes: int, itemsize: int, threads: int, parts: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """For `columns.scale`; parts: of a block."""
+    """The numbers of `Columns` and `ColumnsScale`, for `columns.scale`; parts: of a block."""
     rows, width, fold, span, repeat, weights, panel, piece = view
     past = past_columns(panel, nbytes, itemsize, 1)
     return rows, width, fold, span, repeat, weights, panel, piece, blocks * parts, threads, parts, past
@@ -162,7 +162,7 @@ def columns_scale(
 def runs_backward(
     view: Five, nbytes: int, itemsize: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """For `runs.backward`; the sixth is the number of units."""
+    """The numbers of `Runs` and `RunsBackward`, for `runs.backward`."""
     count, groups, parts, length, weights = view
     samples, per_block = blocks_of_samples(view, itemsize)
     of_sample = groups // samples
@@ -177,7 +177,7 @@ def runs_backward(
 def rows_backward(
     view: Five, nbytes: int, itemsize: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """For `runs.rows_backward`; the sixth is the number of units."""
+    """The numbers of `Runs` and `RowsBackward`, for `runs.rows_backward`."""
     count, groups, parts, length, weights = view
     blocks, block = blocks_of_rows(groups)
     per_row, next_rows = pieces(1, length), ROWS_AT_ONCE * length
@@ -192,7 +192,7 @@ def rows_backward(
 def columns_backward(
     view: Eight, blocks: int, nbytes: int, itemsize: int, centered: int
 ) -> tuple[int, int, int, int, int, int, int, int, int, int, int]:
-    """For `columns.backward`; the ninth is the number of units."""
+    """The numbers of `Columns` and `ColumnsBackward`, for `columns.backward`."""
     rows, width, fold, span, repeat, weights, panel, piece = view
     units, past = blocks * extent(view)[1], past_columns(panel, nbytes, itemsize, 2)
     return rows, width, fold, span, repeat, weights, panel, piece, units, centered, past

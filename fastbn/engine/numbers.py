@@ -12,6 +12,7 @@ from fastbn.engine import integers
 from fastbn.engine.integers import ceil_div
 from fastbn.engine.views import View
 from fastbn.kernels import runs
+from fastbn.kernels.plans import Columns, ColumnsBackward, RowsBackward, Runs, RunsBackward
 from fastbn.kernels.tile import AHEAD
 
 Array = NDArray[Any]
@@ -99,11 +100,13 @@ def scale(view: View, y: Elements, threads: int = 1, parts: int = 1) -> Array:
 def backward(view: View, x: Elements, centered: bool) -> tuple[Array, int]:
     """For the kernel of whole groups, and the number of its units."""
     if view.columns:
-        panels = integers.columns_backward(_eight(view), view.blocks, *x, centered)
-        return _numbers(panels), panels[8]
-    family = integers.rows_backward if view.affine == "element" else integers.runs_backward
-    plan = family(_five(view), *x)
-    return _numbers(plan), plan[5]
+        plan: tuple[int, ...] = integers.columns_backward(_eight(view), view.blocks, *x, centered)
+        return _numbers(plan), ColumnsBackward(*plan[len(Columns._fields) :]).units
+    if view.affine == "element":
+        plan = integers.rows_backward(_five(view), *x)
+        return _numbers(plan), RowsBackward(*plan[len(Runs._fields) :]).units
+    plan = integers.runs_backward(_five(view), *x)
+    return _numbers(plan), RunsBackward(*plan[len(Runs._fields) :]).units
 
 
 def _five(view: View) -> integers.Five:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastbn.engine import pace, views
 from fastbn.engine.arrays import writable
 from fastbn.kernels import numbers, pixels
+from fastbn.kernels.plans import SumsOfColumns, SumsOfRuns
 from fastbn.moments import _states
 from fastbn.moments._chunks import CHUNK, arranged, chunks
 from fastbn.moments._states import Exact
@@ -76,7 +77,7 @@ def _of_runs(x: Array, groups: int, inner: int) -> Array:
     pieces = -(-inner // pixels.UNIT)
     units = x.size // inner * pieces
     sums = np.empty((units, 2), np.int64)
-    _run(pixels.sums_of_runs, units, [inner, pieces], x, sums)
+    _run(pixels.sums_of_runs, units, SumsOfRuns(length=inner, pieces=pieces), x, sums)
     return _summed(sums.reshape(-1, groups, pieces, 2), (0, 2)).T
 
 
@@ -91,7 +92,7 @@ def _of_columns(x: Array, outer: int, groups: int, inner: int) -> Array | None:
     of_unit = max(_FEW_ROWS, 2 * pixels.UNIT // width)
     units = -(-rows // of_unit)
     sums = np.zeros((units, 2, width), np.int64)
-    _run(pixels.sums_of_columns, units, [rows, width, of_unit], x, sums)
+    _run(pixels.sums_of_columns, units, SumsOfColumns(rows=rows, width=width, of_unit=of_unit), x, sums)
     total = _summed(_summed(sums, 0).reshape(2, -1, period), 1)
     rest = x[rows * width :].reshape(-1, period)  # fewer rows than were taken as one
     if rest.size:
@@ -99,7 +100,7 @@ def _of_columns(x: Array, outer: int, groups: int, inner: int) -> Array | None:
     return _summed(total.reshape(2, groups, inner), 2)
 
 
-def _run(kernel: Any, units: int, plan: list[int], x: Array, sums: Array) -> None:
+def _run(kernel: Any, units: int, plan: tuple[int, ...], x: Array, sums: Array) -> None:
     told = np.array(plan, np.int64)
 
     def run(threads: int) -> None:
