@@ -63,7 +63,7 @@ def update(
 
 
 def _direct(mean: Array | None, var: Array | None) -> bool:
-    """Whether the kernel takes the arrays as they lie."""
+    """Whether the kernel takes the arrays as they are."""
     if type(mean) is not np.ndarray or type(var) is not np.ndarray or mean.dtype != var.dtype:
         return False
     return (mean.dtype == _FLOAT32 or mean.dtype == _FLOAT64) and mean.flags.carray and var.flags.carray

@@ -98,7 +98,7 @@ def batch_norm_double_backward(
     arguments.rank(x, 2)
     channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
-    m, r = arguments.given(mean, "mean", shape), arguments.given(rstd, "rstd", shape)
+    m, r = arguments.float64_statistic(mean, "mean", shape), arguments.float64_statistic(rstd, "rstd", shape)
     checked = Operands(v, dy, x, m, r, *_affine(weight, ddweight, ddbias, shape))
     through = arguments.flag(training, "training")
     return differentiate(checked, views.batch_view, (channel,), shape, through)
@@ -316,8 +316,8 @@ def _trailing(
     dy, x = arguments.gradient(dy, x)
     v = arguments.like(ddx, "ddx", x)
     lead, shape = arguments.leading(rstd, "rstd", x)
-    r = arguments.given(rstd, "rstd", lead)
-    m = arguments.given(mean, "mean", lead) if centered else None
+    r = arguments.float64_statistic(rstd, "rstd", lead)
+    m = arguments.float64_statistic(mean, "mean", lead) if centered else None
     checked = Operands(v, dy, x, m, r, *_affine(*affine, shape))
     return differentiate(checked, views.layer_view, (len(shape),), shape)
 
@@ -337,6 +337,6 @@ def _group(
     channel = arguments.sample_axis(axis, x)
     channels = x.shape[channel]
     groups = channels if by_channel else arguments.groups_of(rstd, channels)
-    m, r = (arguments.given(s, name, (x.shape[0], groups)) for s, name in ((mean, "mean"), (rstd, "rstd")))
+    m, r = (arguments.float64_statistic(s, name, (x.shape[0], groups)) for s, name in ((mean, "mean"), (rstd, "rstd")))
     checked = Operands(v, dy, x, m, r, *_affine(*affine, (channels,)))
     return differentiate(checked, views.group_view, (channel, groups), (channels,))

@@ -141,7 +141,10 @@ def _scale_and_shift(bn: Any, channels: int, before: bool) -> tuple[Array, Array
             "(running_mean, running_var, weight, bias, eps)"
         )
     shape = (channels,)
-    mean, var = arguments.given(mean, "running_mean", shape), arguments.given(var, "running_var", shape)
+    mean, var = (
+        arguments.float64_statistic(mean, "running_mean", shape),
+        arguments.float64_statistic(var, "running_var", shape),
+    )
     weight = arguments.vector(weight, "weight", shape, np.float64)
     bias = arguments.vector(bias, "bias", shape, np.float64)
     eps = arguments.eps(eps)

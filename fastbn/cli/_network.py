@@ -2,7 +2,8 @@
 
 Every layer here speaks the protocol of fastbn's own layers (call, ``backward``, ``parameters``, ``grads``,
 ``zero_grad``, ``train``, ``eval``), so both kinds stand side by side in one list.  Images are channels last,
-(N, H, W, C): a convolution is then a single matrix product, and fastbn normalises them as they lie with ``axis=-1``.
+(N, H, W, C): a convolution is then a single matrix product, and fastbn normalizes them with ``axis=-1``, without a
+copy.
 """
 
 from collections.abc import Callable, Iterator

@@ -256,7 +256,7 @@ def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) 
     return v if dtype is None else np.asarray(cast(v, dtype), order="C")
 
 
-def given(value: Any, name: str, shape: Shape) -> Array:
+def float64_statistic(value: Any, name: str, shape: Shape) -> Array:
     """A statistic that a call cannot do without, in float64."""
     if value is None:
         raise ValueError(f"{name} is None; expected an array of shape {shape}")
@@ -267,7 +267,7 @@ def statistic(value: Any, name: str, shape: Shape) -> Array:
     """A statistic that a call cannot do without, in float32 where it is, else in float64."""
     if type(value) is np.ndarray and value.dtype == np.float32 and value.shape == shape:
         return np.asarray(value, order="C")
-    return given(value, name, shape)
+    return float64_statistic(value, name, shape)
 
 
 def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
@@ -350,7 +350,7 @@ def extras(x: Array, function: Any, mask: Any, residual: Any) -> tuple[Any, Arra
     return activation(function), mask, added
 
 
-class Also(NamedTuple):
+class Extras(NamedTuple):
     """What a call may ask for beside the normalization; all checked."""
 
     residual: Array | None = None  # like x
@@ -359,15 +359,17 @@ class Also(NamedTuple):
     counts: Array | None = None  # in the shape of the statistics: how many elements `where` leaves
 
 
-NOTHING = Also()
+NO_EXTRAS = Extras()
 
 
-def also(x: Array, function: Any, mask: Any, residual: Any, kept: tuple[int, ...], groups: int = 0) -> Also:
+def extras_with_counts(
+    x: Array, function: Any, mask: Any, residual: Any, kept: tuple[int, ...], groups: int = 0
+) -> Extras:
     """The arguments activation, where and residual; groups: into how many the last of the kept axes is split."""
     if function is None and mask is None and residual is None:
-        return NOTHING
+        return NO_EXTRAS
     mask = where(mask, x)
-    return Also(
+    return Extras(
         None if residual is None else like(residual, "residual", x),
         activation(function),
         mask,

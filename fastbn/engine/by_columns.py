@@ -67,8 +67,8 @@ def scale(view: View, y: Array, eps: float | None) -> Forward:
             parts = min(ceil_div(4 * threads, blocks), most)
             plan = plans[threads] = numbers.scale(view, of_y, threads, parts)
         affine = (w, b, None, None) if by_channel else (None, None, w, b)
-        more = None if extras is None else extras[:4]
-        kernel(threads > 1, (plan, x, y, *affine, eps, mean, var, like, more))
+        of_elements = None if extras is None else extras[:4]
+        kernel(threads > 1, (plan, x, y, *affine, eps, mean, var, like, of_elements))
 
     return run
 
@@ -141,8 +141,8 @@ def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
         totals = channel, centered, sums, extras.counts, mean, rstd, grads, coefficients
         finish(False, (units, x, shape, *totals))
         if dx is not None:
-            given = past_cache, row_grads, coefficients, extras.beside_coefficients
-            apply(parallel, (pieces, threads, dy, x, dx, shape, row, *given))
+            others = past_cache, row_grads, coefficients, extras.beside_coefficients
+            apply(parallel, (pieces, threads, dy, x, dx, shape, row, *others))
         collect(threads, row_grads if by_row else grads, dweight, dbias)
 
     return run

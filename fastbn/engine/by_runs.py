@@ -39,10 +39,10 @@ def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> F
 def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any) -> Callable[..., Any]:
     """A plan for small arrays in C order without residual or mask: the fewest steps."""
     x, w, b, most = *operands[:3], len(operands) - 3
-    kernel, eps, wanted = Entries(runs.forward), spec.eps, bool(spec.keep)
-    plan = numbers.forward(view, numbers.of(x), spec.centered, spec.keep == 2)
+    kernel, eps, wanted = Entries(runs.forward), spec.eps, bool(spec.returns)
+    plan = numbers.forward(view, numbers.of(x), spec.centered, spec.returns == 2)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
-    empty, with_mean, counted = np.empty, wanted and spec.centered, spec.keep == 1
+    empty, with_mean, counted = np.empty, wanted and spec.centered, spec.returns == 1
     affine = (w, b, None, None) if by_channel else (None, None, w, b)
     entry = kernel.find(False, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
     del x, w, b, affine, operands
@@ -84,8 +84,8 @@ def forward_in_steps(view: View, y: Array, centered: bool, rooted: bool, eps: fl
             alone = None, None, None, None, None, past_cache, np.zeros(1), np.ones(1), None
             add(True, (pieces, threads, x, summed, shape, per_group, *alone))
         affine = (w, b, None, None) if by_channel else (None, None, w, b)
-        more = None if extras is None else extras.of_elements
-        apply(True, (pieces, threads, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, more))
+        of_elements = None if extras is None else extras.of_elements
+        apply(True, (pieces, threads, x, y, shape, per_group, *affine, eps, past_cache, mean, of_groups, of_elements))
         if rooted:
             take_roots(var, eps)
 
@@ -231,8 +231,8 @@ def _block_in_steps(past_cache: int) -> Callable[..., None]:
         per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
         pieces = groups * parts * per_part
         if extras.dy is not None:
-            given = w, extras.bias, None, None, None, 0, mean, rstd, extras.forward
-            differentiate(parallel, (groups * per_group, threads, x, dy, shape, per_group, *given))
+            beside = w, extras.bias, None, None, None, 0, mean, rstd, extras.forward
+            differentiate(parallel, (groups * per_group, threads, x, dy, shape, per_group, *beside))
         sums, slopes = np.empty((pieces, 2)), np.empty((groups, 2))
         reduce(parallel, (pieces, dy, x, extras.where, shape, per_part, None, mean, rstd, sums))
         finish(False, (groups, shape, per_part, w, rstd, sums, extras.counts, slopes))
@@ -261,8 +261,8 @@ def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
         grads = np.zeros((blocks, 2, weights))
         if extras.dy is not None:
             means = np.zeros(rows) if mean is None else mean
-            given = None, None, w, extras.element_bias, None, 0, means, rstd, extras.forward
-            differentiate(parallel, (rows * per_row, threads, x, dy, shape, per_row, *given))
+            beside = None, None, w, extras.element_bias, None, 0, means, rstd, extras.forward
+            differentiate(parallel, (rows * per_row, threads, x, dy, shape, per_row, *beside))
         sums, slopes = np.empty((rows * per_row, 2)), np.empty((rows, 2))
         reduce(parallel, (rows * per_row, dy, x, extras.where, shape, per_row, w, mean, rstd, sums))
         finish(False, (rows, shape, per_row, centered, rstd, sums, extras.counts, slopes))

@@ -21,7 +21,7 @@ class Statistics(NamedTuple):
     view_of: arrays.ViewOf
     args: tuple[Any, ...]  # of view_of, beside shape and memory order
     eps: float
-    keep: int = ONLY_Y
+    returns: int = ONLY_Y
     centered: bool = True  # or mean is empty and the variance a mean square
     activation: Any = None
     kept: tuple[int, ...] = ()  # axes of x that the statistics keep,
@@ -66,10 +66,10 @@ def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None] | None:
     return None if nbytes < pace.SERIAL_BYTES else with_team
 
 
-def passes(x: Array, view: views.View, eps: float, keep: int, centered: bool = True) -> by_runs.Forward:
+def passes(x: Array, view: views.View, eps: float, returns: int, centered: bool = True) -> by_runs.Forward:
     """All passes of a forward over arrays like x: (threads, x, y, weight, bias, mean, var, extras)."""
     family: Any = by_columns if view.columns else by_runs
-    args = view, x, centered, keep == RSTD, eps
+    args = view, x, centered, returns == RSTD, eps
     whole = family.forward(*args)
     if numbers.undivided(view) or x.nbytes < pace.SERIAL_BYTES:
         return whole
@@ -88,10 +88,10 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     if not x.size:
         return _plan_of_nothing(read, spec, len(operands) - 3)
     order, back, view, shape, dtype, nbytes = read
-    run = passes(x, view, spec.eps, spec.keep, spec.centered)
-    shared, empty, keep = team(nbytes, run), read.empty, spec.keep
-    stats_shape, stats_axes, with_mean = view.stats_shape, view.stats_axes, bool(keep and spec.centered)
-    flat_stats = not keep or len(stats_shape) == 1
+    run = passes(x, view, spec.eps, spec.returns, spec.centered)
+    shared, empty, returns = team(nbytes, run), read.empty, spec.returns
+    stats_shape, stats_axes, with_mean = view.stats_shape, view.stats_axes, bool(returns and spec.centered)
+    flat_stats = not returns or len(stats_shape) == 1
     plain_weights = view.weight_order is None and all(w is None or w.ndim == 1 for w in operands[1:3])
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
     extras = _extras(spec, read, operands)
@@ -103,7 +103,7 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
         out: Any = others[-1] if others is not None and len(others) == most else None
-        more = None if extras is None else extras(*(others or ())[most - 3 :])
+        own = None if extras is None else extras(*(others or ())[most - 3 :])
         if order is None:
             y = out if direct and out is not None else empty(shape, dtype)
             flat_x, flat_y = x.ravel(), y.ravel()
@@ -113,23 +113,23 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
         if not plain_weights:
             w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
         mean = flat_mean = np.empty(stats_shape) if with_mean else UNWANTED
-        var = flat_var = np.empty(stats_shape) if keep else UNWANTED
+        var = flat_var = np.empty(stats_shape) if returns else UNWANTED
         if not flat_stats:
             flat_mean, flat_var = mean.ravel(), var.ravel()
         if shared is None:
-            run(1, flat_x, flat_y, w, b, flat_mean, flat_var, more)
+            run(1, flat_x, flat_y, w, b, flat_mean, flat_var, own)
         else:
-            shared(flat_x, flat_y, w, b, flat_mean, flat_var, more)
+            shared(flat_x, flat_y, w, b, flat_mean, flat_var, own)
         if not direct:
             out[...] = y
             y = out
-        if not keep:
+        if not returns:
             return y
         if stats_axes is not None:
             mean, var = mean.transpose(stats_axes) if with_mean else mean, var.transpose(stats_axes)
-        if keep == RSTD:
+        if returns == RSTD:
             return y, mean, var
-        counts = None if more is None or more.counts is None else more.counts.reshape(stats_shape)
+        counts = None if own is None or own.counts is None else own.counts.reshape(stats_shape)
         return y, mean, var, counts
 
     return normalize
@@ -137,16 +137,16 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
 
 def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[..., Any]:
     """Of an x without elements: statistics are NaN."""
-    view, keep = read.view, spec.keep
+    view, returns = read.view, spec.returns
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
         out: Any = others[-1] if others is not None and len(others) == most else None
         y = arrays.target(x, read.order) if out is None else out
-        if not keep:
+        if not returns:
             return y
         var = arrays.shaped_statistics(np.full(view.stats_shape, np.nan), view)
         mean = var.copy() if spec.centered else UNWANTED
-        return (y, mean, var) if keep == RSTD else (y, mean, var, None)
+        return (y, mean, var) if returns == RSTD else (y, mean, var, None)
 
     return normalize
 
@@ -181,7 +181,7 @@ def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., An
     _, read = reading(x, spec.view_of, spec.args)
     view, shape, dtype, centered = read.view, x.shape, x.dtype, spec.centered
     direct = out is None or out.flags.c_contiguous
-    run = passes(x, view, spec.eps, spec.keep, centered) if x.size else None
+    run = passes(x, view, spec.eps, spec.returns, centered) if x.size else None
     shared, empty = team(x.nbytes, run) if run else None, read.empty
     del x, out
 
@@ -207,7 +207,7 @@ def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., An
 # Given statistics -----------------------------------------------------------------------------------------------------
 
 
-class Given(NamedTuple):
+class GivenStatistics(NamedTuple):
     """What is decided about a forward by given statistics."""
 
     axis: int
@@ -218,7 +218,7 @@ class Given(NamedTuple):
     accept: None = None
 
 
-def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[..., Any]:
+def plan_with_statistics(spec: GivenStatistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (x, weight, bias, mean, var, residual, where, out), every channel by its given mean and variance."""
     x, read = reading(operands[0], views.batch_view, (spec.axis, False))
     order, back, view, shape, dtype, nbytes = read
@@ -234,7 +234,7 @@ def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[...
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
         mean, var = others[:2]
         out: Any = others[4] if len(others) == 5 else None
-        more = None if extras is None else extras(*others[2:])
+        own = None if extras is None else extras(*others[2:])
         if order is None:
             y = out if direct and out is not None else empty(shape, dtype)
             flat_x, flat_y = x.ravel(), y.ravel()
@@ -242,9 +242,9 @@ def plan_with_statistics(spec: Given, operands: tuple[Any, ...]) -> Callable[...
             y = out if direct and out is not None else empty(shape, dtype).transpose(back)
             flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
         if shared is not None:
-            shared(flat_x, flat_y, w, b, mean, var, more)
+            shared(flat_x, flat_y, w, b, mean, var, own)
         elif run is not None:
-            run(1, flat_x, flat_y, w, b, mean, var, more)
+            run(1, flat_x, flat_y, w, b, mean, var, own)
         if direct:
             return y
         out[...] = y

@@ -4,8 +4,8 @@ Python decides about a call by these (`numbers`, `views`), and so may whatever c
 Whatever a plan says beside the geometry, the bits of the results are the same.  Truth values are 0 or 1 in a plan.
 """
 
+from fastbn.kernels.loops import AHEAD, ROWS_AT_ONCE
 from fastbn.kernels.runs import NEAR, pieces
-from fastbn.kernels.tile import AHEAD, ROWS_AT_ONCE
 
 Five = tuple[int, int, int, int, int]  # the `view` of kernels.runs
 Eight = tuple[int, int, int, int, int, int, int, int]  # and of kernels.columns

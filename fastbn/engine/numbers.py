@@ -12,8 +12,8 @@ from fastbn.engine import integers
 from fastbn.engine.integers import ceil_div
 from fastbn.engine.views import View
 from fastbn.kernels import runs
+from fastbn.kernels.loops import AHEAD
 from fastbn.kernels.plans import Columns, ColumnsBackward, RowsBackward, Runs, RunsBackward
-from fastbn.kernels.tile import AHEAD
 
 Array = NDArray[Any]
 

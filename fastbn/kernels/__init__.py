@@ -1,1 +1,1 @@
-"""The compiled half: `simd` (vectors), `tile` (loops over one run), `runs` and `columns` (the two families), `jit`."""
+"""The compiled half: `simd` (vectors), `loops` (over one run), `runs` and `columns` (the families), `plans`, `jit`."""

@@ -25,6 +25,7 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
+from fastbn.kernels.loops import add_moments, add_products, gradient, normalize, products, trusted
 from fastbn.kernels.plans import Columns, ColumnsBackward, ColumnsForward, ColumnsScale, named, read
 from fastbn.kernels.runs import (
     FAR,
@@ -58,7 +59,6 @@ from fastbn.kernels.simd import (
     total,
     wide,
 )
-from fastbn.kernels.tile import add_moments, add_products, gradient, normalize, products, trusted
 
 AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
 MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
@@ -628,22 +628,22 @@ def _apply_back(arrays, view, panel, rows, columns, rw, extras, past_cache):
 
 
 @tile
-def _prepare(view, panel, affine, mean, rstd, given, columns):
+def _prepare(view, panel, affine, mean, rstd, upstream, columns):
     """What `_differentiate` takes, three arrays, if it is to do anything; affine: a weight and a bias a channel."""
-    if given is not None:
+    if upstream is not None:
         _coefficients(view, panel, affine[0], address(affine[1]), None, mean, rstd, columns)
 
 
 @tile
-def _differentiate(arrays, view, panel, rows, hi, rw, chain, given):
+def _differentiate(arrays, view, panel, rows, hi, rw, chain, upstream):
     """Compute dy of a panel in some rows, the gradient of what is normalized, from that of the activation's result.
 
-    arrays: dy and x.  chain: a bias a channel and a row, residual, packed activation and where, or None each.  given:
-    that gradient, or None where dy is there already.
+    arrays: dy and x.  chain: a bias a channel and a row, residual, packed activation and where, or None each.
+    upstream: that gradient, or None where dy is there already.
     """
-    if given is not None:
+    if upstream is not None:
         (dy, x), (_, rb, residual, activation, where) = arrays, chain
-        extras = beginnings((residual, activation, where, given))
+        extras = beginnings((residual, activation, where, upstream))
         of = hi, _array(hi, panel.n, 1), _array(hi, panel.n, 2), rw, address(rb)
         _apply(x, dy, view, panel, rows, of, extras, 0)
 
@@ -658,7 +658,7 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, extras)
     for unit in prange(read(plan, Columns, ColumnsBackward)[1].units):
         view, how = read(plan, Columns, ColumnsBackward)
         pieces, panels = _counts(view)
-        b, rb, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+        b, rb, residual, activation, where, upstream, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
         chain, beside = (b, rb, residual, activation, where), weighed((dsum, where))
         pdy, px, pw, prw, pm, pr = address(dy), address(x), address(w), address(rw), address(mean), address(rstd)
         panel = _panel(px, view, unit // panels, unit % panels)
@@ -668,11 +668,11 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, extras)
         sums, of_piece, behind = (s, _array(s, n, 1)), (_array(s, n, 2), _array(s, n, 3)), _array(hi, n, 6)
         own_grads = advance(address(grads), panel.block * 2 * view.weights)
         own_rows = advance(address(row_grads), unit * 2 * view.rows)
-        _prepare(view, panel, (pw, b), pm, pr, given, behind)
+        _prepare(view, panel, (pw, b), pm, pr, upstream, behind)
         _normalized(view, panel, pm, pr, hi)
         for p in range(pieces):
             own, rows = of_piece if p > 0 else sums, _piece(view, p)
-            _differentiate((pdy, px), view, panel, rows, behind, prw, chain, given)
+            _differentiate((pdy, px), view, panel, rows, behind, prw, chain, upstream)
             _reduce_back((pdy, px, beside[1]), view, panel, rows, hi, prw, own)
             if p > 0:
                 _add(sums[0], own[0], n)

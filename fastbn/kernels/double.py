@@ -114,7 +114,7 @@ def _put(memory, i, value):
 
 @driver
 def over_runs(units, v, dy, x, ddy, gx, view, per_part, c, we, ae, be, block, grads):
-    """The gradients for dy and x of c.shape[1] parts (see `runs`), one piece of `block` parts a unit.
+    """The gradients for dy and x of c.shape[1] parts (see `runs`), each work item being one piece of `block` parts.
 
     we, ae, be: an element's each, or None where `c` has them.  grads: float64 zeros (blocks, weights) for what the
     parts of a block add to the gradient for the weights of their elements, or None.
@@ -139,7 +139,7 @@ def over_runs(units, v, dy, x, ddy, gx, view, per_part, c, we, ae, be, block, gr
 
 @driver
 def over_columns(units, v, dy, x, ddy, gx, view, c, rw, ra, rb, grads):
-    """The gradients for dy and x of some blocks (see `columns`), a piece a unit.
+    """The gradients for dy and x of some blocks (see `columns`), each work item being one piece.
 
     c: (blocks, 12, columns).  rw, ra, rb: a row's each, or None where `c` has them.  grads: float64 (blocks, rows) for
     the gradients for the weights of the rows, or None.

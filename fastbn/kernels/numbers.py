@@ -24,7 +24,7 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 def _raw(builder, memory_type, memory, index, lanes):
-    """So many elements as they lie in memory."""
+    """So many adjacent elements, in the type that memory has."""
     element = ir.IntType(memory_type.dtype.bitwidth) if isinstance(memory_type.dtype, types.Integer) else None
     if element is None:
         element = {32: ir.FloatType(), 64: ir.DoubleType()}[memory_type.dtype.bitwidth]
@@ -34,7 +34,7 @@ def _raw(builder, memory_type, memory, index, lanes):
 
 
 def _as_vec(builder, raw, memory_type, whole, vec):
-    """Elements as they lie in memory, in the type of a Vec."""
+    """Elements in the type that memory has, in that of a Vec."""
     target = ir.VectorType(ir.FloatType() if vec == VEC32 else ir.DoubleType(), LANES)
     dtype = memory_type.dtype
     if whole == types.none:

@@ -347,7 +347,7 @@ def _sum_run(x, i, n):
 
 @driver
 def sums_of_runs(units, plan, x, sums):
-    """Sums and sums of squares of runs of integers; plan: the numbers of `SumsOfRuns`; sums: two a unit."""
+    """Sums and sums of squares of runs of integers; plan: the numbers of `SumsOfRuns`; sums: two a work item."""
     for u in prange(units):
         length, pieces = named(plan, SumsOfRuns)
         start = u % pieces * UNIT

@@ -125,7 +125,7 @@ class Moved(NamedTuple):
 class SumsOfColumns(NamedTuple):
     rows: int
     width: int
-    of_unit: int  # rows of a unit
+    of_unit: int  # rows of a work item
 
 
 class SumsOfRuns(NamedTuple):

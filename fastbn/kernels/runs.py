@@ -20,6 +20,18 @@ from numba import prange
 
 from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, entry, inlined, tile
+from fastbn.kernels.loops import (
+    FEW,
+    ROWS_AT_ONCE,
+    cross_products,
+    expect,
+    gradient,
+    moments,
+    normalize,
+    pour,
+    products,
+    trusted,
+)
 from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, RunsScale, named, read
 from fastbn.kernels.simd import (
     LANES,
@@ -35,18 +47,6 @@ from fastbn.kernels.simd import (
     splat,
     splat64,
     total,
-)
-from fastbn.kernels.tile import (
-    FEW,
-    ROWS_AT_ONCE,
-    cross_products,
-    expect,
-    gradient,
-    moments,
-    normalize,
-    pour,
-    products,
-    trusted,
 )
 
 LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read,
@@ -498,15 +498,15 @@ def weighed(of_elements):
 
 
 @tile
-def _differentiate(dy, x, view, place, statistics, weights, chain, given):
+def _differentiate(dy, x, view, place, statistics, weights, chain, upstream):
     """Compute a piece of dy of a group, the gradient of what is normalized, from that of the activation's result.
 
     weights: a channel's and an element's, or None.  chain: a bias a channel and an element, residual, packed activation
-    and where, or None each.  given: that gradient, or None where dy is there already.
+    and where, or None each.  upstream: that gradient, or None where dy is there already.
     """
-    if given is not None:
+    if upstream is not None:
         b, be, residual, activation, where = chain
-        extras = beginnings((residual, activation, where, given))
+        extras = beginnings((residual, activation, where, upstream))
         _apply(x, dy, view, place, statistics, (weights[0], address(b), weights[1], address(be)), extras, (0, 0))
 
 
@@ -548,7 +548,7 @@ def _sums_of_group(arrays, view, how, g, own, statistics, w, chain):
     two of `_differentiate`.  Returns the sums of the whole group, each channel's times its weight.
     """
     count, groups, parts, length, weights = view
-    (dy, x, _), (of_forward, given) = arrays, chain
+    (dy, x, _), (of_forward, upstream) = arrays, chain
     first, of_g, of_h = own
     split = Runs(count, groups * parts, 1, length, weights)  # as if every part were a group
     s, q = 0.0, 0.0
@@ -558,7 +558,7 @@ def _sums_of_group(arrays, view, how, g, own, statistics, w, chain):
             expect(dy, i * length + how.ahead, length)
             expect(x, i * length + how.ahead, length)
         for p in range(how.pieces):
-            _differentiate(dy, x, split, (i, p), statistics, (w, None), of_forward, given)
+            _differentiate(dy, x, split, (i, p), statistics, (w, None), of_forward, upstream)
             ds, dq = _reduce_back(arrays, view, (i, p), statistics, None, 0)
             ps += ds
             pq += dq
@@ -598,13 +598,13 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, extras):
     is one sample.
     grads: float64 (blocks, 2, channels).
     extras: None, or what may be None each: the bias a channel and an element, residual, packed activation and where of
-    the forward, and the gradient that was given, of which dy is then computed; dsum, which `gradient` takes; counts: as
-    in `forward`.
+    the forward, and the upstream gradient, of which dy is then computed; dsum, which `gradient` takes; counts: as in
+    `forward`.
     """
     for unit in prange(read(plan, Runs, RunsBackward)[1].units):
         view, how = read(plan, Runs, RunsBackward)
-        b, be, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
-        chain = (b, be, residual, activation, where), given
+        b, be, residual, activation, where, upstream, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+        chain = (b, be, residual, activation, where), upstream
         pdy, px, pdx, pw, beside = address(dy), address(x), address(dx), address(w), weighed((dsum, where))
         block, h = unit // how.groups, unit % how.groups
         per_block = how.samples * how.groups
@@ -648,7 +648,7 @@ def apply_back(units, threads, dy, x, dx, view, per_part, w, past_cache, mean, r
 
 @driver
 def collect(units, sums, per_part, dweight, dbias):
-    """dweight and dbias (float64) plus the sums of the parts of a block of samples, a channel a unit."""
+    """dweight and dbias (float64) plus the sums of the parts of a block of samples, channel by channel."""
     for c in prange(units):
         s, q = 0.0, 0.0
         for i in range(c, sums.shape[0] // per_part, units):
@@ -711,7 +711,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, extras):
     for unit in prange(read(plan, Runs, RowsBackward)[1].units):
         view, how = read(plan, Runs, RowsBackward)
         length = view.length
-        b, be, residual, activation, where, given, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+        b, be, residual, activation, where, upstream, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
         chain = b, be, residual, activation, where
         pdy, px, pdx, pw, pm, pr = address(dy), address(x), address(dx), address(w), address(mean), address(rstd)
         own, beside = advance(address(grads), unit * 2 * view.weights), weighed((dsum, where))
@@ -733,7 +733,7 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, extras):
                 sums[k] = 0.0
             for p in range(how.pieces):
                 for r in range(rows[0], rows[1]):
-                    _differentiate(pdy, px, view, (r, p), (pick(pm, r, 0.0), pr[r]), (None, pw), chain, given)
+                    _differentiate(pdy, px, view, (r, p), (pick(pm, r, 0.0), pr[r]), (None, pw), chain, upstream)
                 for k in range(2 * (rows[1] - row) * LANES):
                     along[k] = 0.0
                 _, _, e0, e1 = _span(p, 1, length)
@@ -796,7 +796,7 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
 
 @driver
 def collect_rows(units, grads, dweight, dbias):
-    """dweight and dbias from the sums of the blocks, which come to stand in the first; some weights a unit."""
+    """dweight and dbias from the sums of the blocks, which are gathered in the first, some weights a work item."""
     for unit in prange(units):
         first, last = unit * dweight.size // units, (unit + 1) * dweight.size // units
         for g in range(1, grads.shape[0]):

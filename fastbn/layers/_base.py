@@ -28,7 +28,7 @@ class Context:
     rstd: Any = None  # an array, or None for local response norm
     training: bool = True  # False: the statistics were constants, no gradient flows through them
     correction: tuple[Array, Array] | None = None  # r and d of batch renormalization
-    also: dict[str, Any] = field(default_factory=dict)  # activation, residual and where, as far as there are
+    extras: dict[str, Any] = field(default_factory=dict)  # activation, residual and where, as far as there are
 
 
 def index(name: str, value: Any) -> int:
@@ -137,18 +137,18 @@ class Layer(ABC):
         with quiet():
             target[...] = given
 
-    def _also(self, **given: ArrayLike | None) -> dict[str, Any]:
+    def _extras(self, **given: ArrayLike | None) -> dict[str, Any]:
         """What a call asks for beside the normalization, by the names of the functions' arguments."""
         return {"activation": self.activation, **given}
 
-    def __call__(self, x: ArrayLike, **also: ArrayLike | None) -> Array:
+    def __call__(self, x: ArrayLike, **extras: ArrayLike | None) -> Array:
         """Normalize `x`, with the keywords of `forward`.
 
         In training mode, keep what `backward` needs in place of what the last call kept.
         """
         if not self.training:
-            return self._infer(x, **also) if also else self._infer(x)  # an empty ** takes 50 ns
-        y, self._context = self.forward(x, **also)
+            return self._infer(x, **extras) if extras else self._infer(x)  # an empty ** takes 50 ns
+        y, self._context = self.forward(x, **extras)
         return y
 
     @abstractmethod
@@ -217,7 +217,7 @@ class Layer(ABC):
         if not isinstance(used, Context):
             raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
         dx, *gradients = self._gradients(dy, used)
-        result = dx if used.also.get("residual") is None else (dx, gradients.pop())
+        result = dx if used.extras.get("residual") is None else (dx, gradients.pop())
         self._accumulate(dict(zip(("weight", "bias", "tau"), gradients, strict=False)))
         if context is None:
             self._context = None
@@ -350,12 +350,12 @@ class Layer(ABC):
 
     def __repr__(self) -> str:
         axis = getattr(self, "axis", 1)
-        extras = (
+        parts = (
             f", axis={axis}" if axis != 1 else "",
             f", dtype={self.dtype}" if self.dtype != np.float32 else "",
             f", activation={self.activation!r}" if self.activation is not None else "",
         )
-        return f"{type(self).__name__}({self._describe()}{''.join(extras)})"
+        return f"{type(self).__name__}({self._describe()}{''.join(parts)})"
 
 
 class ChannelNorm(Layer):
@@ -431,12 +431,12 @@ class ChannelNorm(Layer):
         return not self.training
 
     @quietly
-    def _running_context(self, x: Array, also: dict[str, Any]) -> Context | None:
+    def _running_context(self, x: Array, extras: dict[str, Any]) -> Context | None:
         """A snapshot of the running statistics where these normalize x."""
         if self.running_mean is None or self.running_var is None or not self._by_running(x):
             return None
         rstd = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-        return Context(x, self.running_mean.astype(np.float64), rstd, training=False, also=also)
+        return Context(x, self.running_mean.astype(np.float64), rstd, training=False, extras=extras)
 
     def _describe(self) -> str:
         return (

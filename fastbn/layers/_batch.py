@@ -138,34 +138,34 @@ class BatchNorm(ChannelNorm):
     def forward(
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
-        x, also = self._checked(x), self._also(residual=residual, where=where)
-        if constant := self._running_context(x, also):
+        x, extras = self._checked(x), self._extras(residual=residual, where=where)
+        if constant := self._running_context(x, extras):
             return self._infer(x, residual=residual, where=where), constant
         if self._is_single(x, "zero"):
-            return self._without_deviation(x, also)
-        return self._normalize(x, also)
+            return self._without_deviation(x, extras)
+        return self._normalize(x, extras)
 
-    def _normalize(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
+    def _normalize(self, x: Array, extras: dict[str, Any]) -> tuple[Array, Context]:
         """By the batch's own statistics."""
         affine, momentum = (self.weight, self.bias), self._weight_of_batch()
         running = *self._tracked(), self.num_batches_tracked if self._tracks else None
-        more = {"axis": self.axis, **also}
+        named = {"axis": self.axis, **extras}
         if self.virtual_batch_size is not None:
             size = operator.index(self.virtual_batch_size)
-            y, mean, rstd = V.ghost_batch_norm_with_running(x, size, *affine, running, momentum, self.eps, **more)
-            return y, Context(x, mean, rstd, also=also)
+            y, mean, rstd = V.ghost_batch_norm_with_running(x, size, *affine, running, momentum, self.eps, **named)
+            return y, Context(x, mean, rstd, extras=extras)
         if self.renorm is not None:
             numbers = momentum, self.eps, self.renorm
-            y, mean, rstd, r, d = V.batch_renorm_with_running(x, *affine, running, *numbers, **more)
-            return y, Context(x, mean, rstd, correction=(r, d), also=also)
-        y, mean, rstd = F.batch_norm_with_running(x, *affine, running, momentum, self.eps, **more)
-        return y, Context(x, mean, rstd, also=also)
+            y, mean, rstd, r, d = V.batch_renorm_with_running(x, *affine, running, *numbers, **named)
+            return y, Context(x, mean, rstd, correction=(r, d), extras=extras)
+        y, mean, rstd = F.batch_norm_with_running(x, *affine, running, momentum, self.eps, **named)
+        return y, Context(x, mean, rstd, extras=extras)
 
-    def _without_deviation(self, x: Array, also: dict[str, Any]) -> tuple[Array, Context]:
+    def _without_deviation(self, x: Array, extras: dict[str, Any]) -> tuple[Array, Context]:
         """One value a channel is its own mean: y is the bias, and no gradient reaches x or weight."""
         mean, zeros = x.reshape(self.num_features).astype(np.float64), np.zeros(self.num_features)
-        y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis, **also)
-        return y, Context(x, mean, zeros, also=also)
+        y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis, **extras)
+        return y, Context(x, mean, zeros, extras=extras)
 
     def _weight_of_batch(self) -> float:
         """The momentum for the batch at hand; None makes all batches weigh the same."""
@@ -177,17 +177,17 @@ class BatchNorm(ChannelNorm):
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x, mean, rstd = context.x, context.mean, context.rstd
-        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
+        named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}
         if context.correction:
-            return V.batch_renorm_backward(dy, x, mean, rstd, *context.correction, self.weight, **more)
+            return V.batch_renorm_backward(dy, x, mean, rstd, *context.correction, self.weight, **named)
         if mean.ndim == 2:  # of ghost batches
             size = operator.index(self.virtual_batch_size)  # type: ignore[arg-type]
-            return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, **more)
-        plain = all(value is None for value in context.also.values())
+            return V.ghost_batch_norm_backward(dy, x, mean, rstd, size, self.weight, **named)
+        plain = all(value is None for value in context.extras.values())
         if plain and not context.training and not self.grads:  # no sums are wanted, and dx is a multiple of dy
             dy, _ = arguments.gradient(dy, x)
             return (F.batch_norm(dy, np.zeros_like(rstd), 1.0 / (rstd * rstd), self.weight, eps=0.0, axis=self.axis),)
-        return F.batch_norm_backward(dy, x, mean, rstd, self.weight, training=context.training, **more)
+        return F.batch_norm_backward(dy, x, mean, rstd, self.weight, training=context.training, **named)
 
     def _describe(self) -> str:
         usual = {"on_single": "raise", "virtual_batch_size": None, "renorm": None, "frozen": False}

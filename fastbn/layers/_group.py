@@ -86,14 +86,14 @@ class GroupNorm(Layer):
     def forward(
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
-        x, also = self._checked(x), self._also(residual=residual, where=where)
+        x, extras = self._checked(x), self._extras(residual=residual, where=where)
         positional = self.num_groups, self.weight, self.bias, self.eps
-        y, mean, rstd = F.group_norm_forward(x, *positional, axis=self.axis, **also)
-        return y, Context(x, mean, rstd, also=also)
+        y, mean, rstd = F.group_norm_forward(x, *positional, axis=self.axis, **extras)
+        return y, Context(x, mean, rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
-        return F.group_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
+        named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}
+        return F.group_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **named)
 
     def _describe(self) -> str:
         return (

@@ -42,24 +42,24 @@ class _InstanceNorm(ChannelNorm):
         x = arguments.ndarray(x, "x")
         batch = self._batched(x)
         mean, var = self._tracked()
-        affine, also = (self.weight, self.bias), self._also(where=where)
-        y = F.instance_norm(batch, mean, var, *affine, mean is None, 0.0, self.eps, axis=self.axis, **also)
+        affine, extras = (self.weight, self.bias), self._extras(where=where)
+        y = F.instance_norm(batch, mean, var, *affine, mean is None, 0.0, self.eps, axis=self.axis, **extras)
         return y if batch is x else y[0]
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         x = arguments.ndarray(x, "x")
-        also = self._also(where=where)
-        if constant := self._running_context(x, also):
+        extras = self._extras(where=where)
+        if constant := self._running_context(x, extras):
             return self._infer(x, where=where), constant
         batch = self._batched(x)
         # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
         momentum = 0.0 if self.momentum is None else self.momentum
         affine, running = (self.weight, self.bias), self._tracked()
-        extras = self.activation, where
+        beside = self.activation, where
         y, mean, rstd = F.instance_norm_with_running(
-            batch, affine, running, momentum, self.eps, self.axis, None, extras
+            batch, affine, running, momentum, self.eps, self.axis, None, beside
         )
-        return y if batch is x else y[0], Context(x, mean, rstd, also=also)
+        return y if batch is x else y[0], Context(x, mean, rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x = context.x
@@ -67,11 +67,11 @@ class _InstanceNorm(ChannelNorm):
         if single:
             dy, x = arguments.ndarray(dy, "dy")[None], x[None]
         operands = dy, x, context.mean, context.rstd, self.weight
-        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
+        named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}
         if context.training:
-            dx, *rest = F.instance_norm_backward(*operands, **more)
+            dx, *rest = F.instance_norm_backward(*operands, **named)
         else:
-            dx, *rest = F.batch_norm_backward(*operands, training=False, **more)
+            dx, *rest = F.batch_norm_backward(*operands, training=False, **named)
         return dx[0] if single else dx, *rest
 
 

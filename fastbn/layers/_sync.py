@@ -40,25 +40,25 @@ class _SyncBatchNorm(BatchNorm):
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
-        more: dict[str, Any] = {"bias": bias, "axis": axis, "dtype": dtype, "activation": activation}
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, **more)
+        named: dict[str, Any] = {"bias": bias, "axis": axis, "dtype": dtype, "activation": activation}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **named)
         self.comm = comm
 
     def forward(
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
-        x, also = self._checked(x), self._also(residual=residual, where=where)
-        if constant := self._running_context(x, also):
+        x, extras = self._checked(x), self._extras(residual=residual, where=where)
+        if constant := self._running_context(x, extras):
             return self._infer(x, residual=residual, where=where), constant
         mean, var, count = self._statistics(x, where)
-        more: dict[str, Any] = {"eps": self.eps, "axis": self.axis, **also}
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, **more)
+        named: dict[str, Any] = {"eps": self.eps, "axis": self.axis, **extras}
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, **named)
         if self._tracks:
             running = self.running_mean, self.running_var, self.num_batches_tracked
             factor = count / (count - 1)
             _running.update(running, mean, np.array(var), factor, self._weight_of_batch(), batches=1)
         rstd = 1 / np.sqrt(var + self.eps)
-        return y, _Shared(x, mean, rstd, also=also, count=count)
+        return y, _Shared(x, mean, rstd, extras=extras, count=count)
 
     @quietly
     def _statistics(self, x: Array, where: Any) -> tuple[Array, Array, Array]:
@@ -66,8 +66,8 @@ class _SyncBatchNorm(BatchNorm):
         from fastbn.moments import Moments  # which knows of layers, so not before them
         from fastbn.mpi import allreduce
 
-        seen = self._or_give_up(lambda: Moments(self.axis).update(arguments.array(x, "x"), where))
-        together = allreduce(seen, self.comm)
+        moments = self._or_give_up(lambda: Moments(self.axis).update(arguments.array(x, "x"), where))
+        together = allreduce(moments, self.comm)
         count = together.count
         if count.min(initial=np.inf) < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, of all ranks: got {count.min():g}")
@@ -81,7 +81,7 @@ class _SyncBatchNorm(BatchNorm):
         sums = _exchange.total(np.stack([dbias, dweight]), self.comm, "backward") / context.count
         scale = -context.rstd if self.weight is None else -context.rstd * self.weight
         constants = context.mean, 1 / (context.rstd * context.rstd), scale * sums[1], scale * sums[0]
-        x, where = _wide(context.x), context.also.get("where")
+        x, where = _wide(context.x), context.extras.get("where")
         dx = F.batch_norm(x, *constants, eps=0.0, axis=self.axis, residual=dx, where=where)
         given = context.x.dtype
         return dx.astype(given, copy=False), dweight, dbias, *(v.astype(given, copy=False) for v in more)
@@ -90,8 +90,8 @@ class _SyncBatchNorm(BatchNorm):
         """The gradients as if mean and rstd were constants; half precision is widened, weights are float64."""
         dy, x = arguments.gradient(dy, context.x)
         weight = np.ones(self.num_features) if self.weight is None else self.weight.astype(np.float64)
-        also = context.also | {"residual": _wide(context.also.get("residual"))}
-        options = {"axis": self.axis, "bias": self.bias, "training": False, **also}
+        extras = context.extras | {"residual": _wide(context.extras.get("residual"))}
+        options = {"axis": self.axis, "bias": self.bias, "training": False, **extras}
         return F.batch_norm_backward(_wide(dy), _wide(x), context.mean, context.rstd, weight, **options)
 
     def _or_give_up(self, call: Callable[[], T]) -> T:

@@ -78,13 +78,13 @@ class LayerNorm(Layer):
         return F.layer_norm(x, shape, self.weight, self.bias, self.eps, activation=activation, where=where)
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        also = self._also(where=where)
-        y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps, **also)
-        return y, Context(x, mean, rstd, also=also)
+        extras = self._extras(where=where)
+        y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps, **extras)
+        return y, Context(x, mean, rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        more = {"bias": self.bias, **context.also}
-        return F.layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
+        named = {"bias": self.bias, **context.extras}
+        return F.layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **named)
 
     def _describe(self) -> str:
         return (
@@ -161,12 +161,12 @@ class RMSNorm(Layer):
         return F.rms_norm(x, shape, self._scale(), self.eps, activation=activation, where=where)
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        also = self._also(where=where)
-        y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps, **also)
-        return y, Context(x, None, rstd, also=also)
+        extras = self._extras(where=where)
+        y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps, **extras)
+        return y, Context(x, None, rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale(), **context.also)
+        dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale(), **context.extras)
         return dx, dweight.astype(self.dtype, copy=False)
 
     def _describe(self) -> str:

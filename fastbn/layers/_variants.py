@@ -38,8 +38,8 @@ class _PerChannel(Layer):
         check_channels(x, self.axis, "num_channels", self.num_channels)
         return x
 
-    def _infer(self, x: ArrayLike, **also: ArrayLike | None) -> Array:
-        return self.forward(x, **also)[0]
+    def _infer(self, x: ArrayLike, **extras: ArrayLike | None) -> Array:
+        return self.forward(x, **extras)[0]
 
     def _describe(self) -> str:
         return f"{self.num_channels}, eps={self.eps}"
@@ -100,13 +100,13 @@ class LayerNorm2d(_PerChannel):
         super().__init__(num_channels, eps, affine, bias, axis, dtype, activation)
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        x, also = self._checked(x), self._also(where=where)
-        y, mean, rstd = V.channel_layer_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis, **also)
-        return y, Context(x, mean, rstd, also=also)
+        x, extras = self._checked(x), self._extras(where=where)
+        y, mean, rstd = V.channel_layer_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis, **extras)
+        return y, Context(x, mean, rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        more: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.also}
-        return V.channel_layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **more)
+        named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}
+        return V.channel_layer_norm_backward(dy, context.x, context.mean, context.rstd, self.weight, **named)
 
 
 class RMSNorm2d(_PerChannel):
@@ -135,12 +135,12 @@ class RMSNorm2d(_PerChannel):
         super().__init__(num_channels, eps, affine, False, axis, dtype, activation)
 
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
-        x, also = self._checked(x), self._also(where=where)
-        y, rstd = V.channel_rms_norm_forward(x, self.weight, self.eps, axis=self.axis, **also)
-        return y, Context(x, rstd=rstd, also=also)
+        x, extras = self._checked(x), self._extras(where=where)
+        y, rstd = V.channel_rms_norm_forward(x, self.weight, self.eps, axis=self.axis, **extras)
+        return y, Context(x, rstd=rstd, extras=extras)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
-        return V.channel_rms_norm_backward(dy, context.x, context.rstd, self.weight, axis=self.axis, **context.also)
+        return V.channel_rms_norm_backward(dy, context.x, context.rstd, self.weight, axis=self.axis, **context.extras)
 
 
 class GlobalResponseNorm(_PerChannel):

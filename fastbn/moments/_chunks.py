@@ -13,7 +13,7 @@ CHUNK = 1 << 15  # elements that are widened to float64 at a time: twice as many
 
 
 def arranged(kept: tuple[int, ...], x: Array, *beside: Array) -> list[Array]:
-    """The arrays, of the shape of x, with the kept axes first and the others as they lie in memory."""
+    """The arrays, of the shape of x, with the kept axes first and the others in the order of memory."""
     reduced = sorted(set(range(x.ndim)) - set(kept), key=lambda a: -abs(x.strides[a]))
     return [np.broadcast_to(v, x.shape).transpose(*kept, *reduced) for v in (x, *beside)]
 

@@ -90,12 +90,12 @@ def measured(value: Any, axes: tuple[int, ...], where: Any, weights: Any, name: 
     if x.dtype.kind in "iub" and weight is None:
         return exact(x, kept, mask)
     if mask is None and weight is None:
-        again = partial(_of_all, x, kept)
+        sum_up = partial(_of_all, x, kept)
     else:
         mask, weight = np.array(True) if mask is None else mask, np.array(1.0) if weight is None else weight
-        again = partial(_of_selected, x, kept, mask, weight)
+        sum_up = partial(_of_selected, x, kept, mask, weight)
     with unwarned():
-        return _states.rescued(again(), again) if x.dtype == _FLOAT64 else again()
+        return _states.rescued(sum_up(), sum_up) if x.dtype == _FLOAT64 else sum_up()
 
 
 def _of_all(x: Array, kept: tuple[int, ...], power: int = 0) -> Sums:

@@ -71,25 +71,25 @@ def population_statistics(
     >>> import fastbn
     >>> x = np.random.default_rng(0).normal(5.0, 2.0, (1000, 3))
     >>> layer = fastbn.BatchNorm1d(3)
-    >>> (seen,) = fastbn.population_statistics([layer], np.split(x, 10), layer)
+    >>> (moments,) = fastbn.population_statistics([layer], np.split(x, 10), layer)
     >>> bool(np.allclose(layer.running_mean, x.mean(0))), bool(np.allclose(layer.running_var, x.var(0)))
     (True, True)
     """
     layers = _with_statistics(layers)
     arguments.real(ddof, "ddof")
-    with _observed(layers) as seen:
+    with _observed(layers) as observed:
         for batch in tracked(batches, "population statistics", progress):
             forward(batch)
-        for i, moments in enumerate(seen):
+        for i, moments in enumerate(observed):
             if not moments.count.any():
                 raise ValueError(
                     f"layers[{i}], {layers[i]}, saw no input; expected batches, and a forward that calls every layer "
                     "in training mode"
                 )
     targets = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
-    values = [value for moments in seen for value in (moments.mean, moments.var(ddof))]
+    values = [value for moments in observed for value in (moments.mean, moments.var(ddof))]
     commit(targets, [cast(value, target.dtype) for value, target in zip(values, targets, strict=True)])
-    return seen
+    return observed
 
 
 def _with_statistics(layers: Iterable[Any]) -> list[Any]:
@@ -110,7 +110,7 @@ def _observed(layers: list[Any]) -> Iterator[list[Moments]]:
     before = [dict(vars(layer)) for layer in layers]
     arrays = [array for layer in layers for array in layer._state().values()]
     saved = [array.copy() for array in arrays]
-    seen = [Moments(layer.axis) for layer in layers]
+    observed = [Moments(layer.axis) for layer in layers]
 
     def put_back() -> None:
         deque(map(setattr, layers, repeat("__dict__"), map(dict, before)), maxlen=0)  # in C: nothing comes between
@@ -118,10 +118,10 @@ def _observed(layers: list[Any]) -> Iterator[list[Moments]]:
 
     try:
         try:
-            for layer, moments in zip(layers, seen, strict=True):
+            for layer, moments in zip(layers, observed, strict=True):
                 layer.forward = _observing(layer.forward, moments)
                 layer.training = True
-            yield seen
+            yield observed
         finally:
             put_back()
     finally:  # again, since an exception of a signal may have come between the lines above

@@ -36,14 +36,14 @@ def norm(gradient: Any) -> float:
     if gradient.size <= _SMALL:
         values = gradient.astype(np.float64).ravel()
         return float(np.sqrt(np.sum(values * values)))
-    seen = Moments(()).update(gradient)  # reads it once; a product of BLAS wants a copy, and threads of its own
-    return float(np.sqrt(gradient.size * (seen.var() + seen.mean**2)))
+    moments = Moments(()).update(gradient)  # reads it once; a product of BLAS wants a copy, and threads of its own
+    return float(np.sqrt(gradient.size * (moments.var() + moments.mean**2)))
 
 
 def of_input(x: Array, axis: int, running: tuple[Any, Any] | None) -> dict[str, float]:
     """Statistics of what goes in, and how far the running ones (mean and variance) are from them."""
-    seen = Moments(axis).update(x)
-    mean, var = seen.mean, seen.var()
+    moments = Moments(axis).update(x)
+    mean, var = moments.mean, moments.var()
     values = {"input_mean": float(mean.mean()), "input_var": float(var.mean() + mean.var())}
     if running is not None:
         with np.errstate(all="ignore"):
@@ -57,8 +57,8 @@ def of_input(x: Array, axis: int, running: tuple[Any, Any] | None) -> dict[str, 
 
 def of_output(y: Array, axis: int, activation: Any) -> dict[str, float]:
     """Statistics of what comes out."""
-    seen = Moments(axis).update(y)
-    mean, var = seen.mean, seen.var()
+    moments = Moments(axis).update(y)
+    mean, var = moments.mean, moments.var()
     return {
         "output_mean": float(mean.mean()),
         "output_var": float(var.mean() + mean.var()),

@@ -319,7 +319,7 @@ def batch_norm_backward(
 
 
 def _check_statistics_of_batch(
-    keep: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
+    returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     axis, eps, activation = settings
     x, weight, bias, *running, residual, where, out = operands
@@ -336,7 +336,7 @@ def _check_statistics_of_batch(
     if x.size == shape[0] > 0:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     decided = forward.Statistics(
-        views.batch_view, (channel,), eps, keep, True, activation, (channel,), 0, _accept_of_channels
+        views.batch_view, (channel,), eps, returns, True, activation, (channel,), 0, _accept_of_channels
     )
     return (x, w, b, *running, added, mask, out), decided
 
@@ -349,7 +349,9 @@ def _accept_of_channels(counts: Array) -> None:
         )
 
 
-def check_evaluation(settings: tuple[Any, ...], operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], forward.Given]:
+def check_evaluation(
+    settings: tuple[Any, ...], operands: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], forward.GivenStatistics]:
     axis, eps, momentum, activation = settings
     x, weight, bias, running_mean, running_var, residual, where, out = operands
     x = arguments.array(x, "x")
@@ -363,7 +365,7 @@ def check_evaluation(settings: tuple[Any, ...], operands: tuple[Any, ...]) -> tu
     var = arguments.statistic(running_var, "running_var", shape)
     activation, mask, added = arguments.extras(x, activation, where, residual)
     arguments.out(out, (x,))
-    return (x, w, b, mean, var, added, mask, out), forward.Given(channel, eps, activation, (channel,))
+    return (x, w, b, mean, var, added, mask, out), forward.GivenStatistics(channel, eps, activation, (channel,))
 
 
 def _check_batch_backward(
@@ -375,11 +377,11 @@ def _check_batch_backward(
     arguments.rank(x, 2)
     channel = arguments.axis(axis, x)
     shape = (x.shape[channel],)
-    r = arguments.given(rstd, "rstd", shape)
+    r = arguments.float64_statistic(rstd, "rstd", shape)
     w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
     activation, mask, added = arguments.extras(x, activation, where, residual)
     arguments.out(out, (x, dy))
-    m = arguments.given(mean, "mean", shape)
+    m = arguments.float64_statistic(mean, "mean", shape)
     decided = backward.Gradients(views.batch_view, (channel,), shape, True, training, activation, (channel,))
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 

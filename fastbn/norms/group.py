@@ -242,7 +242,7 @@ def group_norm_backward(
 
 
 def check_statistics_of_groups(
-    keep: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
+    returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     """num_groups: None for instance norm."""
     num_groups, axis, eps, activation = settings
@@ -262,7 +262,7 @@ def check_statistics_of_groups(
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
     accept = _accept_of_instances if running else None
     args, kept = (channel, groups), (0, channel)
-    decided = forward.Statistics(views.group_view, args, eps, keep, True, activation, kept, groups, accept)
+    decided = forward.Statistics(views.group_view, args, eps, returns, True, activation, kept, groups, accept)
     return (x, w, b, *running, added, mask, out), decided
 
 
@@ -283,19 +283,19 @@ def _check_groups_backward(
     channels = x.shape[channel]
     groups = channels if by_channel else arguments.groups_of(rstd, channels)
     shape = (x.shape[0], groups)
-    r = arguments.given(rstd, "rstd", shape)
+    r = arguments.float64_statistic(rstd, "rstd", shape)
     w, b = arguments.vector(weight, "weight", (channels,)), arguments.vector(bias, "bias", (channels,))
     activation, mask, added = arguments.extras(x, activation, where, residual)
     arguments.out(out, (x, dy))
-    m = arguments.given(mean, "mean", shape)
+    m = arguments.float64_statistic(mean, "mean", shape)
     args, kept = (channel, groups), (0, channel)
     decided = backward.Gradients(views.group_view, args, (channels,), True, True, activation, kept, groups)
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 
 _GROUP, _GROUP_FORWARD = (
-    plans.Operation(FORWARD_OPERANDS, partial(check_statistics_of_groups, keep), forward.plan)
-    for keep in (forward.ONLY_Y, forward.RSTD)
+    plans.Operation(FORWARD_OPERANDS, partial(check_statistics_of_groups, returns), forward.plan)
+    for returns in (forward.ONLY_Y, forward.RSTD)
 )
 _GROUP_BACKWARD, INSTANCE_BACKWARD = (
     plans.Operation(BACKWARD_OPERANDS, partial(_check_groups_backward, by_channel), backward.plan, same=2)

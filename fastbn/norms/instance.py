@@ -212,7 +212,7 @@ def instance_norm_with_running(
 
 def _check_instance_evaluation(
     settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.Given]:
+) -> tuple[tuple[Any, ...], forward.GivenStatistics]:
     x = arguments.array(operands[0], "x")
     arguments.rank(x, 2)
     arguments.sample_axis(settings[0], x)
@@ -220,8 +220,8 @@ def _check_instance_evaluation(
 
 
 _INSTANCE, _INSTANCE_FORWARD, _INSTANCE_TRAINING = (
-    plans.Operation(names, partial(check_statistics_of_groups, keep), forward.plan)
-    for names, keep in (
+    plans.Operation(names, partial(check_statistics_of_groups, returns), forward.plan)
+    for names, returns in (
         (FORWARD_OPERANDS, forward.ONLY_Y),
         (FORWARD_OPERANDS, forward.RSTD),
         (TRAINING_OPERANDS, forward.VARIANCE),

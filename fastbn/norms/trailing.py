@@ -344,7 +344,7 @@ def rms_norm_backward(
 
 
 def _check_statistics_of_rows(
-    keep: int, centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
+    returns: int, centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     normalized_shape, eps, activation = settings
     x, weight, bias, residual, where, out = operands
@@ -355,7 +355,7 @@ def _check_statistics_of_rows(
     activation, mask, added = arguments.extras(x, activation, where, residual)
     arguments.out(out, (x,))
     kept = tuple(range(x.ndim - len(shape)))
-    decided = forward.Statistics(views.layer_view, (len(shape),), eps, keep, centered, activation, kept)
+    decided = forward.Statistics(views.layer_view, (len(shape),), eps, returns, centered, activation, kept)
     return (x, w, b, added, mask, out), decided
 
 
@@ -371,21 +371,21 @@ def _check_rows_backward(
     dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
     dy, x = arguments.gradient(dy, x)
     lead, shape = arguments.leading(rstd, "rstd", x)
-    r = arguments.given(rstd, "rstd", lead)
+    r = arguments.float64_statistic(rstd, "rstd", lead)
     w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
     activation, mask, added = arguments.extras(x, activation, where, residual)
     if dsum is not None:
         dsum = arguments.like(dsum, "dsum", x)
     arguments.out(out, (x, dy))
-    m = arguments.given(mean, "mean", lead) if centered else None
+    m = arguments.float64_statistic(mean, "mean", lead) if centered else None
     kept = tuple(range(len(lead)))
     decided = backward.Gradients(views.layer_view, (len(shape),), shape, centered, True, activation, kept)
     return (dy, x, r, m, w, b, added, mask, dsum, out), decided
 
 
 _LAYER, _LAYER_FORWARD, _RMS, _RMS_FORWARD, ADD_LAYER, ADD_RMS = (
-    plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_rows, keep, centered), plan)
-    for keep, centered, plan in (
+    plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_rows, returns, centered), plan)
+    for returns, centered, plan in (
         (forward.ONLY_Y, True, forward.plan),
         (forward.RSTD, True, forward.plan),
         (forward.ONLY_Y, False, forward.plan),

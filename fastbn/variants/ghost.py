@@ -88,8 +88,10 @@ def ghost_batch_norm_forward(
     >>> y.round(3).ravel(), mean.ravel()
     (array([-1.,  1., -1.,  1.]), array([ 2., 20.]))
     """
-    running, more = (running_mean, running_var, None), (activation, residual, where)
-    return ghost_batch_norm_with_running(x, virtual_batch_size, weight, bias, running, momentum, eps, axis, out, *more)
+    running, beside = (running_mean, running_var, None), (activation, residual, where)
+    return ghost_batch_norm_with_running(
+        x, virtual_batch_size, weight, bias, running, momentum, eps, axis, out, *beside
+    )
 
 
 def ghost_batch_norm_with_running(
@@ -220,7 +222,7 @@ def ghost_batch_norm_backward(
     dy, x, channel = read_gradient(dy, arguments.either(x, y), axis)
     parts = _ghost_batches(x, virtual_batch_size)
     shape = (x.shape[channel],)
-    m, r = (arguments.given(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
+    m, r = (arguments.float64_statistic(v, name, (len(parts), *shape)) for v, name in ((mean, "mean"), (rstd, "rstd")))
     w = arguments.vector(weight, "weight", shape)
     mask, added = read_beside(where, residual, x)
     arguments.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)

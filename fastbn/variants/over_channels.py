@@ -336,7 +336,7 @@ def _over_channels_backward(
     """The same backward; arrays: dy, and x or y, from which it starts."""
     dy, x, y = arrays
     given, (dy, start, channel) = (x, y, dy), read_gradient(dy, arguments.either(x, y), axis)
-    arguments.given(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
+    arguments.float64_statistic(statistics[-1], "rstd", tuple(n for a, n in enumerate(start.shape) if a != channel))
     mask = arguments.where(where, start)
     arguments.out(out, (start, dy, *given), weight, *statistics, where, beside.get("bias"))
     dx = result_for(start, out)

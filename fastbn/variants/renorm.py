@@ -86,8 +86,8 @@ def batch_renorm_forward(
     >>> y.round(3).ravel(), r.round(3), d.round(3)  # as in evaluation
     (array([1., 5.]), array([2.]), array([3.]))
     """
-    running, more = (running_mean, running_var, None), (activation, residual, where)
-    return batch_renorm_with_running(x, weight, bias, running, momentum, eps, (r_max, d_max), axis, out, *more)
+    running, extras = (running_mean, running_var, None), (activation, residual, where)
+    return batch_renorm_with_running(x, weight, bias, running, momentum, eps, (r_max, d_max), axis, out, *extras)
 
 
 @quietly
@@ -115,25 +115,25 @@ def batch_renorm_with_running(
     eps, momentum = arguments.eps(eps, zero=False), arguments.real(momentum, "momentum")
     r_max, d_max = at_least(r_max, "r_max", 1.0), at_least(d_max, "d_max", 0.0)
     arguments.running(running_mean, running_var, shape, x, weight, bias, residual, where)
-    center = arguments.given(running_mean, "running_mean", shape)
-    sigma = np.sqrt(arguments.given(running_var, "running_var", shape) + eps)
-    also = arguments.also(x, activation, where, residual, (channel,))
+    center = arguments.float64_statistic(running_mean, "running_mean", shape)
+    sigma = np.sqrt(arguments.float64_statistic(running_var, "running_var", shape) + eps)
+    extras = arguments.extras_with_counts(x, activation, where, residual, (channel,))
     arguments.out(out, (x, given), weight, bias, running_mean, running_var, residual, where)
-    count = counts_of(x, channel, None) if also.counts is None else also.counts
+    count = counts_of(x, channel, None) if extras.counts is None else extras.counts
     if x.size and count.min() < 2:
         left = f", of which where leaves {int(count.min())} in channel {int(count.argmin())}" * (where is not None)
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}{left}")
     if x.size and where is None:
         mean, var = _moments.of_groups(x, views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
-        masked = None, also.where, None
+        masked = None, extras.where, None
         _, mean, var, _ = plans.call(F.STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not x.size:  # nothing is corrected, and no gradient spoilt
         r, d = np.ones(shape), np.zeros(shape)
     scale, shift = (v.astype(arguments.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
-    others = mean, var, also.residual, also.where, out
+    others = mean, var, extras.residual, extras.where, out
     y = plans.call(F.EVALUATION, (channel, eps, 0.0, activation), x, scale, shift, others)
     rstd = F.rstd_of(var, eps)
     if x.size:
@@ -243,7 +243,7 @@ def batch_renorm_backward(
     arguments.rank(start, 2)
     channel = arguments.axis(axis, start)
     shape = (start.shape[channel],)
-    r64, d64 = arguments.given(r, "r", shape), arguments.given(d, "d", shape)
+    r64, d64 = arguments.float64_statistic(r, "r", shape), arguments.float64_statistic(d, "d", shape)
     w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape, np.float64)
     arguments.out(out, (start, dy, *given), weight, mean, rstd, r, d, bias, residual, where)
     scale, shift = _corrected(w, b, r64, d64)

@@ -185,7 +185,7 @@ def global_response_norm_backward(
     """
     given, (dy, x, channel) = (x, dy), read_gradient(dy, x, axis)
     shape = (x.shape[channel],)
-    saved = arguments.given(norm, "norm", (len(x), *shape))
+    saved = arguments.float64_statistic(norm, "norm", (len(x), *shape))
     w = arguments.vector(weight, "weight", shape)
     eps, mask = arguments.eps(eps), arguments.where(where, x)
     arguments.out(out, (x, dy, *given), weight, norm, where)
@@ -312,13 +312,13 @@ def filter_response_norm_forward(
     given, (x, channel) = x, read(x, axis)
     w, b, t = _response_parameters(weight, bias, tau, x.shape[channel])
     eps = arguments.eps(eps)
-    also = arguments.also(x, None, where, None, (0, channel))
+    extras = arguments.extras_with_counts(x, None, where, None, (0, channel))
     arguments.out(out, (x, given), weight, bias, tau, where)
     compute, channels = arguments.COMPUTED_IN[x.dtype], x.shape[channel]
     w, b = (None if v is None else v.astype(compute) for v in (w, b))
     y, rstd = result_for(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else slabs(x):
-        mask = of_samples(also.where, part)
+        mask = of_samples(extras.where, part)
         rstd[part] = plans.call(_ROOT_MEAN_SQUARES, (channel, eps), x[part], w, b, (None, mask, y[part]))[2]
         if t is not None:
             kept = True if mask is None else mask
@@ -395,12 +395,12 @@ def filter_response_norm_backward(
     """
     given, (dy, x, channel) = (x, dy), read_gradient(dy, x, axis)
     shape = (x.shape[channel],)
-    saved = arguments.given(rstd, "rstd", (len(x), *shape))
+    saved = arguments.float64_statistic(rstd, "rstd", (len(x), *shape))
     w, b, t = _response_parameters(weight, bias, tau, *shape)
-    also = arguments.also(x, None, where, None, (0, channel))
+    extras = arguments.extras_with_counts(x, None, where, None, (0, channel))
     arguments.out(out, (x, dy, *given), weight, bias, tau, rstd, where)
     dx = result_for(x, out)
-    counts = np.full(saved.shape, x.size / max(1, saved.size)) if also.counts is None else also.counts
+    counts = np.full(saved.shape, x.size / max(1, saved.size)) if extras.counts is None else extras.counts
     saved = np.where(counts > 0, saved, 0.0)  # of nothing it is NaN
     scale = saved if w is None else saved * w
     shift = None if t is None else -t if b is None else b - t  # y is more than tau where x * scale + shift is positive
@@ -408,7 +408,7 @@ def filter_response_norm_backward(
     with quiet():
         for part in slabs(x):
             v, g = x[part].astype(compute, copy=False), dy[part].astype(compute, copy=False)
-            own, kept = saved[part], kept_of(also.where, part, v)
+            own, kept = saved[part], kept_of(extras.where, part, v)
             if t is not None:
                 counted = g if kept is None else np.where(kept, g, compute.type(0))
                 sums[2] += _moments.of_groups(counted, views.batch_view, channel).sum()

@@ -26,11 +26,10 @@ from cases import (
     strided,
     trailing,
 )
+from internals import integers, pace
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import integers, pace
-from fastbn.engine.threads import threading_layer
 
 MEANS = (0.0, 1.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 FORWARD, BACKWARD = 5e-7, 2e-6  # the worst error allowed, relative to the scale of the output
@@ -365,7 +364,7 @@ def say_digests():
             integers.PAST_CACHE_BYTES, before = past_cache, integers.PAST_CACHE_BYTES
             remembered.forget()
             with fastbn.num_threads(threads):
-                print(threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
+                print(threads.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
             integers.PAST_CACHE_BYTES = before
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from internals import power
 
 import fastbn
-from fastbn._powers import power
 
 ROOT = Path(fastbn.__file__).parent
 DIFFER = {"einsum", "matmul", "dot", "vdot", "inner", "tensordot", "vecdot", "power", "float_power", "pow"}

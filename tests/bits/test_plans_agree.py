@@ -5,9 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-
-from fastbn._compiled import steps
-from fastbn.engine import integers, numbers, views
+from internals import integers, numbers, steps, views
 
 SHAPES = [
     (1, 1),

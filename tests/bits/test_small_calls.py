@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 import remembered
 from cases import Case, assert_same_bits
+from internals import Driver, Entries, arguments, pace, runs
 
 import fastbn
-from fastbn.engine import arguments, pace
-from fastbn.engine.entries import Entries
-from fastbn.kernels import runs
-from fastbn.kernels.jit import Driver
 
 CASES = [  # by runs, and by columns where there are any
     Case("batch_norm", (2, 8, 16, 16)),

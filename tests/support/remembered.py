@@ -1,6 +1,6 @@
 """The plans that fastbn keeps of calls, so that later ones like them are shorter: no other test module knows where."""
 
-from fastbn.engine import plans
+from internals import plans
 
 
 def forget():

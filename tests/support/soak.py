@@ -16,10 +16,10 @@ import draws
 import ml_dtypes
 import numpy as np
 import remembered
+from internals import pace, views
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import pace, views
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 LAYOUTS = ("channels_first", "channels_last")  # layer norm over an axis before others, too

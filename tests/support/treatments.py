@@ -1,6 +1,6 @@
 """How a call is shared among threads, whatever the size of its arrays: the one place that knows how that is set."""
 
-from fastbn.engine import integers, pace
+from internals import integers, pace
 
 
 def as_large(monkeypatch, threads=64):

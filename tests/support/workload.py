@@ -3,10 +3,10 @@
 import threading
 
 import numpy as np
+from internals import pace
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import pace
 
 pace.TEAM_BYTES = pace.SERIAL_BYTES  # from here on all threads, so that arrays can be small and tests quick
 

@@ -16,7 +16,7 @@ CALL = """
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
     import fastbn, workload
-    from fastbn.kernels import runs
+    from internals import runs
     print(workload.check_rows())
     for build in runs.forward:
         print(sum(build.stats.cache_hits.values()), sum(build.stats.cache_misses.values()))
@@ -307,7 +307,7 @@ def rows(package, then=""):
 
 # Two calls below a driver, which is in another file
 EDIT = (
-    "kernels/tile.py",
+    "kernels/loops.py",
     "d = load_part(x, i, m) - at_part(hi, j, m)",
     "d = at_part(hi, j, m) - load_part(x, i, m)",
 )
@@ -397,9 +397,9 @@ def test_what_has_compiled_runs_optimized_code(tmp_path):
         import workload
         print(workload.check_rows())
         from numba.core.registry import cpu_target
-        from fastbn.kernels import tile
+        from internals import loops
         native = cpu_target.target_context.codegen()._engine._ee._modules
-        libraries = [result.library for result in tile.moments.overloads.values()]
+        libraries = [result.library for result in loops.moments.overloads.values()]
         print(len(libraries) > 0, any(library._final_module in native for library in libraries))
     """
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\nTrue False\n", "")

@@ -6,13 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from internals import folders
 from processes import PACKAGE, python
-
-from fastbn.kernels import folders
 
 CALL = """
     import numpy, fastbn
-    from fastbn.kernels import runs
+    from internals import runs
     print(*fastbn.layer_norm(numpy.array([[0.0, 2.0]]), 2, eps=0)[0])
     stats = runs.forward.serial.stats
     print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
@@ -140,13 +139,13 @@ def test_a_group_may_write_only_if_it_is_the_users_own(monkeypatch, tmp_path):
 
 @needs_posix
 def test_info_names_a_folder_that_is_not_read(monkeypatch, tmp_path, capsys):
-    from fastbn._config import advice
+    from internals import config
 
     tmp_path.chmod(0o777)
     monkeypatch.setattr(folders.config, "CACHE_DIR", str(tmp_path))
     folders.ours.cache_clear()
     try:
-        assert f"Compiled kernels in {tmp_path}: other users may write to it, so they are not run:" in advice()
+        assert f"Compiled kernels in {tmp_path}: other users may write to it, so they are not run:" in config.advice()
     finally:
         folders.ours.cache_clear()
 

@@ -5,9 +5,8 @@ import shutil
 import zipfile
 
 import pytest
+from internals import sources
 from processes import PACKAGE, python
-
-from fastbn.kernels import sources
 
 ROWS = """
     import numpy as np, fastbn

@@ -13,7 +13,7 @@ import os, sys
 import numpy as np
 import fastbn
 from fastbn import layers
-from fastbn.engine import memory
+from internals import memory
 
 PACKAGE = os.path.dirname(fastbn.__file__)
 memory.LEAST = 1 << 12
@@ -100,7 +100,7 @@ def test_the_number_of_threads():
     at_every_line(
         """
 import numba
-from fastbn.engine import threads
+from internals import threads
 before = fastbn.get_num_threads()
 
 def call():
@@ -199,7 +199,7 @@ import random, signal, sys
 import fastbn
 import numpy as np
 from fastbn import layers
-from fastbn.engine import memory
+from internals import memory
 
 memory.LEAST = 1 << 12
 

@@ -8,13 +8,14 @@ import threading
 import time
 import tracemalloc
 
+import internals
 import numpy as np
 import pytest
 from cases import Case, channels_first_view, ids
+from internals import memory
 from processes import python
 
 import fastbn
-from fastbn.engine import memory
 
 SIZE = 1 << 12
 
@@ -184,8 +185,8 @@ def test_what_nothing_asks_for_is_given_back(monkeypatch):
 
 
 def test_it_is_given_back_without_a_further_call(monkeypatch):
-    monkeypatch.setattr(memory, "_IDLE", 0.1)
-    memory._stop_keeper()
+    internals.idle_memory_goes_after(0.1, monkeypatch)
+    internals.stop_the_keeper_of_memory()
     y, z = result(), result(2 * SIZE)
     del y
     end = memory.monotonic() + 20
@@ -193,9 +194,9 @@ def test_it_is_given_back_without_a_further_call(monkeypatch):
         time.sleep(0.01)
     assert memory.count() == (2 * SIZE, 0)
     del z
-    while memory._pool.held and memory.monotonic() < end:
+    while internals.held_buffers() and memory.monotonic() < end:
         time.sleep(0.01)
-    assert not memory._pool.held
+    assert not internals.held_buffers()
 
 
 def test_a_result_that_was_in_use_for_long_is_kept_as_long_as_any(monkeypatch):
@@ -246,7 +247,7 @@ def test_a_child_forked_while_the_pool_was_at_work():
     python(
         f"""
 import os, threading, numpy as np
-from fastbn.engine import memory
+from internals import memory
 memory.LEAST = {SIZE}
 y = memory.empty(({SIZE},), np.dtype(np.uint8))
 go = threading.Event()

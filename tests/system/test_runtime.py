@@ -6,16 +6,14 @@ import sys
 import threading
 from itertools import pairwise
 
+import internals
 import numba
 import numpy as np
 import pytest
+from internals import config, pace, runs, threads
 from processes import on_layer, python
 
 import fastbn
-from fastbn import _config, _warmup
-from fastbn._warmup import warmup
-from fastbn.engine import pace, threads
-from fastbn.kernels import runs
 
 LAYERS = ("omp", "tbb", "workqueue")
 
@@ -222,7 +220,7 @@ def test_a_numba_without_the_lock_that_forks_wait_for():
         import fastbn
         module.global_compiler_lock = lock  # which Numba itself cannot do without
     """
-    program = "print(fastbn.engine.threads._compiling, workload.check(), in_child(workload.check))"
+    program = "print(internals.lock_of_compilation, workload.check(), in_child(workload.check))"
     assert python(without, FORK, program) == ("None right 0\n", "")
 
 
@@ -325,7 +323,7 @@ def test_beside_another_user_of_threads(other, first):
         print(workload.in_threads(count=2))
 
         import statistics, time
-        fastbn.engine.pace.TEAM_BYTES = 1 << 28  # as it was before workload
+        internals.pace.TEAM_BYTES = 1 << 28  # as it was before workload
 
         def median(threads):
             taken = []
@@ -356,17 +354,12 @@ def test_a_fork_that_another_library_meant_for_itself():
 
 @pytest.fixture(autouse=True)
 def settings_as_they_were(monkeypatch):
-    monkeypatch.setattr(threads, "_chosen", None)
+    internals.no_number_of_threads_is_set(monkeypatch)
     monkeypatch.delenv("FASTBN_NUM_THREADS", raising=False)
-    clear()
+    internals.read_the_machine_anew()
     yield
     monkeypatch.undo()
-    clear()
-
-
-def clear():
-    threads._from_environment.cache_clear()
-    threads._cpus.cache_clear()
+    internals.read_the_machine_anew()
 
 
 def test_set_num_threads():
@@ -450,7 +443,7 @@ def control_groups(monkeypatch, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         monkeypatch.setattr(threads, "Path", lambda path: tmp_path / path.lstrip("/"))
-        clear()
+        internals.read_the_machine_anew()
 
     return tell
 
@@ -514,7 +507,7 @@ def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(pace, "perf_counter", lambda: now[0])
     monkeypatch.setattr(pace, "available_threads", lambda: (2, 2))
-    monkeypatch.setattr(pace, "_paces", {})
+    internals.no_pace_is_known(monkeypatch)
     return now
 
 
@@ -592,7 +585,7 @@ def test_calls_after_a_pause_do_not_stand_for_all(clock):
 
 
 def test_who_waited_for_a_compilation_is_not_counted():
-    kind = pace._Pace()
+    kind = internals.Pace()
     for k in range(4):
         kind.record(False, 0.1 * k, 15 + 0.1 * k)
     assert kind.recent == [[], []]
@@ -670,7 +663,7 @@ def test_what_is_remembered_of_calls_has_bounds():
         import sys
         import numpy as np
         import fastbn
-        from fastbn.engine import pace, threads
+        from internals import pace, threads
 
         x = np.ones(10_000, np.float32)
         for pace.SERIAL_BYTES in (0, 1 << 18):  # with threads, and without
@@ -759,21 +752,21 @@ def test_info_tells_what_it_runs_on():
 
 
 def test_show_config_is_what_info_prints(capsys):
-    _config.show_config()
+    config.show_config()
     assert capsys.readouterr().out.splitlines()[0].split() == ["fastbn", fastbn.__version__]
 
 
 def test_advice_names_the_tbb_that_is_installed(monkeypatch):
     monkeypatch.setattr(threads, "threading_layer", lambda: "workqueue")
-    monkeypatch.setattr(_config, "tbb_folder", lambda: "/somewhere/lib")
-    assert any("LD_LIBRARY_PATH=/somewhere/lib" in line for line in _config.advice())
-    monkeypatch.setattr(_config, "tbb_folder", lambda: None)
-    assert any("pip install tbb" in line for line in _config.advice())
+    monkeypatch.setattr(config, "tbb_folder", lambda: "/somewhere/lib")
+    assert any("LD_LIBRARY_PATH=/somewhere/lib" in line for line in config.advice())
+    monkeypatch.setattr(config, "tbb_folder", lambda: None)
+    assert any("pip install tbb" in line for line in config.advice())
     monkeypatch.setattr(threads, "threading_layer", lambda: "tbb")
-    monkeypatch.setattr(_config, "cache_folder", lambda: ("/somewhere", True))
-    assert _config.advice() == []
-    monkeypatch.setattr(_config, "cache_folder", lambda: ("/somewhere", False))
-    assert any("NUMBA_CACHE_DIR" in line for line in _config.advice())
+    monkeypatch.setattr(config, "cache_folder", lambda: ("/somewhere", True))
+    assert config.advice() == []
+    monkeypatch.setattr(config, "cache_folder", lambda: ("/somewhere", False))
+    assert any("NUMBA_CACHE_DIR" in line for line in config.advice())
 
 
 @pytest.mark.full
@@ -783,13 +776,13 @@ def test_after_a_warmup_nothing_is_compiled():
     assert re.match(r"\d+ kernels: \d+ compiled, \d+ found, in [\d.]+ s\n/", told)
     program = """
         import numpy as np, fastbn, workload
-        from fastbn._warmup import _counts
+        from internals import compiled_kernels
         for x in (workload.LARGE, workload.SMALL, workload.LARGE.reshape(1, -1)):
             for weight in (None, np.ones(x.shape[-1], np.float32)):
                 fastbn.rms_norm(x, x.shape[-1], weight)
                 y, rstd = fastbn.rms_norm_forward(x, x.shape[-1], weight)
                 fastbn.rms_norm_backward(y, x, rstd, weight)
-        print(_counts()[0], _counts()[1] > 0)
+        print(compiled_kernels()[0], compiled_kernels()[1] > 0)
     """
     assert python(program) == ("0 True\n", "")
     assert re.match(r"\d+ kernels: 0 compiled", fastbn_command(*command)[0])
@@ -801,9 +794,10 @@ def test_after_a_warmup_batch_norm_compiles_nothing(layout):
     """Layers, whose running statistics are float32, and backward of so many weights that threads share their sums."""
     program = f"""
         import numpy as np, fastbn
-        from fastbn._warmup import _counts, warmup
+        from fastbn import warmup
+        from internals import compiled_kernels
         warmup("batch_norm", layouts="{layout}")
-        before = _counts()
+        before = compiled_kernels()
         axis = 1 if "{layout}" == "channels_first" else -1
         for shape in ((2, 8, 8, 8), (8, 64, 16, 64), (64, 8192)):
             x = np.ones(shape, np.float32)
@@ -813,7 +807,7 @@ def test_after_a_warmup_batch_norm_compiles_nothing(layout):
                 layer.backward(layer(x))
                 layer.eval()
                 layer(x)
-        print([after - b for after, b in zip(_counts(), before)])
+        print([after - b for after, b in zip(compiled_kernels(), before)])
     """
     assert python(program, NUMBA_NUM_THREADS="2")[0] == "[0, 0]\n"
 
@@ -822,11 +816,11 @@ def test_after_a_warmup_batch_norm_compiles_nothing(layout):
 def test_a_warmup_of_calls_with_more(monkeypatch):
     """Of small arrays alone, lest this take a minute."""
     x, w = np.ones((2, 8, 16), np.float32), np.ones(16, np.float32)
-    monkeypatch.setattr(_warmup, "_inputs", lambda *_: [(x, -1)])
+    internals.warm_up_on([(x, -1)], monkeypatch)
     more = {"activation": "relu", "where": True, "residual": True}
-    warmup(["group_norm", "rms_norm"], **more)
-    warmup(["add_rms_norm"])
-    before = _warmup._counts()
+    fastbn.warmup(["group_norm", "rms_norm"], **more)
+    fastbn.warmup(["add_rms_norm"])
+    before = internals.compiled_kernels()
     given = more | {"where": x < 2}
     y, *statistics = fastbn.group_norm_forward(x, 4, w, w, axis=-1, **given | {"residual": x})
     fastbn.group_norm_backward(y, x, *statistics, w, bias=w, axis=-1, **given | {"residual": x})
@@ -835,19 +829,19 @@ def test_a_warmup_of_calls_with_more(monkeypatch):
     fastbn.rms_norm_backward(y, x, rstd, w, **given)
     y, total, rstd = fastbn.add_rms_norm_forward(x, x, 16, w)
     fastbn.add_rms_norm_backward(y, y, total, rstd, w)
-    assert _warmup._counts() == before
+    assert internals.compiled_kernels() == before
 
 
 @pytest.mark.parametrize("wrong", [{"ops": ["norm"]}, {"dtypes": ["int8"]}, {"layouts": "NCHW"}])
 def test_warmup_refuses_unknown_names(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} names"):
-        warmup(**wrong)
+        fastbn.warmup(**wrong)
 
 
 @pytest.mark.full
 def test_warmup_tells_its_progress():
     told = []
-    warmup(["rms_norm"], layouts=["channels_last"], progress=lambda *step: told.append(step))
+    fastbn.warmup(["rms_norm"], layouts=["channels_last"], progress=lambda *step: told.append(step))
     total = told[-1][1]
     assert [step[:2] for step in told] == [(done, total) for done in range(total + 1)]
     assert total == len(told) - 1  # none is left over

@@ -2,6 +2,7 @@
 
 import warnings
 
+import internals
 import numpy as np
 import pytest
 
@@ -35,7 +36,7 @@ def test_readers_are_sliced_however_few_rows_they_have(rows):
 
 
 def test_readers_are_read_piece_by_piece_and_in_whole_chunks(images, monkeypatch):
-    monkeypatch.setattr(fastbn.moments._datasets, "_READ", images[:7].size)
+    internals.elements_read_at_once(images[:7].size, monkeypatch)
     reader = Reader(images)
     expected = fastbn.Moments(-1).update(images)
     assert fastbn.dataset_statistics(reader, -1) == expected
@@ -62,7 +63,7 @@ def test_images_with_channels_last_are_told_of(images):
 
 
 def test_where(images, monkeypatch):
-    monkeypatch.setattr(fastbn.moments._datasets, "_READ", images[:6].size)
+    internals.elements_read_at_once(images[:6].size, monkeypatch)
     x = images.astype(np.float32)
     mask = np.random.default_rng(1).random((20, 8, 6, 1)) < 0.5
     land = mask[0]

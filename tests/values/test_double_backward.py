@@ -18,10 +18,10 @@ from cases import (
     memory_order,
     trailing,
 )
+from internals import double_backward, pace
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import double_backward, pace
 
 SMALL = [
     *by_channel((3, 4, 5), (2,)),

@@ -13,10 +13,10 @@ from cases import (
     gradient_tolerance,
     ids,
 )
+from internals import pace
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import pace
 
 ACTIVATIONS = ("relu", "leaky_relu", ("leaky_relu", 0.25), "sigmoid", "silu", "gelu", "gelu_tanh")
 BATCH = Case("batch_norm", (3, 5, 7, 9))

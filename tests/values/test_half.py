@@ -18,10 +18,10 @@ from cases import (
     memory_order,
     trailing,
 )
+from internals import integers, pace
 
 import fastbn
 from fastbn import reference
-from fastbn.engine import integers, pace
 
 HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 EPSILON = {HALVES[0]: 2.0**-11, HALVES[1]: 2.0**-8}  # half the step between neighbours: one rounding

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from fractions import Fraction
 
+import internals
 import ml_dtypes
 import numpy as np
 import pytest
@@ -252,7 +253,7 @@ def data():
 
 
 def test_data_set(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(fastbn.moments._datasets, "_READ", 40)  # two samples at a time
+    internals.elements_read_at_once(40, monkeypatch)  # two samples at a time
     np.save(tmp_path / "data.npy", data)
     mapped = np.load(tmp_path / "data.npy", mmap_mode="r")
     for form in (data, mapped, [mapped[:30], data[30:]], (part for part in np.split(data, 4)), [data[:0], data]):

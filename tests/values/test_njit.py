@@ -6,10 +6,10 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from internals import arguments
 from numba.core.errors import TypingError
 
 import fastbn
-from fastbn.engine.arguments import ACTIVATIONS
 
 full = pytest.mark.full
 
@@ -89,7 +89,7 @@ def test_several_axes_and_weights_of_another_dtype():
 
 
 @full
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", arguments.ACTIVATIONS)
 def test_activations(activation):
     x, dy, w, b = arrays((6, 40), np.float32, 40)
 
@@ -267,9 +267,9 @@ def test_errors_of_settings():
         return fastbn.group_norm(x, groups, axis=axis)
 
     x = np.ones((4, 6, 2))
-    for arguments, message in (((0.0, 0.1), "eps is zero"), ((-1.0, 0.1), "eps is neg"), ((1.0, np.inf), "momentum")):
+    for numbers, message in (((0.0, 0.1), "eps is zero"), ((-1.0, 0.1), "eps is neg"), ((1.0, np.inf), "momentum")):
         with pytest.raises(ValueError, match=message):
-            normalized(x, *arguments)
+            normalized(x, *numbers)
     with pytest.raises(ValueError, match="more than 1 when training"):
         normalized(x[:1, :, :1].copy(), 1.0, 0.1)
     for groups, axis, message in ((4, 1, "num_groups"), (2, 0, "axis"), (2, 3, "axis")):
