@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 class Runs(NamedTuple):
     """As chunks of contiguous runs, see `runs`."""
 
-    count: int  # chunks of a group
+    chunks: int  # of a group
     groups: int
     parts: int  # of a chunk, each with one weight
     length: int  # of a part

@@ -1,7 +1,7 @@
 """Groups made of contiguous runs: batch, group and instance norm with channels first, layer and RMS norm.
 
-x is seen as (count, groups, parts, length) in memory order; `view` (`plans.Runs`) holds these four and the number of
-weights.  Group g shares its statistics over all the rest: `count` chunks of parts*length adjacent elements.  Every part
+x is seen as (chunks, groups, parts, length) in memory order; `view` (`plans.Runs`) holds these four and the number of
+weights. Group g shares its statistics over all the rest, its chunks of parts*length adjacent elements each. Every part
 of a group has one weight and one bias, at (g*parts + k) modulo their number ("channel"), or every element of a chunk
 has its own ("element"):
 
@@ -196,7 +196,7 @@ def _shift(x, where, view, g):
     """What the sums of group g are about."""
     chunk = view.parts * view.length
     shift, found = 0.0, False
-    for j in range(view.count):
+    for j in range(view.chunks):
         shift, found = some_element(x, where, (j * view.groups + g) * chunk, chunk, 1)
         if found:
             break
@@ -289,7 +289,7 @@ def _add_up(x, summed, view, place, past_cache):
 @tile
 def _terms(counts, view, g):
     """How many elements group g has; counts: None, or the numbers of those that count."""
-    return pick(counts, g, np.float64(view.count * view.parts * view.length))
+    return pick(counts, g, np.float64(view.chunks * view.parts * view.length))
 
 
 @tile
@@ -400,7 +400,7 @@ def scale(plan, x, y, w, b, eps, mean, var, of_elements):
         view, how = read(plan, Runs, RunsScale)
         groups, length = view.groups, view.length
         px, py, pw, pb, extras = address(x), address(y), address(w), address(b), beginnings(of_elements)
-        j0, j1, e0, e1 = _span(u, view.count * groups, length)
+        j0, j1, e0, e1 = _span(u, view.chunks * groups, length)
         c = j0 % groups
         for j in range(j0, j1):
             m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
