@@ -1,7 +1,8 @@
 """From tensors to kernels: how tensors of one kind are read, written and shared among threads, decided once.
 
-A plan belongs to an operation with its numbers, and to the shape, strides and dtype of its tensors.  All results live
-in memory of torch's own allocator, as those of its norms do.
+A plan belongs to an operation with its numbers, and to the shape, strides and dtype of its tensors.  Large results live
+in fastbn's memory of results, which is used again when the last tensor over it is gone: the C library gives back to the
+system what a training step leaves behind, and the next step's pages would have to be cleared anew.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastbn.engine import arguments, backward, by_columns, by_runs, forward, pace, threads, views
+from fastbn.engine import arguments, arrays, backward, by_columns, by_runs, forward, memory, pace, threads, views
 from fastbn.engine.operands import Extras, GradientExtras
 from fastbn.functional import rstd_of
 from fastbn.kernels import activations
@@ -109,8 +110,11 @@ class Plan:
         self.view = view
         self.per_group = prod(shape) // max(view.groups, 1)
         self.bits = _BITS.get(x.dtype)
+        self.stored = self.bits or _NUMPY[x.dtype]
+        self.stored_shape = shape if self.order is None else tuple(shape[a] for a in self.order)
+        self.back = None if self.order is None else arrays.inverse(self.order)
         # The shape, dtype and size of the arrays to come, without their memory:
-        like = np.broadcast_to(np.empty((), self.bits or _NUMPY[x.dtype]), shape)
+        like = np.broadcast_to(np.empty((), self.stored), shape)
         if frozen is None:
             self._forward = forward.passes(like, view, self.eps, forward.VARIANCE, self.centered)
         else:
@@ -132,23 +136,33 @@ class Plan:
             values = tensor.view(torch.int16).numpy().view(self.bits)
         return (values if self.order is None else values.transpose(self.order)).reshape(-1)
 
+    def new(self, x: Tensor) -> tuple[Tensor, Array]:
+        """Memory for a result like x, which `read` returned: as a tensor, and as the kernels take it."""
+        if self.nbytes < memory.LEAST or memory.get_memory_pool() == 0:
+            y = torch.empty_like(x)
+            return y, self.flat(y)
+        stored = memory.empty(self.stored_shape, self.stored)
+        y = torch.from_numpy(stored if self.back is None else stored.transpose(self.back))
+        if self.bits is not None:
+            y = y.view(self.dtype).data  # not a view to autograd, which would forbid changes in place
+        return y, stored.reshape(-1)
+
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, given: Any = None
     ) -> tuple[Tensor, Array, Array]:
         """y, mean and variance (RMS norm: mean square) of each group; given: the mean and variance to use instead."""
         x = self.read(x)
-        y = torch.empty_like(x)
+        y, fy = self.new(x)
         w, b = vector(weight, self.compute), vector(bias, self.compute)
         extras = None
         if self.activated or self.summed:
             extras = Extras(None if residual is None else self.flat(self.read(residual)), self.activation)
-        fx, fy = self.flat(x), self.flat(y)
         if given is not None:
             mean, var = given
         else:
             mean = np.empty(self.view.groups) if self.centered else np.empty(0)
             var = np.empty(self.view.groups)
-        _run(self.nbytes, self._forward, fx, fy, w, b, mean, var, extras)
+        _run(self.nbytes, self._forward, self.flat(x), fy, w, b, mean, var, extras)
         return self.given_back(y), mean, var
 
     def given_back(self, y: Tensor) -> Tensor:
@@ -167,18 +181,21 @@ class Plan:
         """dx, dweight, dbias (float32, or float64 for float64 x) and dresidual; statistics: mean and rstd."""
         mean, rstd = statistics
         dy, x = self.read(dy), self.read(x)
-        dx, dz = torch.empty_like(x), dy
+        dx, fdx = self.new(x)
+        dz, fdz = dy, fdx
         w, b = vector(weight, self.compute), vector(bias, self.compute)
-        if self.activated:  # the gradient before the activation: that of the residual, else it waits where dx will be
-            dz = torch.empty_like(x) if self.summed else dx
-        fdz, fx, fdx, m = self.flat(dz), self.flat(x), self.flat(dx), mean if self.centered else None
+        if not self.activated:
+            fdz = self.flat(dy)
+        elif self.summed:  # the gradient before the activation is that of the residual; else it waits where dx will be
+            dz, fdz = self.new(x)
+        m = mean if self.centered else None
         dweight, dbias = np.zeros((2, self.view.weights), _NUMPY[self.compute])
         extras = None
         if self.activated:
             of_channel, of_element = (b, None) if self.view.affine == "channel" else (None, b)
             added = None if residual is None else self.flat(self.read(residual))
             extras = GradientExtras(of_channel, of_element, added, self.activation, None, self.flat(dy))
-        _run(self.nbytes, self._backward, (fdz, fx, fdx, w, m, rstd, dweight, dbias, extras))
+        _run(self.nbytes, self._backward, (fdz, self.flat(x), fdx, w, m, rstd, dweight, dbias, extras))
         return dx, dweight, dbias, dz
 
     def sums(self, x: Tensor, shift: Array, s: Array, q: Array) -> None:
