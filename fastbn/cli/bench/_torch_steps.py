@@ -214,28 +214,49 @@ def verdict(timed: Timed) -> str:
 
 
 def show(measured: list[Timed], threads: int) -> None:
-    """The table."""
+    """A table of training steps, and one of inference."""
     heading("What this ran on")
     machine = info.config()
     del machine["cache"]
     console.print(info.as_text(machine))
-    heading(f"Networks, in milliseconds, {threads} threads, float32")
-    table = make_table(["", "torch", "fastbn", "bare", "compile", "speed-up", "share gained", "peak memory", ""])
-    for timed in measured:
-        times = [
-            f"{timed.median(n) * 1e3:.1f}" if n in timed.seconds else "-"
-            for n in ("torch", "fastbn", "bare", "torch.compile")
-        ]
-        speed, low, high = timed.speedup()
-        share = "{:.2f} ({:.2f} to {:.2f})".format(*timed.share()) if timed.cell.training else "-"
-        peak = f"{timed.peak['fastbn'] / max(timed.peak['torch'], 1):.2f}" if timed.peak else "-"
-        row = [timed.cell.name, *times, f"{speed:.2f} ({low:.2f} to {high:.2f})", share, peak, verdict(timed)]
-        table.add_row(*row)
-    console.print(table)
+    for training, title in ((True, "Training steps"), (False, "Inference")):
+        rows = [timed for timed in measured if timed.cell.training is training]
+        if rows:
+            heading(f"{title}, in milliseconds, {threads} threads, float32")
+            console.print(table_of(rows))
     say(
         "Medians of interleaved steps with intervals of 95%. bare: the network without norms, activations and sums. "
-        "share gained: (torch - fastbn) / (torch - bare). peak memory: fastbn's over torch's, of a training step."
+        "gained: (torch - fastbn) / (torch - bare). memory: the most that fastbn's step takes over torch's most."
     )
+
+
+def table_of(rows: list[Timed]) -> Any:
+    """A table of cells that are all training steps, or all inference, narrow enough for 80 columns."""
+    training = rows[0].cell.training
+    names = [n for n in ("torch", "fastbn", "bare", "torch.compile") if any(n in timed.seconds for timed in rows)]
+    heads = ["", *(n.removeprefix("torch.") for n in names), "speed-up"]
+    table = make_table([*heads, "gained", "memory"] if training else heads)
+    for timed in rows:
+        cell, said = timed.cell, verdict(timed)
+        row = [f"{cell.network}\n{cell.shape[0]} at {cell.shape[-1]}\n{cell.layout}"]
+        row += [_milliseconds(timed.median(n)) if n in timed.seconds else "-" for n in names]
+        row.append(_with_interval(timed.speedup(), "" if training else said))
+        if training:
+            peak = f"{timed.peak['fastbn'] / max(timed.peak['torch'], 1):.2f}" if timed.peak else "-"
+            row += [_with_interval(timed.share(), said), peak]
+        table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
+
+
+def _with_interval(values: tuple[float, float, float], said: str) -> str:
+    """A figure, its interval, and what is said of it, a line each."""
+    value, low, high = values
+    return f"{value:.2f}\n{low:.2f} to\n{high:.2f}\n{said}".rstrip()
 
 
 def save(path: Path, measured: list[Timed], threads: int) -> None:
