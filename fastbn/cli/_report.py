@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from fastbn.cli import _check, _digits, info
+import fastbn
+from fastbn.cli import _check, _digits, _news, info
 from fastbn.cli._check import DIRECTIONS, DTYPES, LAYOUTS, OPERATIONS
 from fastbn.cli._console import console, heading, make_table, progress, say
 from fastbn.cli._digits import LEARNING_RATES, NORMS, TARGET, Trials
@@ -111,6 +112,16 @@ def say_findings(trials: Trials) -> None:
         say(numbers, 2)
     console.print()
     say("One small network, small images, two learning rates: what holds here need not hold elsewhere.")
+
+
+def say_news() -> None:
+    heading(f"What is new in fastbn {fastbn.__version__}")
+    table = make_table(("new", "as it is written", "seen here"))
+    for column in table.columns:
+        column.justify = "left"
+    for item in progress(_news.news(), lambda item: item.what):
+        table.add_row(item.what, item.how, item.show())
+    console.print(table)
 
 
 def say_saved(path: Path) -> None:

@@ -16,7 +16,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "demo",
         help="check every operation, then train a small network on real images",
         description="Check every operation against its definition, then train a small convolutional network on "
-        "handwritten digits with batch norm, group norm and no norm, at a modest and at a high learning rate.",
+        "handwritten digits with batch norm, group norm and no norm, at a modest and at a high learning rate; then "
+        "show what is new in this version, on one screen.",
     )
     add = parser.add_argument
     add("--output", type=Path, default=Path("fastbn-demo.png"), metavar="PATH", help="the picture (%(default)s)")
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_plot:
         _save_plot(trials, args.output)
         report.say_saved(args.output)
+    report.say_news()
     return 0
 
 

@@ -76,6 +76,7 @@ STUDY = Study(
     f"that make {STEPS} steps, at a learning rate in proportion to the batch size: {RATE:g} at 64. Renorm's limits are "
     "relaxed after the first epoch. Ghost norm takes 8 samples at a "
     "time.",
+    compared="norm, batch size",
     ways=WAYS,
     measure=measure,
     columns=(Column("accuracy", "test accuracy (%)"), Column("loss", "test loss (nats)", ".3f")),

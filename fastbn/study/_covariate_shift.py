@@ -128,6 +128,7 @@ STUDY = Study(
     "In each step the layers below the fourth are updated first: how far do its inputs move (the units' means and "
     "standard deviations, and the inputs of 256 images themselves), and how much does its gradient change? Every "
     "fourth step looks along the gradient, at 0.5 to 4 times the learning rate (Santurkar et al. 2018).",
+    compared="norm",
     ways=tuple((kind,) for kind in NORMS),
     measure=measure,
     columns=(

@@ -88,6 +88,7 @@ STUDY = Study(
     f"of He et al. times 0.7, 1 or 1.4. The gradients are those that reach the output of each layer from the "
     f"first batch; then come {EPOCHS} epochs of SGD "
     f"with momentum at {RATE:g}.",
+    compared="norm, scale of the weights",
     ways=tuple((kind, scale) for kind in NORMS for scale in SCALES),
     measure=measure,
     columns=(

@@ -83,6 +83,7 @@ STUDY = Study(
     about=f"{LAYERS} hidden layers of {WIDTH} units on {TRAINING} handwritten digits, few enough to be learned by "
     f"heart; SGD with momentum at {RATE:g}, batches of {BATCH_SIZE}, {EPOCHS} epochs. Dropout takes half of the units: "
     "without a norm, behind every ReLU; with norms, in front of each of them, or behind the last ReLU alone.",
+    compared="network",
     ways=tuple((way,) for way in WAYS),
     measure=measure,
     columns=(Column("accuracy", "test accuracy (%)"), Column("loss", "test loss (nats)", ".3f")),

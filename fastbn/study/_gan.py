@@ -98,6 +98,7 @@ STUDY = Study(
     about=f"A generator of handwritten digits and a network that tells them from real ones, three layers each; Adam at "
     f"{RATE:g}, {STEPS:,} steps. Images are judged by their Frechet distance to the real ones, in pixels (lower is "
     "better), and by how many of the ten digits there are, as nearest neighbours tell.",
+    compared="network",
     ways=tuple((way,) for way in WAYS),
     measure=measure,
     columns=(Column("distance", "Frechet distance", ".2f"), Column("kinds", "digits made")),

@@ -98,6 +98,7 @@ STUDY = Study(
     "epochs; then the same network is tested with running statistics, with those of all training images "
     "(`population_statistics`), and with those of the batch at hand, on test images as they are and on images of half "
     "the contrast, brighter, with noise.",
+    compared="statistics, images",
     ways=tuple((statistics, which) for which in DATA for statistics in STATISTICS),
     measure=measure,
     columns=(Column("accuracy", "test accuracy (%)"), Column("loss", "test loss (nats)", ".3f")),

@@ -53,6 +53,7 @@ STUDY = Study(
     title="Sensitivity to the initialization",
     about=f"A network of four hidden layers on scikit-learn's breast cancer data, SGD with momentum at {RATE:g}, "
     f"{EPOCHS} epochs. Its first weights are those of He et al. times a scale from {SCALES[0]:g} to {SCALES[-1]:g}.",
+    compared="norm, scale of the weights",
     ways=tuple((kind, scale) for kind in NORMS for scale in SCALES),
     measure=measure,
     columns=(Column("accuracy", "test accuracy (%)"),),

@@ -65,6 +65,7 @@ STUDY = Study(
     "(scikit-learn's data), with batch norm as its first layer, and from standardized numbers; SGD with momentum, "
     f"{EPOCHS} epochs. The share of the variance of 122 test patients that is explained counts as {WORST:g} where it "
     "is less.",
+    compared="data, learning rate",
     ways=tuple((which, rate) for which in WAYS for rate in RATES),
     measure=measure,
     columns=(Column("explained", "variance explained", ".2f"),),

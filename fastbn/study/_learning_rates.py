@@ -69,6 +69,7 @@ STUDY = Study(
     about=f"Four convolutions on handwritten digits, SGD with momentum, batches of {BATCH_SIZE}, {EPOCHS} epochs, at "
     f"learning rates from {RATES[0]:g} to {RATES[-1]:g}. A run that never reaches {TARGET:.0f} % counts as one epoch "
     "more than there were; one whose loss is no longer finite, as a guess.",
+    compared="norm, learning rate",
     ways=tuple((kind, rate) for kind in NORMS for rate in RATES),
     measure=measure,
     columns=(Column("accuracy", "test accuracy (%)"), Column("epochs", f"epochs to {TARGET:.0f} %")),

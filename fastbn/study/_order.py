@@ -77,6 +77,7 @@ STUDY = Study(
     title="Before or after the activation",
     about=f"Four convolutions on handwritten digits, each followed by batch norm and ReLU in either order, or by ReLU "
     f"alone. SGD with momentum, batches of {BATCH_SIZE}, {EPOCHS} epochs.",
+    compared="batch norm's place, learning rate",
     ways=tuple((place, rate) for place in PLACES for rate in RATES),
     measure=measure,
     columns=(

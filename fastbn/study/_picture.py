@@ -30,7 +30,7 @@ def draw(title: str, panels: Sequence[Panel], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(panels), 3.9), dpi=84, layout="constrained")
+    figure = Figure(figsize=(max(6.4, 4.6 * len(panels)), 3.9), dpi=84, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         if isinstance(panel, Lines):

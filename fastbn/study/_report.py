@@ -35,7 +35,7 @@ class Report:
     def rows(self) -> list[list[str]]:
         """The table, its headings first: a row a way, with the mean of the seeds and the range of them."""
         columns = self.study.columns
-        table = [["", *(column.heading for column in columns)]]
+        table = [[self.study.compared, *(column.heading for column in columns)]]
         for way in self.study.ways:
             cells = [spread(self.results.values(column.key, *way), column.format) for column in columns]
             table.append([label(way), *cells])
@@ -49,7 +49,7 @@ class Report:
         lines += ["| " + " | ".join(row) + " |" for row in table] + [""]
         if picture is not None:
             lines += [f"![{self.study.title}]({picture})", ""]
-        lines += [f"- {v.claim.text}: **{v.words}**. {v}." for v in self.verdicts]
+        lines += [f"- {v.claim.text}: **{v.words}**; {v}." for v in self.verdicts]
         return "\n".join(lines) + "\n"
 
     def save_picture(self, path: str | Path) -> None:

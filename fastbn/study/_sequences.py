@@ -73,6 +73,7 @@ STUDY = Study(
     about="A recurrent network learns the next letter of words from Python's own documentation: 2,000 words of 3 to 12 "
     f"letters to learn from, 500 to test with, in batches of {BATCH_SIZE} that are padded to {STEPS}; Adam, "
     f"{EPOCHS} epochs. Batch norm has statistics of its own for each step (Cooijmans et al. 2017).",
+    compared="norm",
     ways=tuple((way,) for way in WAYS),
     measure=measure,
     columns=(

@@ -78,6 +78,7 @@ class Study:
 
     title: str
     about: str
+    compared: str  # what the ways differ in, the heading of their column
     ways: tuple[Way, ...]
     measure: Callable[[Way, int, float], Measured]
     columns: tuple[Column, ...]

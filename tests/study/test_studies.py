@@ -87,6 +87,7 @@ def made(better):
     return Study(
         title="Made",
         about="Numbers that were made up.",
+        compared="way",
         ways=(("with",), ("without",)),
         measure=measure,
         columns=(Column("points", "points"),),
@@ -104,7 +105,7 @@ def made(better):
 def test_the_verdict_is_what_the_numbers_say(better, words):
     report = _run.report("made", made(better), range(5))
     assert [v.words for v in report.verdicts] == [words]
-    assert f"- It is better: **{words}**. points: {2 if better else -2} (5 seeds" in report.markdown()
+    assert f"- It is better: **{words}**; points: {2 if better else -2} (5 seeds" in report.markdown()
     assert report.rows()[1] == ["with", "2.0" if better else "0.0"]
 
 
