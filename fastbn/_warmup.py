@@ -16,9 +16,12 @@ from fastbn import functional
 from fastbn._quiet import quiet
 from fastbn.engine import arguments, pace, plans, threads
 from fastbn.kernels.jit import Driver
+from fastbn.moments import Moments
+from fastbn.preprocessing import denormalize, normalize
 
 OPERATIONS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 SUMS = ("add_layer_norm", "add_rms_norm")  # compiled where they are asked for
+DATA = ("normalize", "denormalize", "moments")  # likewise: of 8-bit integers, and of each dtype
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -32,6 +35,7 @@ _COLUMNS = ((2, 16, 256), (8, 1024, 128), (1, 64, 4096))
 _FEATURES = ((8, 16, 1), (64, 8192, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
 _ROWS = ((8, 64), (256, 1024), (1, 1 << 18))
 _OVER_CHANNELS = ((2, 16, 256), (8, 64, 512), (1, 4096, 64))
+_IMAGES = ((2, 8, 8), (2, 64, 64), (8, 256, 256))  # (N, H, W): of short runs and of long ones, and for threads
 _CALLS = 6  # of each kind: one that is checked, four serial ones and a parallel one, to find out which is faster
 
 
@@ -60,7 +64,7 @@ def warmup(
     ----------
     ops : iterable of str, optional
         Of "batch_norm", "layer_norm", "group_norm", "instance_norm" and "rms_norm", all of which where left out, and
-        of "add_layer_norm" and "add_rms_norm".
+        of "add_layer_norm", "add_rms_norm", "normalize", "denormalize" and "moments".
     dtypes : iterable of str
         Of "float16", "bfloat16" (for which ml_dtypes must be installed), "float32" and "float64".
     layouts : iterable of str, optional
@@ -90,6 +94,9 @@ def warmup(
 
     Notes
     -----
+    "normalize" and "denormalize" have the kernels of 8-bit integers to and from a dtype compiled, and of a dtype to
+    itself, into both layouts; "moments" those of both.
+
     Kernels are those of calls on small arrays and on some that are large enough for threads, forward and backward, with
     weight and bias and without; and with an activation, a residual and a mask exactly as told, by those operations that
     take them.  Later calls like these compile nothing, but for weights without bias.  On a single CPU,
@@ -164,8 +171,8 @@ def _steps(
 ) -> Iterator[tuple[str, np.dtype[Any], str]]:
     kinds = [_dtype(name) for name in _known(dtypes, DTYPES, "dtypes")]
     asked = None if layouts is None else _known(layouts, LAYOUTS, "layouts")
-    for op in _known(OPERATIONS if ops is None else ops, OPERATIONS + SUMS, "ops"):
-        images = op in ("batch_norm", "group_norm", "instance_norm")
+    for op in _known(OPERATIONS if ops is None else ops, OPERATIONS + SUMS + DATA, "ops"):
+        images = op in ("batch_norm", "group_norm", "instance_norm", *DATA)
         for dtype, layout in product(kinds, asked or (LAYOUTS if images else LAYOUTS[1:])):
             yield op, dtype, layout
 
@@ -192,6 +199,9 @@ def _dtype(name: str) -> np.dtype[Any]:
 def _inputs(op: str, dtype: np.dtype[Any], layout: str) -> Iterator[tuple[Array, int]]:
     """Arrays for an operation, each with the axis of its channels."""
     first = layout == "channels_first"
+    if op in DATA:
+        yield from ((_array((n, 3, *s) if first else (n, *s, 3), dtype), 1 if first else -1) for n, *s in _IMAGES)
+        return
     if op not in ("batch_norm", "group_norm", "instance_norm"):
         yield from ((_array(shape, dtype), -1) for shape in _ROWS)
         if first and op not in SUMS:
@@ -209,6 +219,8 @@ def _array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual: bool, where: bool) -> None:
     """One operation both ways, and with given statistics where it takes them."""
+    if op in DATA:
+        return _call_data(op, x, axis) if affine else None
     names = ("weight",) if op.endswith("rms_norm") else ("weight", "bias")
     weights = {name: np.ones(x.shape[axis], x.dtype) if affine else None for name in names}
     forward, backward = getattr(functional, f"{op}_forward"), getattr(functional, f"{op}_backward")
@@ -237,6 +249,23 @@ def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual:
             functional.batch_norm(x, *running, **keywords)
         elif op == "instance_norm":
             functional.instance_norm(x, *running, **keywords, use_input_stats=False)
+
+
+def _call_data(op: str, x: Array, axis: int) -> None:
+    """What is done with data before a network sees it, of images and of arrays of the dtype."""
+    pixels = np.zeros(x.shape, np.uint8)
+    if op == "moments":
+        for data in (pixels, x):
+            Moments(axis).update(data)
+        return
+    one = np.ones(3)
+    for layout in (None, *LAYOUTS):
+        if op == "normalize":
+            for data in (pixels, x):
+                normalize(data, one, one, axis=axis, dtype=x.dtype, layout=layout)
+        else:
+            for dtype in (np.dtype(np.uint8), x.dtype):
+                denormalize(x, one, one, axis=axis, dtype=dtype, layout=layout)
 
 
 def _builds() -> list[Any]:

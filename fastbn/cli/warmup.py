@@ -5,7 +5,7 @@ import sys
 from time import perf_counter
 from typing import Any
 
-from fastbn._warmup import DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
+from fastbn._warmup import DATA, DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
 from fastbn.cli._errors import CommandError, require
 from fastbn.engine import arguments
 
@@ -20,9 +20,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "NUMBA_CACHE_DIR if it is set, else beside the package, else in the user's cache folder.",
     )
     add = parser.add_argument
-    known = OPERATIONS + SUMS
+    known = OPERATIONS + SUMS + DATA
     several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
-    add("--ops", **several, metavar="OP", help=f"{_list(known)} (all but the sums, add_...)")
+    add("--ops", **several, metavar="OP", help=f"{_list(known)} (the first five)")
     add("--dtypes", **several, metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
     add(
         "--layouts",
@@ -48,7 +48,7 @@ def _list(names: tuple[str, ...]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     asked = {
-        "ops": _chosen("--ops", args.ops, OPERATIONS + SUMS),
+        "ops": _chosen("--ops", args.ops, OPERATIONS + SUMS + DATA),
         "dtypes": _chosen("--dtypes", args.dtypes, DTYPES) or ["float32"],
         "layouts": _chosen("--layouts", args.layouts, LAYOUTS),
     }
