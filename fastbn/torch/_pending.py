@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as _module
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["Behind", "Pending", "may_wait"]
+__all__ = ["Behind", "Pending", "calling_frame", "may_wait"]
 
 _SUMS = (Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add)
 _SUMS_IN_PLACE = (Tensor.add_, Tensor.__iadd__)
@@ -84,7 +84,7 @@ def may_wait(behind: Behind, norm: torch.nn.Module) -> bool:
         return False
     if _module._global_backward_hooks or _module._global_backward_pre_hooks:
         return False
-    frame = _caller()
+    frame = calling_frame()
     if frame is None or frame.f_code is not getattr(getattr(behind.parent, "forward", None), "__code__", None):
         return False
     if not behind.modules:
@@ -99,8 +99,8 @@ def may_wait(behind: Behind, norm: torch.nn.Module) -> bool:
     return True
 
 
-def _caller() -> Any:
-    """The frame that has called the norm: the one before that of Module.__call__."""
+def calling_frame() -> Any:
+    """The frame that has called the module: the one before that of Module.__call__."""
     frame: Any = sys._getframe(2)
     for _ in range(8):
         if frame is None:
@@ -118,18 +118,20 @@ class Pending(Tensor):
     """The result of a norm that is not computed yet."""
 
     call: tuple[Callable[..., Tensor], Tensor, tuple[Any, ...]]
+    like: tuple[Any, Any]
     residual: Tensor | None
     version: int | None
     tracked: bool
     value: Tensor | None
 
     @staticmethod
-    def of(function: Callable[..., Tensor], x: Tensor, arguments: tuple[Any, ...]) -> "Pending":
-        """That of function(x, *arguments)."""
+    def of(function: Callable[..., Tensor], x: Tensor, arguments: tuple[Any, ...], size: Any = None) -> "Pending":
+        """That of function(x, *arguments); size: its shape, and any strides will do; None: shape and strides of x."""
         pending = Tensor._make_subclass(Pending, _NOTHING)
         version = None if x.is_inference() else x._version
         pending.__dict__.update(
             call=(function, x, arguments),
+            like=(x.shape, x.stride()) if size is None else (size, None),
             residual=None,
             value=None,
             version=version,
@@ -185,12 +187,13 @@ def _summed(function: Any, args: tuple[Any, Any]) -> Tensor | None:
 def _fits(pending: Pending, other: Any) -> bool:
     """Whether it is a residual in the memory order of x: another one would have to be copied."""
     _, x, _ = pending.__dict__["call"]
+    shape, strides = pending.__dict__["like"]
     return (
         type(other) in (Tensor, torch.nn.Parameter)
-        and other.shape == x.shape
+        and other.shape == shape
         and other.dtype == x.dtype
         and other.device == x.device
-        and other.stride() == x.stride()
+        and (strides is None or other.stride() == strides)
     )
 
 

@@ -6,14 +6,16 @@ Sequential containers in it are modules of their own.
 """
 
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
+from fastbn.torch._folding import PAIRS
 from fastbn.torch._pending import Behind, activation_of, name_of_module
 
-__all__ = ["Untraced", "standing_behind"]
+__all__ = ["Before", "Untraced", "standing_behind"]
 
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__")
 _IN_PLACE_SUMS = (operator.iadd, "add_", "__iadd__")
@@ -24,6 +26,14 @@ class _OwnForward(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+
+class Before(NamedTuple):
+    """A convolution whose result goes to one norm alone: the module that calls both, and their paths in it."""
+
+    parent: nn.Module
+    convolution: str
+    norm: str
 
 
 class Untraced(str):
@@ -43,21 +53,47 @@ def _traced(module: nn.Module) -> fx.Graph | None:
         module.__dict__.update(before)
 
 
-def standing_behind(parent: nn.Module, norms: dict[str, nn.Module]) -> dict[str, Behind | str]:
-    """For each of the norms that a module calls, by their paths in it: what takes its result, or why nothing does."""
+def standing_behind(parent: nn.Module, norms: dict[str, nn.Module]) -> tuple[dict[str, Behind | str], list[Before]]:
+    """For each of the norms that a module calls, by their paths in it: what takes its result, or why nothing does.
+
+    And the convolutions that stand before norms.
+    """
     if isinstance(parent, nn.ModuleList | nn.ModuleDict):
-        return {}
+        return {}, []
     graph = _traced(parent)
     if graph is None:
-        return dict.fromkeys(norms, Untraced(f"the forward of {type(parent).__name__} cannot be traced"))
+        return dict.fromkeys(norms, Untraced(f"the forward of {type(parent).__name__} cannot be traced")), []
     found: dict[str, Behind | str] = {}
+    before: list[Before] = []
     for node in graph.nodes:
         if node.op == "call_module" and node.target in norms:
-            behind = _behind(parent, node)
+            behind, conv = _behind(parent, node), _convolution(parent, node, graph)
+            if conv is not None:
+                before.append(Before(parent, conv, node.target))
             if isinstance(behind, Behind) and isinstance(found.get(node.target), str):
                 continue  # called twice, and once with nothing behind
             found[node.target] = behind
-    return found
+    return found, before
+
+
+def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> str | None:
+    """The path of the convolution whose result the norm takes and nobody else; None if there is none."""
+    if len(norm.args) != 1 or norm.kwargs or not isinstance(norm.args[0], fx.Node):
+        return None
+    node: fx.Node = norm.args[0]
+    if node.op != "call_module" or len(node.users) != 1 or len(node.args) != 1 or node.kwargs:
+        return None
+    module = parent.get_submodule(str(node.target))
+    pair = PAIRS.get(type(module))
+    if pair is None or not isinstance(parent.get_submodule(str(norm.target)), pair):
+        return None
+    calls = [n.target for n in graph.nodes if n.op == "call_module"]
+    if calls.count(node.target) != 1 or calls.count(norm.target) != 1:
+        return None
+    users = list(norm.users)
+    sums = users if len(users) == 1 and _is_sum(users[0], norm) else []  # which reads what is convolved, at most
+    last = [*norm.users, *(user for node in sums for user in node.users)][-1:]  # before it, nothing may be computed
+    return None if _input_is_used_before(node, last[0] if last else norm, sums) else str(node.target)
 
 
 def _behind(parent: nn.Module, norm: fx.Node) -> Behind | str:
@@ -94,12 +130,12 @@ def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
     return node.args[0] is norm or node.target not in _IN_PLACE_SUMS
 
 
-def _input_is_used_before(norm: fx.Node, last: fx.Node) -> bool:
-    """Whether anything between the two, in the order of execution, might change the norm's input."""
+def _input_is_used_before(norm: fx.Node, last: fx.Node, but: Sequence[fx.Node] = ()) -> bool:
+    """Whether anything between the two, in the order of execution, might change the input of the first."""
     (x,) = norm.args
     node = norm.next
-    while node is not last:
-        if x in node.all_input_nodes:
+    while node is not last and node.op != "output":
+        if x in node.all_input_nodes and node not in but:
             return True
         node = node.next
     return False

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastbn.torch import layers, sync
+from fastbn.torch._folding import drop, fold_into, unfold
 from fastbn.torch._pending import Behind
-from fastbn.torch._tracing import Untraced, standing_behind
+from fastbn.torch._tracing import Before, Untraced, standing_behind
 
 __all__ = ["convert", "revert"]
 
@@ -73,6 +74,10 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     the tensor gets the norm's own result.  Hooks on the norm or the activation, added at any time, and calls from other
     places end that for as long as they are there.
 
+    In evaluation, where nothing is differentiated, a batch norm of float32 that alone takes a convolution's result is
+    folded into it, in the same manner: the convolution then computes the norm, the sum and the activation, too.  The
+    folded weight is kept until a parameter or statistic changes, or `train` is called.
+
     See Also
     --------
     revert, report
@@ -121,8 +126,9 @@ def _skipping(model: Any, skip: Any) -> Callable[[str, nn.Module], bool]:
 
 
 def fuse_all(model: nn.Module, fuse: bool, skipped: Callable[[str, nn.Module], bool]) -> None:
-    """Tell every norm what stands behind it, or that nothing does."""
+    """Tell every norm what stands behind it, or that nothing does; and convolutions of the norms behind them."""
     places: dict[nn.Module, list[Behind | str]] = {}
+    before: dict[nn.Module, list[Before]] = {}
     for name, parent in model.named_modules():
         norms: dict[str, nn.Module] = {
             path: module
@@ -130,13 +136,30 @@ def fuse_all(model: nn.Module, fuse: bool, skipped: Callable[[str, nn.Module], b
             if path and isinstance(module, layers.Fusable) and not skipped(f"{name}.{path}".lstrip("."), module)
         }
         if norms and fuse:
-            for path, found in standing_behind(parent, norms).items():
+            behind, convolutions = standing_behind(parent, norms)
+            for path, found in behind.items():
                 places.setdefault(norms[path], []).append(found)
+            for place in convolutions:
+                before.setdefault(norms[place.norm], []).append(place)
+    _fold_all(model, places, before)
     for module in model.modules():
         if isinstance(module, layers.Fusable):
             only = _only(places.get(module, []), "no forward that was traced calls it" if fuse else "fuse is False")
             module.__dict__["_behind"] = only if isinstance(only, Behind) else None
             module.__dict__["_unfused"] = None if isinstance(only, Behind) else only
+
+
+def _fold_all(
+    model: nn.Module, places: dict[nn.Module, list[Behind | str]], before: dict[nn.Module, list[Before]]
+) -> None:
+    """Fold, in evaluation, the norms that one forward calls behind one convolution; end what was folded before."""
+    for module in model.modules():
+        unfold(module)
+    for norm, found in before.items():
+        calls = [place for place in places[norm] if not isinstance(place, Untraced)]
+        if len(found) == 1 and len(calls) == 1:
+            parent, *paths = found[0]
+            fold_into(parent, (paths[0], paths[1]))
 
 
 def _only(places: list[Behind | str], nowhere: str) -> Behind | str:
@@ -174,7 +197,9 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     if not inplace:
         model = copy.deepcopy(model)
     for module in model.modules():
+        unfold(module)
         if type(module) in _TORCH_CLASSES:
+            drop(module)
             module.__class__ = _TORCH_CLASSES[type(module)]
             for name in ("_behind", "_unfused"):
                 module.__dict__.pop(name, None)

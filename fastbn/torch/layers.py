@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from fastbn.torch import functional
+from fastbn.torch._folding import Convolved, Folding, drop, input_of, settled, to_be_folded
 from fastbn.torch._pending import Behind, Pending, may_wait
 
 __all__ = [
@@ -59,6 +60,11 @@ class _BatchNorm(Fusable):
         """Normalize every channel."""
         if type(input) is Proxy:
             return as_node(self, input)
+        if type(input) is Convolved:
+            folding = to_be_folded(input, self)
+            if folding is not None:
+                return self._computed_with_convolution(folding, input_of(input))
+            input = settled(input)
         self._check_input_dim(input)
         mean, var = self.running_mean, self.running_var
         by_batch = self.training or (mean is None and var is None)
@@ -66,6 +72,18 @@ class _BatchNorm(Fusable):
             mean = var = None
         share = share_of_batch(self)
         return self._call(functional.batch_norm, input, mean, var, self.weight, self.bias, by_batch, share, self.eps)
+
+    def _computed_with_convolution(self, folding: Folding, x: Tensor) -> Tensor:
+        """This norm's result for the convolution of x, at once or together with what stands behind."""
+        if self._behind is None or not may_wait(self._behind, self):
+            return folding.computed(x)
+        return Pending.of(folding.computed, x, (), folding.size(x))
+
+    def train(self, mode: bool = True) -> Any:
+        """As torch.nn.Module.train; what was folded for evaluation is dropped."""
+        if mode:
+            drop(self)
+        return super().train(mode)
 
 
 def share_of_batch(norm: Any) -> float:

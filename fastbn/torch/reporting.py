@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from fastbn.torch import conversion, layers, sync
+from fastbn.torch._folding import folding_of
 
 __all__ = ["report"]
 
@@ -39,8 +40,10 @@ def report(model: nn.Module) -> str:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     rows = [("name", "class", "norm")]
+    foldings = ((name, folding_of(module)) for name, module in model.named_modules())
+    convolutions = {folding.norm: name for name, folding in foldings if folding is not None}
     for name, module in model.named_modules():
-        state = _state(module)
+        state = _state(module, convolutions.get(module))
         if state is not None:
             rows.append((name or "(the model)", type(module).__name__, state))
     if len(rows) == 1:
@@ -50,15 +53,16 @@ def report(model: nn.Module) -> str:
     return "\n".join((*lines, "", *_FOOT))
 
 
-def _state(module: Any) -> str | None:
-    """What one module became; None if it is no norm."""
+def _state(module: Any, convolution: str | None) -> str | None:
+    """What one module became; None if it is no norm.  convolution: the one that it is folded into."""
     if isinstance(module, sync.SyncBatchNorm):
         return "on fastbn, over all processes"
     if isinstance(module, layers.Fusable):
-        if module._behind is not None:
-            return f"on fastbn, fused with {module._behind.text}"
         reason = module.__dict__.get("_unfused")
-        return "on fastbn" + (f"; {reason}" if reason else "")
+        folded = "" if convolution is None else f"; in evaluation folded into {convolution}"
+        if module._behind is not None:
+            return f"on fastbn, fused with {module._behind.text}{folded}"
+        return "on fastbn" + (f"; {reason}" if reason else "") + folded
     if type(module) in conversion.CLASSES:
         return "torch's own: not converted, or skipped"
     if isinstance(module, nn.SyncBatchNorm):
