@@ -124,13 +124,15 @@ def cases(functions: Iterable[Function]) -> Iterator[Case]:
 
 
 def _may_be_missing(function: Function, parameter: Parameter) -> bool:
-    needed = {"x", "y", "work"} | ({"running_mean", "running_var"} if "train" not in function.entry else set())
+    needed = {"x", "y", "dy", "dx", "work"}
+    if "train" not in function.entry:
+        needed |= {"running_mean", "running_var"}
     return parameter.kind in ("in", "out", "both", "double") and parameter.name not in needed
 
 
 def _count(function: Function, name: str, sizes: dict[str, int]) -> int:
     """The elements of an argument."""
-    if name in ("x", "y"):
+    if name in ("x", "y", "dy", "dx"):
         return sizes["rows"] * sizes["cols"] if "rows" in sizes else sizes["batch"] * sizes["channels"] * sizes["plane"]
     if name in ("mean", "rstd"):
         if "rows" in sizes:
@@ -147,6 +149,7 @@ def _arguments(
     offset, scale, eps = _DATA[k % len(_DATA)]
     numbers = {"eps": eps, "momentum": 0.1 + k / 64}
     data = {"x": (offset, scale), "weight": (1.0, 0.5), "bias": (0.0, 1.0), "running_mean": (offset, scale)}
+    data |= {"dy": (0.0, 1.0)} | ({"mean": (offset, scale), "rstd": (2.0 / scale, 1.0 / scale)})
     data["running_var"] = (2.0 * scale * scale, scale * scale)
     found = []
     for i, p in enumerate(function.parameters):
@@ -158,9 +161,9 @@ def _arguments(
             found.append(Argument("number", numbers[p.name]))
         elif p.kind == "work":
             found.append(Argument("work"))
-        elif p.name == "y" and in_place:
-            found.append(Argument("same", of=0))
-        elif p.kind in ("in", "both"):
+        elif p.name in ("y", "dx") and in_place:
+            found.append(Argument("same", of=k // 4 % 2 if function.backward else 0))
+        elif p.kind in ("in", "both", "given"):
             found.append(Argument("draw", (_count(function, p.name, named), 7 * k + i, *data[p.name])))
         else:
             found.append(Argument("room", (_count(function, p.name, named), 0, 0.0, 0.0)))
@@ -184,9 +187,12 @@ def _by_python(function: Function, sizes: tuple[int, ...], arguments: tuple[Argu
     for p, a in zip(function.parameters, arguments, strict=True):
         if a.kind == "draw":
             count, seed, offset, scale = a.value
-            given[p.name] = drawn(count, seed, offset, scale, function.dtype.name)
+            dtype = "float64" if p.kind == "given" else function.dtype.name
+            given[p.name] = drawn(count, seed, offset, scale, dtype)
         elif a.kind == "number":
             given[p.name] = a.value
+    if function.backward:
+        return _gradients(function, named, given)
     x, weight, bias, eps = given["x"], given.get("weight"), given.get("bias"), given["eps"]
     if function.operation == "layer_norm":
         x = x.reshape(sizes)
@@ -213,6 +219,32 @@ def _by_python(function: Function, sizes: tuple[int, ...], arguments: tuple[Argu
     return {"y": y, "mean": mean, "rstd": rstd} | kept
 
 
+def _gradients(function: Function, named: dict[str, int], given: dict[str, Any]) -> dict[str, Array]:
+    dy, x, rstd, mean, weight = (
+        given["dy"],
+        given["x"],
+        given["rstd"],
+        given.get("mean", given["rstd"]),
+        given.get("weight"),
+    )
+    if "rows" in named:
+        shape = named["rows"], named["cols"]
+        if function.operation == "rms_norm":
+            dx, dweight = fastbn.rms_norm_backward(dy.reshape(shape), x.reshape(shape), rstd, weight)
+            return {"dx": dx, "dweight": dweight}
+        results = fastbn.layer_norm_backward(dy.reshape(shape), x.reshape(shape), mean, rstd, weight)
+        return dict(zip(("dx", "dweight", "dbias"), results, strict=True))
+    axis, image = 1, (named["batch"], named["channels"], named["plane"])
+    if function.layout == "nhwc":
+        axis, image = -1, (named["batch"], named["plane"], named["channels"])
+    if function.operation != "batch_norm":
+        groups = (named["batch"], named.get("groups", named["channels"]))
+        mean, rstd = mean.reshape(groups), rstd.reshape(groups)
+    backward = getattr(fastbn, f"{function.operation}_backward")
+    results = backward(dy.reshape(image), x.reshape(image), mean, rstd, weight, axis=axis)
+    return dict(zip(("dx", "dweight", "dbias"), results, strict=True))
+
+
 def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Calls that come back with a status and write nothing: y keeps what it holds."""
     from fastbn._export import entries
@@ -220,24 +252,29 @@ def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
     arguments = _arguments(function, sizes, 0, (), False)
     at = {p.name: i for i, p in enumerate(function.parameters)}
     first, last = function.sizes[0].name, function.sizes[1].name
+    target, source = ("dx", "dy") if function.backward else ("y", "x")
     changes: list[tuple[int, dict[str, Argument]]] = [
-        (entries.NULL, {"x": Argument("null")}),
-        (entries.NULL, {"y": Argument("null")}),
+        (entries.NULL, {source: Argument("null")}),
+        (entries.NULL, {target: Argument("null")}),
         (entries.SIZE, {first: Argument("size", -1)}),
         (entries.SIZE, {last: Argument("size", 1 << 62)}),
         (entries.SIZE, {first: Argument("size", 1 << 40), last: Argument("size", 1 << 40)}),
-        (entries.OVERLAP, {"y": Argument("part", of=0)}),
-        (entries.OVERLAP, {"weight": Argument("same", of=at["y"])}),
-        (entries.SETTING, {"eps": Argument("number", -1.0)}),
+        (entries.OVERLAP, {target: Argument("part", of=0)}),
+        (entries.OVERLAP, {"weight": Argument("same", of=at[target])}),
     ]
+    if "eps" in at:
+        changes.append((entries.SETTING, {"eps": Argument("number", -1.0)}))
     if "groups" in at:
         changes.append((entries.SETTING, {"groups": Argument("size", 5)}))
     if "momentum" in at:
         changes.append((entries.SETTING, {"eps": Argument("number", 0.0)}))
         changes.append((entries.FEW, {"batch": Argument("size", 1), "plane": Argument("size", 1)}))
-    if function.operation == "instance_norm":
+    if function.operation == "instance_norm" and not function.backward:
         changes.append((entries.FEW, {"plane": Argument("size", 1)}))
-    if function.layout is not None:
+    if function.backward:
+        changes.append((entries.NULL, {"rstd": Argument("null")}))
+        changes.append((entries.OVERLAP, {target: Argument("part", of=1)}))
+    if function.layout is not None or function.backward:
         changes.append((entries.NULL, {"work": Argument("null")}))
     for status, changed in changes:
         called = list(arguments)

@@ -15,6 +15,8 @@ _TOP = """\
    weight, bias    elements of the type of x, one for each of `cols` or `channels`; NULL: 1 and 0
    mean, rstd      statistics of x as Python returns them, double: the mean, and 1 / sqrt(variance + eps); one for each
                    row, channel, sample and group, or sample and channel; NULL: not wanted
+                   backward takes them as forward wrote them, and not NULL
+   dweight, dbias  gradients of weight and bias, of the type of x; NULL: not wanted.  dx may be x or dy
    plane           positions of an image, height times width; 1 where there are none
    nchw, nhwc      whether x lies as (batch, channels, plane) or as (batch, plane, channels)
    work            memory of any alignment, of so many bytes as the function ..._workspace says, for the same sizes; may
@@ -73,6 +75,7 @@ def _parameter(parameter: Parameter, function: Function) -> str:
         "out": f"{function.dtype.c} *",
         "both": f"{function.dtype.c} *",
         "double": "double *",
+        "given": "const double *",
         "size": "int64_t ",
         "number": "double ",
         "work": "void *",

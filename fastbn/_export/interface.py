@@ -26,7 +26,7 @@ class Parameter(NamedTuple):
     """Of a C function."""
 
     name: str
-    kind: str  # "in": elements that are read; "out": written; "both"; "double": statistics; "size"; "number"; "work"
+    kind: str  # "in": read; "out": written; "both"; "double", "given": those of float64; "size"; "number"; "work"
 
 
 class Dtype(NamedTuple):
@@ -56,19 +56,24 @@ class Function(NamedTuple):
     about: str
 
     @property
+    def backward(self) -> bool:
+        return "_backward" in self.entry
+
+    @property
     def sizes(self) -> tuple[Parameter, ...]:
         return tuple(p for p in self.parameters if p.kind == "size")
 
     def signature(self) -> tuple[Any, ...]:
         """Numba's types of the entry, whose last argument is the most bytes of an array."""
         one = types.CPointer(self.dtype.numba)
-        kinds = {"in": one, "out": one, "both": one, "double": types.CPointer(types.float64)}
-        kinds |= {"size": types.int64, "number": types.float64, "work": types.CPointer(types.int64)}
+        wide, work = types.CPointer(types.float64), types.CPointer(types.int64)
+        kinds = {"in": one, "out": one, "both": one, "double": wide, "given": wide}
+        kinds |= {"size": types.int64, "number": types.float64, "work": work}
         return (*(kinds[p.kind] for p in self.parameters), types.int64)
 
 
 def _parameters(text: str) -> tuple[Parameter, ...]:
-    """ "kind name name, kind name": as they are declared."""
+    """Parameters as they are declared: "kind name name, kind name"."""
     return tuple(Parameter(name, kind) for part in text.split(",") for kind, *names in [part.split()] for name in names)
 
 
@@ -101,19 +106,52 @@ _TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 
 
+_GRADIENTS = "in dy x, out dx, in weight"
+_OF_AFFINE = "given mean rstd, out dweight dbias, work work"
+_BACKWARD: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "layer_norm": (
+        ("layer_norm_backward", f"{_GRADIENTS}, size rows cols, {_OF_AFFINE}", "the gradients of layer_norm"),
+    ),
+    "rms_norm": (
+        (
+            "rms_norm_backward",
+            f"{_GRADIENTS}, size rows cols, given rstd, out dweight, work work",
+            "the gradients of rms_norm",
+        ),
+    ),
+    "batch_norm": (
+        (
+            "batch_norm_train_backward",
+            f"{_GRADIENTS}, {_IMAGE}, {_OF_AFFINE}",
+            "the gradients of batch_norm_train, whose statistics depend on x",
+        ),
+    ),
+    "group_norm": (
+        ("group_norm_backward", f"{_GRADIENTS}, {_IMAGE} groups, {_OF_AFFINE}", "the gradients of group_norm"),
+    ),
+    "instance_norm": (
+        ("instance_norm_backward", f"{_GRADIENTS}, {_IMAGE}, {_OF_AFFINE}", "the gradients of instance_norm"),
+    ),
+}
+
+
 def functions(
-    operations: Iterable[str], dtypes: Iterable[str], layouts: Iterable[str] = tuple(LAYOUTS)
+    operations: Iterable[str],
+    dtypes: Iterable[str],
+    layouts: Iterable[str] = tuple(LAYOUTS),
+    backward: bool = False,
 ) -> Iterator[Function]:
     """All of a library, in the order of the table."""
     operations, dtypes, layouts = set(operations), list(dtypes), list(layouts)
     for operation in OPERATIONS:
         if operation not in operations:
             continue
-        for entry, parameters, about in _TABLE[operation]:
+        for entry, parameters, about in (*_TABLE[operation], *(_BACKWARD[operation] if backward else ())):
             by_rows = operation in ("layer_norm", "rms_norm")
             for layout in (None,) if by_rows else layouts:
                 full = entry if layout is None else f"{entry}_{layout}"
-                workspace = "rows_workspace" if by_rows else f"{full}_workspace"
+                of_rows = "rows_backward_workspace" if entry.endswith("_backward") else "rows_workspace"
+                workspace = of_rows if by_rows else f"{full}_workspace"
                 for dtype in (DTYPE_OF[d] for d in dtypes):
                     name = f"fastbn_{full}_{dtype.suffix}"
                     given = _parameters(parameters)

@@ -26,10 +26,12 @@ class Order(NamedTuple):
     cpu: str | None = None
     linker: str | None = None
     force: bool = False
+    backward: bool = False
 
     def command(self) -> str:
         words = ["fastbn", "export", "--ops", *self.operations, "--dtypes", *self.dtypes, "--target", self.target]
         words += ["--layouts", *self.layouts] if len(self.layouts) == 1 else []
+        words += ["--backward"] if self.backward else []
         words += ["--cpu", self.cpu] if self.cpu else []
         return shlex.join([*words, "-o", self.folder.name or "."])
 
@@ -54,7 +56,7 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
     from fastbn._export import archive, cases, header, interface, modules, selftest, texts
 
     layouts = [name for name, asked in interface.LAYOUTS.items() if asked in order.layouts]
-    functions = list(interface.functions(order.operations, order.dtypes, layouts))
+    functions = list(interface.functions(order.operations, order.dtypes, layouts, order.backward))
     machine, built, members = target.machine(), [], []
     for k, function in enumerate(functions):
         progress(k, len(functions) + 1, function.name)

@@ -39,6 +39,12 @@ def array(pointer, count):
 
 
 @tile
+def array3(number, like, a, b, c):
+    """An array of three axes at a place."""
+    return carray(at_byte(number, like), (a, b, c))
+
+
+@tile
 def wanted(pointer, count):
     """An array of so many elements, or of none where the pointer is NULL."""
     return carray(pointer, (0 if null(pointer) else count,))
@@ -121,6 +127,17 @@ def overlapping(x, y, written, read):
                 return True
     for r in read:  # noqa: SIM110 - Numba compiles no generator expression
         if _meet(y, r):
+            return True
+    return False
+
+
+@tile
+def overlapping_back(dy, x, dx, written, read):
+    """As `overlapping`, where dx may be dy or x."""
+    if overlapping(x, dx, written, read) or (_meet(dy, dx) and dy[0] != dx[0]):
+        return True
+    for w in written:  # noqa: SIM110 - as above
+        if _meet(w, dy):
             return True
     return False
 

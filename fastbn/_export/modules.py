@@ -14,7 +14,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import types
 
-from fastbn._export import entries
+from fastbn._export import entries, entries_back
 from fastbn._export.errors import ExportError
 from fastbn._export.interface import Function
 from fastbn._export.targets import Target
@@ -125,7 +125,10 @@ _OF_ANY_LENGTH, _OF_EVERY_LENGTH = (re.compile(_MEMSET.format(length=k)) for k i
 
 _DEFINITION = re.compile(r'^define [^@\n]*@("[^"]+"|[\w.$-]+)\(.*?^}\n', re.M | re.S)
 _CALLED = re.compile(r'call [^@\n]*@("[^"]+"|[\w.$-]+)\(')
-_LLVM_TYPES = dict.fromkeys(("in", "out", "both", "double", "work"), "ptr") | {"size": "i64", "number": "double"}
+_LLVM_TYPES = dict.fromkeys(("in", "out", "both", "double", "given", "work"), "ptr") | {
+    "size": "i64",
+    "number": "double",
+}
 
 
 def build(function: Function, target: Target, machine: Any) -> Any:
@@ -161,7 +164,7 @@ def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
     sizes = tuple(_INT64 for _ in function.sizes)
     texts, names = [], []
     for name, signature in ((function.entry, function.signature()), (function.workspace, (*sizes, _INT64, _INT64))):
-        dispatcher = getattr(entries, name)
+        dispatcher = getattr(entries_back if function.backward else entries, name)
         dispatcher.compile(signature)
         result = dispatcher.overloads[signature]
         texts.append(str(result.library._final_module))
@@ -288,7 +291,6 @@ def _rename(module: Any, function: Function) -> None:
 def _pass_builder(machine: Any, level: int) -> Any:
     options = llvm.create_pipeline_tuning_options(level)
     options.loop_vectorization, options.slp_vectorization = level > 0, False
-    options.loop_unrolling = False  # kernels have their loops as wide as they are to be
     return llvm.create_pass_builder(machine, options)
 
 

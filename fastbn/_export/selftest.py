@@ -91,8 +91,8 @@ static {c} *drawn_{suffix}(size_t count, uint32_t seed, double offset, double sc
 
 def in_c(cases: Iterable[Case]) -> str:
     cases = list(cases)
-    dtypes = {case.function.dtype for case in cases}
-    drawn = "".join(_DRAWN.format(c=d.c, suffix=d.suffix) for d in DTYPE_OF.values() if d in dtypes)
+    kinds = {case.function.dtype.suffix for case in cases} | {"f64" for case in cases if case.function.backward}
+    drawn = "".join(_DRAWN.format(c=d.c, suffix=d.suffix) for d in DTYPE_OF.values() if d.suffix in kinds)
     parts = [_C.replace("@DRAWN@", drawn)]
     for k, case in enumerate(cases):
         parts.append(_c_case(k, case))
@@ -112,7 +112,9 @@ def _c_case(k: int, case: Case) -> str:
     function = case.function
     lines, names = [], []
     for p, a in zip(function.parameters, case.arguments, strict=True):
-        c, suffix = (function.dtype.c, function.dtype.suffix) if p.kind != "double" else ("double", "f64")
+        c, suffix = (
+            (function.dtype.c, function.dtype.suffix) if p.kind not in ("double", "given") else ("double", "f64")
+        )
         names.append(p.name)
         if a.kind == "null":
             names[-1] = "NULL"
@@ -223,7 +225,7 @@ def _as_data(case: Case) -> dict[str, object]:
     function, parameters = case.function, case.function.parameters
 
     def argument(kind: str, a: Argument) -> dict[str, object]:
-        suffix = "f64" if kind == "double" else function.dtype.suffix
+        suffix = "f64" if kind in ("double", "given") else function.dtype.suffix
         value = str(a.value) if a.kind == "size" else a.value
         return {"kind": a.kind, "type": suffix, "value": value, "of": a.of}
 

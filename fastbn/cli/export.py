@@ -17,13 +17,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "export",
         help="write a C library",
-        description="Write a C library of forward operations, with a header, an example, and a self test that compares "
+        description="Write a C library of operations, with a header, an example, and a self test that compares "
         "the bits of its results with those of Python's calls. Everything is compiled on this machine, whatever the "
         "target. docs/export.md tells of it.",
     )
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
     add("--ops", **several, required=True, metavar="OP", help=", ".join(OPERATIONS))
+    add("--backward", action="store_true", help="the gradients too")
     add("--dtypes", **several, metavar="DTYPE", help=f"{', '.join(DTYPES)} (float32)")
     add("--layouts", **several, metavar="LAYOUT", help=f"of images: {', '.join(LAYOUTS)} (both)")
     add("--target", required=True, metavar="TARGET", help=", ".join(TARGETS))
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.cpu,
         args.linker,
         args.force,
+        args.backward,
     )
     if not order.operations:
         raise CommandError(f"--ops names nothing; expected some of {', '.join(OPERATIONS)}")

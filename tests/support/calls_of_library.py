@@ -19,7 +19,7 @@ def faults(path: Any, tried: list[cases.Case]) -> list[str]:
 def _faults_of(library: ctypes.CDLL, case: cases.Case) -> list[str]:
     function, memory, given = case.function, [], []
     for p, a in zip(case.function.parameters, case.arguments, strict=True):
-        dtype = np.dtype("float64" if p.kind == "double" else function.dtype.name)
+        dtype = np.dtype("float64" if p.kind in ("double", "given") else function.dtype.name)
         values: Any = None
         if a.kind == "draw":
             values = cases.drawn(*a.value, dtype.name)

@@ -23,8 +23,9 @@ def needed(*names):
     return path
 
 
-def make(folder, target, **more):
-    return library.export(library.Order(interface.OPERATIONS, interface.DTYPES, LAYOUTS, target, folder, **more))
+def make(folder, target):
+    whole = interface.OPERATIONS, interface.DTYPES, LAYOUTS
+    return library.export(library.Order(*whole, target, folder, backward=True))
 
 
 def run(*words, folder):
