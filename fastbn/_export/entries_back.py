@@ -38,8 +38,8 @@ from fastbn._export.memory import (
 from fastbn.engine import integers
 from fastbn.kernels import columns, runs
 from fastbn.kernels.jit import tile
+from fastbn.kernels.loops import ROWS_AT_ONCE
 from fastbn.kernels.simd import LANES, LINE
-from fastbn.kernels.tile import ROWS_AT_ONCE
 
 _COLLECTED, _ROWS, _LANES, _LINE = runs.COLLECTED, ROWS_AT_ONCE, LANES, LINE
 
