@@ -80,8 +80,9 @@ def _standardizer() -> Any:
             if sample_weight is not None:
                 arguments.refuse_mask(sample_weight, "sample_weight")
                 weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
-            known = np.equal(X, X)
-            part = Moments(1).update(X, None if known.all() else known, weights)
+            part = Moments(1).update(X, None, weights)
+            if np.isnan(part.mean).any():  # NaN spoils the mean of its feature, so that no pass has to look for it
+                part = Moments(1).update(X, np.equal(X, X), weights)
             self.moments_: Any = part if first else self.moments_ + part
             self._tell()
             return self
