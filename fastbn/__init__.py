@@ -204,7 +204,7 @@ __all__ = [
     "weight_standardization_forward",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _compiled.register(
     batch_norm,
