@@ -24,11 +24,12 @@ def register(*functions: Callable[..., Any]) -> None:
 
 def _typed(function: Callable[..., Any]) -> Callable[..., Any]:
     """What Numba gives the types of arguments, and which returns what is compiled for them."""
-    name = function.__name__
+    module, name = function.__module__.rpartition(".")[2], function.__name__
 
     def typed(*args: Any, **named: Any) -> Any:
-        return getattr(import_module(f"{__name__}.operations"), name)(*args, **named)
+        return getattr(import_module(f"{__name__}.{module}"), name)(*args, **named)
 
+    typed.__name__ = typed.__qualname__ = name  # which errors show
     ordinary = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = inspect.signature(function).parameters.values()
     typed.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

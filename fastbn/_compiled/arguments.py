@@ -5,7 +5,7 @@ from typing import Any
 from numba import types
 from numba.core.errors import TypingError
 
-from fastbn._compiled.steps import constant, leaky_relu, named_leaky_relu, nothing
+from fastbn._compiled.values import constant, leaky_relu, named_leaky_relu, nothing
 from fastbn.engine.arguments import ACTIVATIONS
 from fastbn.kernels.activations import packed
 
@@ -51,17 +51,19 @@ def vector(value: Any, name: str, ndim: int) -> None:
     """A weight, bias or statistic; None passes."""
     if absent(value):
         return
+    if isinstance(value, types.Optional):
+        raise refuse(f"{name} may be None or an array, as only a run tells; expected one of them: write two calls")
     if not isinstance(value, types.Array) or value.dtype not in (types.float32, types.float64):
         raise refuse(f"{name} is {_named(value)}; expected an array of float32 or float64")
     if value.layout != "C" or not value.aligned:
         raise refuse(f"{name} is not C-contiguous by its type; expected numpy.ascontiguousarray({name})")
     if value.ndim != ndim:
-        raise refuse(f"{name} has {value.ndim} axes; expected {ndim}")
+        raise refuse(f"{name} has {_axes(value.ndim)}; expected {ndim}")
 
 
 def statistic(value: Any, name: str, ndim: int) -> None:
     if absent(value):
-        raise refuse(f"{name} is None; expected an array with {ndim} axes")
+        raise refuse(f"{name} is None; expected an array with {_axes(ndim)}")
     vector(value, name, ndim)
 
 
@@ -121,6 +123,49 @@ def activation(value: Any) -> Any:
         names = ", ".join(map(repr, ACTIVATIONS))
         raise refuse(f"activation is {_named(value)}; expected None, ('leaky_relu', slope), or as a literal: {names}")
     return constant(packed(ACTIVATIONS[name]()))
+
+
+def channels(
+    x: Any, vectors: dict[str, Any], settings: tuple[Any, Any, Any], left_out: dict[str, Any], out: Any
+) -> None:
+    """What calls of an array of channels have in common; vectors: a number a channel; settings: momentum, eps, axis."""
+    x = array(x, "x")
+    if x.ndim < 2:
+        raise refuse("x has one axis; expected at least two, as in (N, C)")
+    for name, value in vectors.items():
+        vector(value, name, 1)
+    number(settings[0], "momentum")
+    number(settings[1], "eps")
+    integer(settings[2], "axis")
+    leave_out(**left_out)
+    target(out, x)
+
+
+def backward(dy: Any, x: Any, affine: tuple[Any, Any], ndim: int, left_out: dict[str, Any], out: Any) -> None:
+    """What all backward calls have in common; ndim: of weight and bias."""
+    x = array(x, "x")
+    like(dy, "dy", x)
+    vector(affine[0], "weight", ndim)
+    vector(affine[1], "bias", ndim)
+    leave_out(**left_out)
+    target(out, x)
+
+
+def flag(value: Any, name: str) -> bool:
+    """The value of an argument, which is to be known now."""
+    told = known(value)
+    if not isinstance(told, bool | int):
+        raise refuse(f"{name} is a variable; expected True or False in the source: write two calls and an if")
+    return bool(told)
+
+
+def first_channels(axis: Any) -> bool:
+    """Whether nothing can lie between samples and channels."""
+    return bool(known(axis) == 1)
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
 
 
 def _named(value: Any) -> str:

@@ -38,6 +38,7 @@ def assert_same(compiled_function: Any, *args: Any) -> None:
 # Layer and RMS norm ---------------------------------------------------------------------------------------------------
 
 
+@full
 def test_layer_norm_of_a_row_has_the_bits_of_the_python_call():
     x, _, w, b = arrays((3, 100), np.float32, 100)
     assert_same(numba.njit(lambda x, w, b: fastbn.layer_norm(x, 100, w, b)), x, w, b)
@@ -118,6 +119,19 @@ def test_constants_and_read_only_arrays():
     x.flags.writeable = False
     found = numba.njit(lambda x: fastbn.layer_norm(x, 40, w, b))(x)
     assert found.tobytes() == fastbn.layer_norm(x, 40, w, b).tobytes()
+
+
+@full
+def test_arrays_of_the_call_alone_live_as_long_as_it():
+    @numba.njit
+    def columns_of(x, y):
+        n = x.shape[0]
+        for j in range(x.shape[1]):
+            w = np.ones(n, np.float32)
+            y[j] = fastbn.layer_norm(np.ascontiguousarray(x[:, j]), n, w * 2, np.arange(n).astype(np.float32))
+
+    x = arrays((300, 50), np.float32, 1)[0]
+    assert_same(columns_of, x, np.empty((50, 300), np.float32))
 
 
 @full
@@ -256,6 +270,24 @@ def test_errors_of_values_come_before_anything_is_written(n, out, message):
     assert np.array_equal(memory, before)
 
 
+@numba.njit
+def trained_in_place(x, running_mean, running_var):
+    return fastbn.batch_norm(x, running_mean, running_var, training=True)
+
+
+@full
+def test_memory_that_is_written_to_is_apart_and_aligned():
+    bytes_of_it = np.zeros(4 * 8 * 8 + 1, np.uint8)
+    misaligned = bytes_of_it[1:].view(np.float64).reshape(4, 8)
+    with pytest.raises(ValueError, match="misaligned"):
+        of_part(np.ones((4, 8)), 8, misaligned)
+    both = np.ones(12)
+    for mean, var in ((both[:8], both[4:]), (both[:8], both[:8])):
+        with pytest.raises(ValueError, match="running_mean or running_var overlaps"):
+            trained_in_place(np.arange(32.0).reshape(4, 8), mean, var)
+    assert np.array_equal(both, np.ones(12))
+
+
 @full
 def test_errors_of_settings():
     @numba.njit
@@ -287,7 +319,12 @@ def test_errors_of_settings():
         (lambda x: fastbn.group_norm(x, 2, residual=x), (np.ones((4, 8)),), "residual is given; leave it out"),
         (lambda x, a: fastbn.layer_norm(x, 8, activation=a), (np.ones((4, 8)), "relu"), "as a literal"),
         (lambda x, t: fastbn.batch_norm(x, training=t), (np.ones((4, 8)), True), "write two calls and an if"),
-        (lambda x: fastbn.batch_norm(x), (np.ones((4, 8)),), "running_mean is None"),
+        (lambda x: fastbn.batch_norm(x), (np.ones((4, 8)),), "running_mean is None; expected an array with 1 axis"),
+        (
+            lambda x, c: fastbn.rms_norm(x, 8, x[0] if c else None),
+            (np.ones((4, 8)), True),
+            "weight may be None or an arr",
+        ),
         (lambda x: fastbn.rms_norm(x, (2, 4, 8)), (np.ones((4, 8)),), "expected 1 to 2, the axes of x"),
         (lambda x, w: fastbn.rms_norm(x, 8, w), (np.ones((4, 8)), np.ones((1, 8))), "weight has 2 axes; expected 1"),
     ],
