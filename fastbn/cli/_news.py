@@ -114,7 +114,7 @@ def _files() -> str:
     norm.eval()
     state = {"linear.weight": weight} | {f"norm.{name}": value for name, value in norm.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.safetensors"
+        path = Path(folder) / "net.npz"
         files.write(path, state)
         with files.read(path) as file:
             folded = file.fold({"norm": {"weight": "linear.weight"}})
@@ -131,4 +131,4 @@ def _watched() -> str:
 
 
 def _door(name: str) -> str:
-    return "installed: docs/torch.md" if find_spec(name) else f'pip install "fastbn[{name}]"'
+    return "installed: docs/torch.md" if find_spec(name) else f"needs fastbn[{name}]"

@@ -280,13 +280,14 @@ def test_demo_from_end_to_end(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     out = done.stdout
     assert "\x1b" not in out
-    assert max(map(len, out.splitlines()[:-1])) <= 80  # the last line is the picture's path
+    picture = tmp_path / "fastbn-demo.png"
+    told, new = out.split(f"Learning curves: {picture}\n")
+    assert max(map(len, (told + new).splitlines())) <= 80
     assert "All 48 pass." in out
     assert out.count("written in NumPy takes") == 2
     assert len(re.findall(r"^[123]( +\d+\.\d){6}$", out, re.M)) == 3  # accuracy by epoch, six trials
     assert len(re.findall(r"(holds|does not hold|is not settled) here \(shown by \d of 2 seeds\)", out)) == 6
-    picture = tmp_path / "fastbn-demo.png"
-    assert out.endswith(f"Learning curves: {picture}\n")
+    assert re.search(r"^What is new in fastbn \d+\.\d+\.\d+$", new, re.M)
     png = picture.read_bytes()
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = np.frombuffer(png[16:24], ">u4")
