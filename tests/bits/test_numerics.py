@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import remembered
@@ -364,7 +365,8 @@ def say_digests():
             integers.PAST_CACHE_BYTES, before = past_cache, integers.PAST_CACHE_BYTES
             remembered.forget()
             with fastbn.num_threads(threads):
-                print(threads.threading_layer(), digest(BITS, FUSED, OVER_CHANNELS))
+                found = digest(BITS, FUSED, OVER_CHANNELS)
+                print(numba.threading_layer(), found)
             integers.PAST_CACHE_BYTES = before
 
 
