@@ -220,7 +220,7 @@ def test_a_numba_without_the_lock_that_forks_wait_for():
         import fastbn
         module.global_compiler_lock = lock  # which Numba itself cannot do without
     """
-    program = "print(internals.lock_of_compilation, workload.check(), in_child(workload.check))"
+    program = "import internals; print(internals.lock_of_compilation, workload.check(), in_child(workload.check))"
     assert python(without, FORK, program) == ("None right 0\n", "")
 
 
@@ -323,6 +323,7 @@ def test_beside_another_user_of_threads(other, first):
         print(workload.in_threads(count=2))
 
         import statistics, time
+        import internals
         internals.pace.TEAM_BYTES = 1 << 28  # as it was before workload
 
         def median(threads):

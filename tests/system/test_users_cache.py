@@ -52,5 +52,5 @@ def test_a_users_cache_outlives_an_upgrade_until_its_file_changes(tmp_path):
     kept, upgraded, hits = run(program)
     assert upgraded != first
     assert (kept, hits) == (first, 1)
-    os.utime(program, (1, 1))
+    program.write_text(PROGRAM + "# changed\n", encoding="utf-8")
     assert run(program) == (upgraded, upgraded, 0)
