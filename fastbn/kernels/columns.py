@@ -603,8 +603,9 @@ def _gradients_of_rows(arrays, view, panel, rows, columns, row_grads):
     """
     if row_grads is not None:
         n = panel.n
-        of, zeros = (None, columns, _array(columns, n, 1), _array(columns, n, 2)), (splat64(0.0), splat64(0.0))
+        of = None, columns, _array(columns, n, 1), _array(columns, n, 2)
         for r in range(rows.begin, rows.end):
+            zeros = splat64(0.0), splat64(0.0)
             s, q = products(arrays, _start(view, panel, r), _there(panel, rows, r, 0, n), of, 0, zeros, 0)
             row_grads[r], row_grads[view.rows + r] = total(s), total(q)
 
