@@ -261,5 +261,87 @@ def add_columns(typing, memory, index, stride, rows, sums, squares):
     return types.void(memory, types.intp, types.intp, types.intp, result, result), codegen
 
 
+def split_numbers(itemsize):
+    """How many numbers `add_split` has for a column of integers of so many bytes."""
+    return 9 if itemsize == 8 else 4
+
+
+def _halves(builder, value, shift):
+    """The lower and the upper 32 bits, which many may be added of."""
+    lower = ir.Constant(value.type, [(1 << 32) - 1] * LANES)
+    upper = ir.Constant(value.type, [32] * LANES)
+    return [builder.and_(value, lower), shift(value, upper)]
+
+
+def _split_terms(builder, t, bits):
+    """What is added up of t, 64-bit integers of so many bits: all that its sum and that of t^2 can be put together of.
+
+    Up to 32 bits: t and both halves of t^2.  With h and l, the halves of t: l, h, and both halves of l^2, h l and h^2.
+    """
+    if bits <= 32:
+        return [t, *_halves(builder, builder.mul(t, t), builder.lshr)]
+    low, high = _halves(builder, t, builder.ashr)
+    squares = _halves(builder, builder.mul(low, low), builder.lshr)
+    products = _halves(builder, builder.mul(high, low), builder.ashr)
+    return [low, high, *squares, *products, *_halves(builder, builder.mul(high, high), builder.lshr)]
+
+
+@intrinsic
+def add_split(typing, memory, where, spread, place, strides, rows, count, sums):
+    """Add up columns of integers and their squares, in parts of 32 bits: to int64 memory, 16 numbers of each sum.
+
+    The sums: how many elements count, and what `_split_terms` tells; of uint64, of what lies 2^63 below each element.
+    where: memory or None; elements beside which it is 0 do not count.  spread: None if there is one number of it for a
+    row.  place: where the first row begins in memory and in `where`; strides: how far rows lie apart.  rows: so few
+    that sums of 32 bits fit into 64.  count: how many of the columns there are; None: 16.
+    """
+    dtype = memory.dtype
+    bits = dtype.bitwidth
+    lanes, bytes_of_lanes = ir.VectorType(_INT64, LANES), ir.VectorType(ir.IntType(8), LANES)
+
+    def some(builder, kind, begin, index, inside):
+        pointer = builder.bitcast(builder.gep(begin, [index]), kind.as_pointer())
+        size = kind.element.width // 8
+        if inside is None:
+            return builder.load(pointer, align=size)
+        return simd._masked(builder, "load", kind, kind, [pointer, _INT32(size), inside, ir.Constant(kind, None)])
+
+    def codegen(context, builder, sig, args):
+        begin, where_begin, _, place_value, strides_value, rows_value, count_value, target = args
+        (i, k), (i_step, k_step) = (cgutils.unpack_tuple(builder, v, 2) for v in (place_value, strides_value))
+        inside = None if count == types.none else simd._first(builder, count_value)
+        zero = ir.Constant(lanes, None)
+        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(split_numbers(bits // 8))]
+        with cgutils.for_range(builder, rows_value) as loop:
+            row = builder.add(i, builder.mul(loop.index, i_step))
+            t = some(builder, ir.VectorType(ir.IntType(bits), LANES), begin, row, inside)
+            if bits < 64:
+                t = builder.sext(t, lanes) if dtype.signed else builder.zext(t, lanes)
+            elif not dtype.signed:
+                t = builder.xor(t, ir.Constant(lanes, [-(1 << 63)] * LANES))
+            counts = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [1] * LANES) if inside is None else inside
+            if where != types.none:
+                told = builder.add(k, builder.mul(loop.index, k_step))
+                if spread == types.none:
+                    one = simd._splat(builder, builder.load(builder.gep(where_begin, [told])))
+                else:
+                    one = some(builder, bytes_of_lanes, where_begin, told, inside)
+                counts = builder.and_(counts, builder.icmp_unsigned("!=", one, ir.Constant(one.type, None)))
+            t = builder.select(counts, t, zero)
+            terms = [builder.zext(counts, lanes), *_split_terms(builder, t, bits)]
+            for sum_so_far, term in zip(totals, terms, strict=True):
+                builder.store(builder.add(builder.load(sum_so_far), term), sum_so_far)
+        for number, sum_so_far in enumerate(totals):
+            pointer = builder.bitcast(builder.gep(target, [_INT64(number * LANES)]), lanes.as_pointer())
+            added = builder.add(builder.load(pointer, align=8), builder.load(sum_so_far))
+            builder.store(added, pointer, align=8)
+        return context.get_dummy_value()
+
+    pair = types.UniTuple(types.intp, 2)
+    counted = simd._counted(count)
+    result = types.CPointer(types.int64)
+    return types.void(memory, where, spread, pair, pair, types.intp, counted, result), codegen
+
+
 if config.DISABLE_JIT:
     from fastbn.kernels.numbers_numpy import *  # noqa: F403

@@ -60,3 +60,29 @@ def add_columns(memory, index, stride, rows, sums, squares):
         v = memory[index + r * stride : index + r * stride + COLUMNS].astype(np.int64)
         sums[:COLUMNS] += v
         squares[:COLUMNS] += v * v
+
+
+def add_split(memory, where, spread, place, strides, rows, count, sums):
+    (i, k), lanes, dtype = place, LANES if count is None else count, memory.dtype
+    for r in range(rows):
+        t = memory[i + r * strides[0] : i + r * strides[0] + lanes]
+        t = (t ^ np.uint64(1 << 63)).view(np.int64) if dtype == np.uint64 else t.astype(np.int64)
+        counts = np.ones(lanes, bool)
+        if where is not None:
+            first = k + r * strides[1]
+            counts = np.broadcast_to(where[first : first + (1 if spread is None else lanes)] != 0, lanes)
+        for number, term in enumerate([counts, *_split_terms(np.where(counts, t, 0), dtype.itemsize)]):
+            sums[number * LANES : number * LANES + lanes] += term
+
+
+def _split_terms(t, itemsize):
+    lower, upper = np.int64((1 << 32) - 1), np.int64(32)
+    if itemsize < 8:
+        square = t * t
+        return [t, square & lower, square >> upper & lower]
+    low, high = t & lower, t >> upper
+    squares, products, high_squares = low * low, high * low, high * high
+    return [
+        *(low, high, squares & lower, squares >> upper & lower, products & lower, products >> upper),
+        *(high_squares & lower, high_squares >> upper),
+    ]

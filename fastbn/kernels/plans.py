@@ -133,6 +133,19 @@ class SumsOfRuns(NamedTuple):
     pieces: int  # of a run
 
 
+class Selected(NamedTuple):
+    """An array of (outer, groups, inner) with a mask or weights beside it, see `selected`."""
+
+    outer: int
+    groups: int
+    inner: int
+    of_unit: int  # outer ones of a work item
+    pieces: int  # of what lies inside them
+    w_outer: int  # how far apart the weights of adjacent elements are, along each
+    w_group: int
+    w_inner: int  # 0 or 1
+
+
 # Names for numbers ----------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 CHUNK = 1 << 15  # elements that are widened to float64 at a time: twice as many took three times as long each
+LARGE_CHUNK = 1 << 18  # and that are brought together for a kernel
 
 
 def arranged(kept: tuple[int, ...], x: Array, *beside: Array) -> list[Array]:

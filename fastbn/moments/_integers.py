@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.engine import pace, views
 from fastbn.engine.arrays import writable
-from fastbn.kernels import numbers, pixels
+from fastbn.kernels import numbers, pixels, selected
+from fastbn.kernels.numbers import split_numbers
 from fastbn.kernels.plans import SumsOfColumns, SumsOfRuns
+from fastbn.kernels.simd import LANES
 from fastbn.moments import _states
-from fastbn.moments._chunks import CHUNK, arranged, chunks
-from fastbn.moments._states import Exact
+from fastbn.moments._chunks import CHUNK, LARGE_CHUNK, arranged, chunks
+from fastbn.moments._laid import Beside, Laid, run, summed
+from fastbn.moments._states import Exact, State
 
 Array = NDArray[Any]
 
@@ -25,11 +27,10 @@ _FEW_ROWS = 16  # of columns: so many take no less time than their sums
 def exact(x: Array, kept: tuple[int, ...], where: Array | None) -> Exact:
     """The count and exact sums of the selected integers or booleans; without a mask, of all of them."""
     x = x.view(np.uint8) if x.dtype == bool else x
-    if where is None and x.itemsize <= 2 and x.size >= _LEAST:
-        state = _by_kernels(x, kept)
-        if state is not None:
-            return state
-    return _by_limbs(x, kept, where)
+    if x.size < _LEAST:
+        return _by_chunks(x, kept, where, CHUNK, _by_limbs)
+    state = _by_kernels(x, kept) if where is None and x.itemsize <= 2 else _by_halves(x, kept, where)
+    return _by_chunks(x, kept, where, LARGE_CHUNK, _chunk_by_halves) if state is None else state
 
 
 # By kernels -----------------------------------------------------------------------------------------------------------
@@ -37,39 +38,19 @@ def exact(x: Array, kept: tuple[int, ...], where: Array | None) -> Exact:
 
 def _by_kernels(x: Array, kept: tuple[int, ...]) -> Exact | None:
     """Of integers of 8 or 16 bits; None where the kept axes lie so that no kernel would be quick."""
-    order = views.memory_order(x)
-    if order is False:
+    laid = Laid.of(x, kept)
+    if laid is None:
         x = x.copy(order="K")
-        order = views.memory_order(x)
-        assert order is not False
-    axes = tuple(range(x.ndim)) if order is None else order
-    lengths = [x.shape[a] for a in axes]
-    places = [k for k, a in enumerate(axes) if a in kept]
-    first, last = (places[0], places[-1] + 1) if places else (0, 0)
-    outer, inner = prod(lengths[:first]), prod(lengths[last:])
-    block = lengths[first:last]
-    groups = prod(block)
-    flat = writable(x.transpose(axes).reshape(-1))
+        laid = Laid.of(x, kept)
+        assert laid is not None
+    outer, groups, inner = laid.shape
+    flat = writable(x.transpose(laid.axes).reshape(-1))
     sums = _of_runs(flat, groups, inner) if inner >= _LONG_RUN else _of_columns(flat, outer, groups, inner)
     if sums is None:
         return None
-    if places:  # axes between the kept ones are summed as well, and the kept ones come in x's order
-        between = tuple(k for k in range(len(block)) if axes[first + k] not in kept)
-        sums = _summed(sums.reshape(2, *block), tuple(k + 1 for k in between))
-        given = [a for a in axes[first:last] if a in kept]
-        sums = sums.transpose(0, *(1 + given.index(a) for a in kept))
-    else:
-        sums = sums.reshape(2)
+    sums = laid.of_kept(sums)
     n = np.full(sums.shape[1:], x.size // max(1, prod(sums.shape[1:])), np.int64)
     return Exact(n, sums[0], sums[1])
-
-
-def _summed(sums: Array, axes: Any) -> Array:
-    """The sum over some axes, in Python's integers where int64 might overflow."""
-    terms = prod(sums.shape[a] for a in (axes if isinstance(axes, tuple) else (axes,)))
-    largest = max(abs(int(sums.max())), abs(int(sums.min()))) if sums.size else 0
-    wide = sums if sums.dtype == np.int64 and largest * terms < 1 << 63 else sums.astype(object)
-    return np.asarray(wide.sum(axis=axes))
 
 
 def _of_runs(x: Array, groups: int, inner: int) -> Array:
@@ -77,8 +58,8 @@ def _of_runs(x: Array, groups: int, inner: int) -> Array:
     pieces = -(-inner // pixels.UNIT)
     units = x.size // inner * pieces
     sums = np.empty((units, 2), np.int64)
-    _run(pixels.sums_of_runs, units, SumsOfRuns(length=inner, pieces=pieces), x, sums)
-    return _summed(sums.reshape(-1, groups, pieces, 2), (0, 2)).T
+    run(pixels.sums_of_runs, units, SumsOfRuns(length=inner, pieces=pieces), (x, sums.reshape(-1)))
+    return summed(sums.reshape(-1, groups, pieces, 2), (0, 2)).T
 
 
 def _of_columns(x: Array, outer: int, groups: int, inner: int) -> Array | None:
@@ -92,41 +73,87 @@ def _of_columns(x: Array, outer: int, groups: int, inner: int) -> Array | None:
     of_unit = max(_FEW_ROWS, 2 * pixels.UNIT // width)
     units = -(-rows // of_unit)
     sums = np.zeros((units, 2, width), np.int64)
-    _run(pixels.sums_of_columns, units, SumsOfColumns(rows=rows, width=width, of_unit=of_unit), x, sums)
-    total = _summed(_summed(sums, 0).reshape(2, -1, period), 1)
+    plan = SumsOfColumns(rows=rows, width=width, of_unit=of_unit)
+    run(pixels.sums_of_columns, units, plan, (x, sums.reshape(-1)))
+    total = summed(summed(sums, 0).reshape(2, -1, period), 1)
     rest = x[rows * width :].reshape(-1, period)  # fewer rows than were taken as one
     if rest.size:
         total = total + np.stack(_sums_of_limbs(rest.T))
-    return _summed(total.reshape(2, groups, inner), 2)
+    return summed(total.reshape(2, groups, inner), 2)
 
 
-def _run(kernel: Any, units: int, plan: tuple[int, ...], x: Array, sums: Array) -> None:
-    told = np.array(plan, np.int64)
+def _by_halves(x: Array, kept: tuple[int, ...], where: Array | None) -> Exact | None:
+    """Of integers of any kind, and a mask; None where they do not lie as a kernel reads them."""
+    beside = Beside.of(x, kept, where)
+    if beside is None:
+        return None
+    units, plan = beside.plan()
+    parts = split_numbers(x.itemsize)
+    if beside.columns:
+        width = plan.groups * plan.inner
+        sums = np.zeros((units // plan.pieces, -(-width // LANES), parts, LANES), np.int64)
+        run(selected.split_columns, units, plan, (beside.x, beside.w, beside.kinds, sums.reshape(-1)))
+        total = summed(sums, 0).transpose(1, 0, 2).reshape(parts, -1)[:, :width]
+        total = summed(total.reshape(parts, plan.groups, plan.inner), 2)
+    else:
+        sums = np.empty((units // (plan.groups * plan.pieces), plan.groups, plan.pieces, parts), np.int64)
+        run(selected.split_runs, units, plan, (beside.x, beside.w, beside.kinds, sums.reshape(-1)))
+        total = summed(sums, (0, 2)).T
+    return Exact(*_put_together(beside.laid.of_kept(total), x.dtype))
 
-    def run(threads: int) -> None:
-        kernel[threads > 1](units, told, x, sums.reshape(-1))
 
-    pace.with_team((kernel.serial.__name__, x.dtype, *plan, units), x.nbytes, run)
+def _put_together(parts: Array, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    """The count, the sum and that of squares from what `numbers.add_split` adds up."""
+    n, *rest = parts
+    if dtype.itemsize < 8:
+        s, low, high = rest
+        return n, s, _joined(low, high)
+    wide = [np.asarray(v.astype(object), object) for v in rest]
+    s, *others = ((high << 32) + low for low, high in zip(wide[::2], wide[1::2], strict=True))
+    q = others[0] + (others[1] << 33) + (others[2] << 64)
+    if dtype == np.uint64:  # of each element less 2^63
+        count = np.asarray(n.astype(object), object)
+        s, q = s + (count << 63), q + (s << 64) + (count << 126)
+    return n, _fitted(s), _fitted(q)
 
 
-# By NumPy -------------------------------------------------------------------------------------------------------------
+def _joined(low: Array, high: Array) -> Array:
+    if low.dtype == high.dtype == np.int64 and max(high.max(initial=0), low.max(initial=0) >> 32) < 1 << 29:
+        return np.asarray((high << 32) + low)
+    return _fitted((high.astype(object) << 32) + low.astype(object))
 
 
-def _by_limbs(x: Array, kept: tuple[int, ...], where: Array | None) -> Exact:
-    """The count and exact sums of the selected integers or booleans; without a mask, of all of them."""
-    x, selected = arranged(kept, x, np.array(True) if where is None else where)
+def _fitted(values: Any) -> Array:
+    values = np.asarray(values, object)
+    return _states.integers([int(v) for v in values.ravel().tolist()], values.shape)
+
+
+# Chunk by chunk -------------------------------------------------------------------------------------------------------
+
+
+def _by_chunks(x: Array, kept: tuple[int, ...], where: Array | None, most: int, sums_of: Any) -> Exact:
+    """The count and exact sums of the selected elements, of at most so many at a time."""
+    x, mask = arranged(kept, x, np.array(True) if where is None else where)
     shape = x.shape[: len(kept)]
     groups = max(1, prod(shape))
-    state = _states.nothing(shape)
-    for place in chunks(x.shape[len(kept) :], max(1, CHUNK // groups)):
+    state: State = _states.nothing(shape)
+    for place in chunks(x.shape[len(kept) :], max(1, most // groups)):
         part = (*[slice(None)] * len(kept), *place)
-        chunk, counts = x[part].reshape(groups, -1), selected[part].reshape(groups, -1)
-        n = counts.sum(axis=1, dtype=np.int64)
-        sums = _sums_of_limbs(np.where(counts, chunk, chunk.dtype.type(0)))
-        added = _states.merged(state, Exact(*(v.reshape(shape) for v in (n, *sums))))
-        assert isinstance(added, Exact)
-        state = added
+        found = sums_of(x[part].reshape(groups, -1), mask[part].reshape(groups, -1))
+        state = _states.merged(state, Exact(*(v.reshape(shape) for v in found)))
+    assert isinstance(state, Exact)
     return state
+
+
+def _chunk_by_halves(x: Array, mask: Array) -> Exact:
+    found = _by_halves(np.ascontiguousarray(x), (0,), np.ascontiguousarray(mask))
+    assert found is not None, "both are contiguous"
+    return found
+
+
+def _by_limbs(x: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """By NumPy, of every row."""
+    return mask.sum(axis=1, dtype=np.int64), *_sums_of_limbs(np.where(mask, x, x.dtype.type(0)))
 
 
 def _sums_of_limbs(x: Array) -> tuple[Array, Array]:

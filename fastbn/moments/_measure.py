@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from fastbn._moments import Sums, from_sums, of_groups, unwarned
 from fastbn.engine import arguments, views
 from fastbn.moments import _states
-from fastbn.moments._chunks import CHUNK, arranged, chunks
+from fastbn.moments._chunks import CHUNK, LARGE_CHUNK, arranged, chunks
 from fastbn.moments._integers import exact
+from fastbn.moments._selected import selected_sums
 from fastbn.moments._states import State
 
 Array = NDArray[Any]
 
 _FLOAT64 = np.dtype(np.float64)
+_LEAST = 4096  # elements: for fewer, NumPy is as fast
+_MUCH_LESS = 16  # times as few elements may be made beside x
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -111,20 +114,45 @@ def _of_all(x: Array, kept: tuple[int, ...], power: int = 0) -> Sums:
 
 
 def _of_selected(x: Array, kept: tuple[int, ...], where: Array, weights: Array, power: int = 0) -> Sums:
-    """The state of the selected elements times 2**-power, chunk by chunk."""
-    x, where, weights = arranged(kept, x, where, weights)
+    """The state of the selected elements times 2**-power."""
+    by_kernels = power == 0 and x.size >= _LEAST
+    w = _together(where, weights, x.size) if by_kernels else None
+    state = None if w is None else selected_sums(x, kept, w)
+    return _by_chunks(x, kept, (where, weights), power, by_kernels) if state is None else state
+
+
+def _together(where: Array, weights: Array, size: int) -> Array | None:
+    """Weights that are 0 where no element counts, or a mask, as kernels read them; None: it would be too large."""
+    if weights.ndim == 0 and weights == 1:
+        return where
+    if where.ndim == 0 and where and weights.dtype in (np.float32, np.float64):
+        return weights
+    if prod(np.broadcast_shapes(where.shape, weights.shape)) > size // _MUCH_LESS:
+        return None
+    return np.where(where, weights.astype(np.float64), 0.0)
+
+
+def _by_chunks(x: Array, kept: tuple[int, ...], beside: tuple[Array, Array], power: int, by_kernels: bool) -> Sums:
+    x, where, weights = arranged(kept, x, *beside)
     shape = x.shape[: len(kept)]
     groups = max(1, prod(shape))
     state: State = _states.nothing(shape)
-    for place in chunks(x.shape[len(kept) :], max(1, CHUNK // groups)):
+    for place in chunks(x.shape[len(kept) :], max(1, (LARGE_CHUNK if by_kernels else CHUNK) // groups)):
         part = (*[slice(None)] * len(kept), *place)
-        chunk, weight = (v[part].reshape(groups, -1).astype(np.float64) for v in (x, weights))
-        selected = where[part].reshape(groups, -1) & (weight > 0)
-        with unwarned():
-            chunk = np.ldexp(chunk, -power) if power else chunk
-        sums = _weighted_sums(chunk, np.where(selected, weight, 0.0), selected)
-        state = _states.merged(state, from_sums(*(v.reshape(shape) for v in sums)))
+        chunk, weight, counts = (v[part].reshape(groups, -1) for v in (x, weights, where))
+        weight = np.where(counts, weight.astype(np.float64), 0.0)
+        if by_kernels:
+            sums = selected_sums(np.ascontiguousarray(chunk), (0,), np.ascontiguousarray(weight))
+            assert sums is not None, "both are contiguous"
+        else:
+            sums = from_sums(*_weighted_sums(_times_power(chunk.astype(np.float64), -power), weight, weight > 0))
+        state = _states.merged(state, Sums(*(np.broadcast_to(v, groups).reshape(shape) for v in sums)))
     return _states.as_sums(state)
+
+
+def _times_power(x: Array, power: int) -> Array:
+    with unwarned():
+        return np.ldexp(x, power) if power else x
 
 
 def _weighted_sums(x: Array, w: Array, selected: Array) -> tuple[Array, Array, Array, Array]:
