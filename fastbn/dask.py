@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastbn._doors import need
 from fastbn.engine import arguments
+from fastbn.engine.threads import num_threads
 from fastbn.moments import Moments
 from fastbn.moments._measure import axes_of, measured
 from fastbn.moments._states import State, concatenated, merged
@@ -59,9 +60,9 @@ def moments(
 
     Notes
     -----
-    Each task reads one chunk; a merge moves some 40 bytes for each group and part, 8 parts at a time, so 10,000
-    chunks make a tree of 5 levels.  Other chunks give the same to 1e-12 relative, and of integers to the bit.  float16
-    and bfloat16 are summed in float64.
+    Each task reads and measures one chunk, by one thread, since Dask hands out the cores; a merge moves some 40 bytes
+    for each group and part, 8 parts at a time, so 10,000 chunks make a tree of 5 levels.  Other chunks give the same to
+    1e-12 relative, and of integers to the bit.  float16 and bfloat16 are summed in float64.
 
     Examples
     --------
@@ -75,11 +76,13 @@ def moments(
     axes, kept = _kept(array, axis)
     skip = arguments.flag(skipna, "skipna")
     beside = [_as_chunked(v, name, array) for v, name in ((where, "where"), (weights, "weights"))]
-    blocks = [_blocks(v, array.numblocks) for v in (array, *beside)]
-    measure, merge = delayed(_measured, pure=True), delayed(_merged, pure=True)
+    # To Dask the states are an array as well, so that one task reads and measures a chunk.
+    alone, nothing = (1,) * array.ndim, np.empty((0,) * array.ndim, object)
+    measured = array.map_blocks(_measured, *beside, axes, skip, dtype=object, chunks=alone, meta=nothing)
+    blocks, merge = measured.to_delayed(), delayed(_merged, pure=True)
     states = np.empty([array.numblocks[a] for a in kept], object)
     for place in np.ndindex(*states.shape):
-        parts = [measure(*(b[i] for b in blocks), axes, skip) for i in _with(place, kept, array.numblocks)]
+        parts = [blocks[i] for i in _with(place, kept, array.numblocks)]
         while len(parts) > 1:
             parts = [merge(parts[i : i + _AT_ONCE]) for i in range(0, len(parts), _AT_ONCE)]
         states[place] = parts[0]
@@ -150,10 +153,6 @@ def _as_chunked(value: Any, name: str, array: Any) -> Any:
         raise ValueError(f"{name} has shape {np.shape(value)}; expected one that broadcasts to {array.shape}") from None
 
 
-def _blocks(array: Any, shape: tuple[int, ...]) -> Any:
-    return np.full(shape, None, object) if array is None else array.to_delayed()
-
-
 def _with(place: tuple[int, ...], kept: tuple[int, ...], numbers: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
     """The indices of all blocks that have this place along the kept axes."""
     fixed = dict(zip(kept, place, strict=True))
@@ -163,21 +162,30 @@ def _with(place: tuple[int, ...], kept: tuple[int, ...], numbers: tuple[int, ...
 # Tasks ----------------------------------------------------------------------------------------------------------------
 
 
-def _measured(x: Array, where: Any, weights: Any, axes: tuple[int, ...], skipna: bool) -> State:
+def _measured(x: Array, where: Any, weights: Any, axes: tuple[int, ...], skipna: bool) -> Array:
+    """The state of a chunk, as the only element of an array of objects."""
     if skipna and x.dtype.kind not in "iub":
         known = np.equal(x, x)
         where = known if where is None else known & where
-    return measured(x, axes, where, weights, "array")
+    result = np.empty((1,) * x.ndim, object)
+    with num_threads(1):  # Dask hands out the cores
+        result.reshape(-1)[0] = measured(x, axes, where, weights, "array")
+    return result
 
 
-def _merged(states: list[State]) -> State:
-    return reduce(merged, states)
+def _merged(states: list[Any]) -> State:
+    return reduce(merged, map(_state, states))
 
 
-def _assembled(axes: tuple[int, ...], shape: tuple[int, ...], states: list[State]) -> Moments:
+def _state(value: Any) -> Any:
+    """A state, as a block's only element or as it is."""
+    return value.item() if isinstance(value, np.ndarray) else value
+
+
+def _assembled(axes: tuple[int, ...], shape: tuple[int, ...], states: list[Any]) -> Moments:
     """The moments of all groups, from the states of the blocks of the kept axes."""
     result = Moments(axes)
-    result._state = concatenated(states, shape)
+    result._state = concatenated([_state(block) for block in states], shape)
     return result
 
 
@@ -193,4 +201,5 @@ def _normalized(x: Array, moments: Moments, shape: tuple[int, ...], eps: float, 
     part = Moments(moments._axes)
     place = tuple(slice(*where[a]) for a in kept)
     part._state = type(moments._state)(*(np.broadcast_to(v, own)[place] for v in moments._state))
-    return part.normalize(x, eps=eps)
+    with num_threads(1):
+        return part.normalize(x, eps=eps)

@@ -3,6 +3,7 @@
 ``Standardizer`` is made when it is first asked for, since its bases are scikit-learn's.
 """
 
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -14,8 +15,12 @@ from fastbn._doors import need
 from fastbn._quiet import quietly
 from fastbn.engine import arguments
 from fastbn.moments import Moments
+from fastbn.moments._measure import measured
+from fastbn.moments._states import merged, var_and_std
 
 Array = NDArray[Any]
+
+_FLOATS = (np.float64, np.float32, np.float16)
 
 
 def __getattr__(name: str) -> Any:
@@ -75,24 +80,38 @@ def _standardizer() -> Any:
         def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
             """Count X in, beside what was counted before."""
             first = not hasattr(self, "moments_")
-            X = self._validated(X, reset=first)
-            weights = None
+            if sample_weight is None and self._needs_no_look(X, first):
+                state: Any = measured(X, (1,), None, None, "X")
+                if np.isfinite(state.offset).all():  # NaN or infinity would spoil it: no pass has to look for them
+                    self.n_features_in_ = X.shape[1]
+                    return self._with(state, first)
+            X, weights = self._validated(X, reset=first), None
             if sample_weight is not None:
                 arguments.refuse_mask(sample_weight, "sample_weight")
                 weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
-            part = Moments(1).update(X, None, weights)
-            if np.isnan(part.mean).any():  # NaN spoils the mean of its feature, so that no pass has to look for it
-                part = Moments(1).update(X, np.equal(X, X), weights)
-            self.moments_: Any = part if first else self.moments_ + part
-            self._tell()
-            return self
+            state = measured(X, (1,), None, weights, "X")
+            if np.isnan(state.offset).any():
+                state = measured(X, (1,), np.equal(X, X), weights, "X")
+            return self._with(state, first)
 
-        def _tell(self) -> None:
-            self.mean_, self.var_, std = self.moments_.mean, self.moments_.var(), self.moments_.std()
+        def _needs_no_look(self, X: Any, first: bool) -> bool:
+            """Whether scikit-learn's validation would find nothing to change or refuse but infinity."""
+            plain = type(X) is np.ndarray and X.ndim == 2 and X.dtype in _FLOATS and X.size > 0
+            if not plain or hasattr(self, "feature_names_in_"):
+                return False
+            return first or X.shape[1] == self.n_features_in_
+
+        def _with(self, part: Any, first: bool) -> Any:
+            """Count a part in, and tell of all."""
+            moments = Moments(1) if first else copy(self.moments_)
+            moments._state = state = part if first else merged(moments._state, part)
+            self.moments_: Any = moments
+            self.mean_, (self.var_, std) = moments.mean, var_and_std(state, 0)
             self.scale_ = np.where(std == 0, 1.0, std) if self.with_std else None
-            count = self.moments_.count
-            whole = count.astype(np.int64) if np.all(count == np.floor(count)) else count
-            self.n_samples_seen_ = whole[0] if np.all(whole == whole[0]) else whole
+            least = state.n.min()
+            count = least if least == state.n.max() else state.n
+            self.n_samples_seen_ = _whole(count)
+            return self
 
         def transform(self, X: Any, copy: bool | None = None) -> Any:
             """(X - mean_) / scale_, of the dtype of X."""
@@ -126,8 +145,7 @@ def _standardizer() -> Any:
 
         @staticmethod
         def _accepts() -> dict[str, Any]:
-            dtypes = [np.float64, np.float32, np.float16]
-            return {"dtype": dtypes, "ensure_all_finite": "allow-nan", "accept_sparse": False}
+            return {"dtype": list(_FLOATS), "ensure_all_finite": "allow-nan", "accept_sparse": False}
 
         def _validated(self, X: Any, reset: bool) -> Array:
             arguments.refuse_mask(X, "X")
@@ -142,3 +160,8 @@ def _standardizer() -> Any:
 
     Standardizer.__qualname__ = "Standardizer"
     return Standardizer
+
+
+def _whole(count: Any) -> Any:
+    """Counts as integers where they are."""
+    return count.astype(np.int64) if np.all(count == np.floor(count)) else count.copy()

@@ -117,15 +117,11 @@ class Moments:
         TypeError, ValueError
             If `ddof` is not a finite number.
         """
-        value, power = _states.variance(self._state, arguments.real(ddof, "ddof"))
-        with unwarned():
-            return np.asarray(np.ldexp(value, 2 * power))
+        return _states.var_and_std(self._state, arguments.real(ddof, "ddof"))[0]
 
     def std(self, ddof: float = 0) -> Statistics:
         """The standard deviation: the square root of the variance, right where that leaves the range of float64."""
-        value, power = _states.variance(self._state, arguments.real(ddof, "ddof"))
-        with unwarned():
-            return np.asarray(np.ldexp(np.sqrt(value), power))
+        return _states.var_and_std(self._state, arguments.real(ddof, "ddof"))[1]
 
     def update(self, x: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None) -> Self:
         """Count the elements of x in.
@@ -155,10 +151,11 @@ class Moments:
 
         Notes
         -----
-        Without `where` and `weights` the parallel kernels of forward are at work, for one kept axis, the leading axes,
-        the first and any other, or none.  All else is widened some 32,768 elements at a time (at least one for every
-        group), so no temporary is as large as x.  Error: of float data, mean and variance are those of exact sums to
-        some 1e-12 of the spread and of the variance, whatever the mean; a mean is rounded to float64 once more.
+        Parallel kernels read x, mask and weights where they lie, in any order of memory without holes in which the mask
+        or the weights change along x as it lies.  All else is brought together some 262,144 elements at a time (at
+        least one for every group), so no temporary is as large as x.  Error: of float data, mean and variance are those
+        of exact sums to some 1e-12 of the spread and of the variance, whatever the mean; a mean is rounded to float64
+        once more.
         """
         self._add(measured(x, self._axes, where, weights), "x")
         return self

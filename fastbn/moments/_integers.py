@@ -18,7 +18,7 @@ from fastbn.moments._states import Exact, State
 
 Array = NDArray[Any]
 
-_LEAST = 4096  # elements: for fewer, NumPy is as fast
+_LEAST = 1024  # elements: for fewer, NumPy is as fast
 _LONG_RUN = 1024  # elements of a run that is summed by itself
 _WIDEST = 4096  # columns that a few are repeated to at most, so that vectors are full
 _FEW_ROWS = 16  # of columns: so many take no less time than their sums

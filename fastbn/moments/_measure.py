@@ -18,7 +18,7 @@ from fastbn.moments._states import State
 Array = NDArray[Any]
 
 _FLOAT64 = np.dtype(np.float64)
-_LEAST = 4096  # elements: for fewer, NumPy is as fast
+_LEAST = 512  # elements: for fewer, NumPy does as well
 _MUCH_LESS = 16  # times as few elements may be made beside x
 
 

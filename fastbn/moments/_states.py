@@ -18,6 +18,7 @@ Array = NDArray[Any]
 _FAR = 400  # a binary exponent of deviations from which on their squares, many times, may leave the range of float64,
 _SCALE = 600  # and that of the unit then, so that they are near 1
 _NONE = -9999.0  # the exponent of zero
+_USUAL = 2.0**-700, 2.0**700  # sums of squares for which no other unit is needed, with some room
 _LIMBS = (1, 2, 3)  # words of 64 bits that hold the count, the sum and the sum of squares of int64 or uint64
 
 
@@ -67,6 +68,12 @@ def _merged_sums(a: Sums, b: Sums) -> Sums:
     """Chan's merge, with the difference of the means taken before either of them is rounded."""
     with unwarned():
         n = a.n + b.n
+        if a.n.all() and b.n.all() and not (a.power.any() or b.power.any()):  # the usual case, in few steps
+            delta = (b.shift - a.shift) + (b.offset - a.offset)
+            moved = delta * (b.n / n)
+            m2 = a.m2 + b.m2 + moved * a.n * delta
+            if n.size and m2.min() > _USUAL[0] and m2.max() < _USUAL[1]:
+                return Sums(n, a.shift, a.offset + moved, m2)
         share = np.divide(b.n, n, out=np.zeros_like(n), where=n > 0)
         shift = np.where(a.n > 0, a.shift, b.shift)
         both = (a.n > 0) & (b.n > 0)
@@ -100,6 +107,8 @@ def rescued(sums: Sums, again: Callable[[int], Sums]) -> Sums:
 
     again(power): the sums of all groups of the data times 2**-power.
     """
+    if sums.m2.min() > _USUAL[0] and sums.m2.max() < _USUAL[1]:
+        return sums
     far = 2.0**-_FAR
     for power in (_SCALE, -_SCALE):
         tiny = (sums.m2 < far * far) & (abs(sums.shift) < far) & (sums.n > 0)
@@ -138,9 +147,7 @@ def as_sums(state: State) -> Sums:
     n, s, q = (_objects(v) for v in state)
     some = _at_least_one(n)
     whole = np.asarray([int(v) for v in _floats(s / some).ravel().tolist()], object).reshape(n.shape)
-    return Sums(
-        _floats(n), _floats(whole), _floats((s - n * whole) / some), _floats((n * q - s * s) / some), np.zeros(n.shape)
-    )
+    return Sums(_floats(n), _floats(whole), _floats((s - n * whole) / some), _floats((n * q - s * s) / some))
 
 
 def _objects(values: Array) -> Array:
@@ -159,24 +166,36 @@ def _floats(values: Any) -> Array:
 def mean(state: State) -> Array:
     """NaN where nothing was counted."""
     if isinstance(state, Sums):
-        return np.where(state.n > 0, state.mean(), np.nan)
+        return state.mean() if state.n.all() else np.where(state.n > 0, state.mean(), np.nan)
     n, s = _objects(state.n), _objects(state.s)
     return np.where(state.n > 0, _floats(s / _at_least_one(n)), np.nan)
 
 
 def variance(state: State, ddof: float) -> tuple[Array, Array]:
-    """The variance in units of 4**power, and power; NaN where count is not more than ddof."""
+    """The variance in units of 4**power, and power, which broadcasts to it; NaN where count is not more than ddof."""
     if isinstance(state, Exact) and ddof == int(ddof):
         n, s, q = (_objects(v) for v in state)
         known = (state.n > ddof) & (state.n > 0)
         divisor = np.where(known, np.asarray(n * (n - int(ddof)), object), np.asarray(1, object))
-        return np.where(known, _floats((n * q - s * s) / divisor), np.nan), np.zeros(n.shape, int)
+        return np.where(known, _floats((n * q - s * s) / divisor), np.nan), np.zeros((), int)
     sums = as_sums(state)
     freedom = sums.n - ddof
-    known = (freedom > 0) & (sums.n > 0)
     with unwarned():
+        if ddof >= 0 and freedom.min(initial=1.0) > 0:
+            return sums.m2 / freedom, sums.power.astype(int)
+        known = (freedom > 0) & (sums.n > 0)
         value = np.divide(sums.m2, freedom, out=np.full(freedom.shape, np.nan), where=known)
-    return value, np.broadcast_to(sums.power, value.shape).astype(int)
+    return value, sums.power.astype(int)
+
+
+def var_and_std(state: State, ddof: float) -> tuple[Array, Array]:
+    """Variance and standard deviation, the latter right where the variance leaves the range of float64."""
+    value, power = variance(state, ddof)
+    with unwarned():
+        std = np.sqrt(value)
+        if power.any():
+            value, std = np.ldexp(value, 2 * power), np.ldexp(std, power)
+    return np.asarray(value), np.asarray(std)
 
 
 # As plain numbers -----------------------------------------------------------------------------------------------------
