@@ -69,6 +69,8 @@ def mask_of(value: Any, x: Array) -> Array:
 
 def _weights(value: Any, x: Array) -> Array:
     weights = _beside(value, "weights", x)
+    if weights.dtype == np.bool_:
+        raise TypeError("weights has dtype bool; expected numbers, or where=, which takes what counts as booleans")
     if weights.dtype.kind not in "iu":
         weights = arguments.array(weights, "weights")
     if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):

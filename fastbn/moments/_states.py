@@ -111,7 +111,7 @@ def rescued(sums: Sums, again: Callable[[int], Sums]) -> Sums:
         return sums
     far = 2.0**-_FAR
     for power in (_SCALE, -_SCALE):
-        tiny = (sums.m2 < far * far) & (abs(sums.shift) < far) & (sums.n > 0)
+        tiny = (sums.m2 < far * far * sums.n) & (abs(sums.shift) < far)
         lost = tiny if power < 0 else ~np.isfinite(sums.m2) | ~np.isfinite(sums.offset)
         if lost.any():
             new = again(power)

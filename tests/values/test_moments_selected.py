@@ -144,3 +144,19 @@ def test_groups_of_which_nothing_counts():
     assert moments.count.tolist() == [0, 2000, 0]
     assert moments.var().tolist()[1] == 0
     assert np.isnan(moments.mean).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (400, 4)])
+def test_very_small_and_large_weights(shape):
+    x = np.random.default_rng(3).normal(0, 1, shape)
+    x[[0, -1, len(x) // 2], 0] = 0.0  # what the sums of this one are about
+    expected = fastbn.Moments(1).update(x, weights=1.0)
+    for weight in (1e-300, 1e-200, 1e250, 1e300):
+        moments = fastbn.Moments(1).update(x, weights=weight)
+        np.testing.assert_allclose(moments.mean, expected.mean, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(moments.std(), expected.std(), rtol=1e-12)
+
+
+def test_booleans_are_no_weights():
+    with pytest.raises(TypeError, match="weights has dtype bool; expected numbers, or where="):
+        fastbn.Moments(1).update(np.ones((3, 2)), weights=np.array([True, False]))
