@@ -12,7 +12,7 @@ import numpy as np
 
 import fastbn
 
-EVERY, WINDOWS = 10, 60
+EVERY, WINDOWS = 10, 200
 
 
 def network_and_optimizer(rng):

@@ -341,7 +341,7 @@ class Layer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # a saved or copied layer is a model: not a step of its training, and nobody watches it
-        kept = {name: value for name, value in vars(self).items() if name not in ("forward", "backward")}
+        kept = {name: value for name, value in vars(self).items() if name not in ("forward", "_gradients")}
         return kept | {"_context": None}
 
     @abstractmethod

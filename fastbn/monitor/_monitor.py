@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 from fastbn.engine import arguments
-from fastbn.monitor._watch import watches
+from fastbn.monitor._layers import watches
 from fastbn.monitor._writers import Records, writer_of
 
 
@@ -17,8 +17,8 @@ class Monitor:
         normalization modules under their paths.
     writer : path, str or object, optional
         Where the numbers go: a path that ends in ``.csv``; another path, a folder for TensorBoard's files; "live", a
-        table in the terminal; an object with ``add_scalar`` (a SummaryWriter), or with ``write(step, records)`` and
-        ``close()``.  Without one they are in `latest` only.
+        table in the terminal; an object with ``add_scalar`` (a SummaryWriter), or with
+        ``write(step, records)`` and ``close()``.  Without one they are in `latest` only.  A CSV file is begun anew.
     every : int
         How many steps lie between two that are looked at; the first step is.
 
@@ -40,8 +40,11 @@ class Monitor:
     Notes
     -----
     Call `step` once for each training step, after backward and before gradients are set to zero.  A layer that is
-    called several times in a step counts with its last call.  Between the steps that are looked at, layers run
-    untouched.  Means and variances are exact (`fastbn.Moments`); saturation is taken of some 65,536 elements at most.
+    called several times in a step counts with its last call, gradients of parameters with all.  Between the steps that
+    are looked at, layers run untouched; copies and saved ones are not watched.  Several monitors may watch one layer.
+
+    All numbers are of all elements, or of those for which the call's `where` is true.  Sums are taken in float64 about
+    an element; mean and variance of what goes into batch norm are those that it has normalized by.
 
     Examples
     --------
@@ -65,26 +68,37 @@ class Monitor:
         self._writer = writer_of(writer)
         self.latest: Records = {name: {} for name in self._watches}
         self._steps = 0
-        self._armed = False
+        self._armed = self._closed = False
         self._arm()
 
     def step(self) -> None:
-        """Take note that a training step has ended."""
-        if self._armed:
-            self.latest = self._disarm()
-            if self._writer is not None:
-                self._writer.write(self._steps, self.latest)
-        self._steps += 1
-        if self._steps % self._every == 0:
-            self._arm()
+        """Take note that a training step has ended.
+
+        Raises
+        ------
+        ValueError
+            If the monitor has been closed.
+        """
+        if self._closed:
+            raise ValueError("the monitor is closed; expected a new one: fastbn.monitor.Monitor(layers)")
+        step, self._steps = self._steps, self._steps + 1
+        try:
+            if self._armed:
+                self.latest = self._disarm()
+                if self._writer is not None:
+                    self._writer.write(step, self.latest)
+        finally:
+            if self._steps % self._every == 0:
+                self._arm()
 
     def close(self) -> None:
-        """Let go of the layers, and close the writer."""
+        """Let go of the layers, and close the writer; a second time, do nothing."""
+        self._closed = True
         if self._armed:
             self._disarm()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _arm(self) -> None:
         for watch in self._watches.values():

@@ -1,11 +1,13 @@
 """The numbers of one layer at one step."""
 
-from typing import Any
+from math import inf, nan, prod, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn._quiet import quietly
+from fastbn.engine import arguments, arrays, views
+from fastbn.kernels.survey import joined, survey
 from fastbn.moments import Moments
 
 Array = NDArray[Any]
@@ -24,57 +26,93 @@ METRICS = {
     "bias_gradient": "Euclidean norm of the gradient of the bias",
 }
 
-_LOOKED_AT = 1 << 16  # elements of an output, at most, of which saturation is taken: every so many-th row
-_SMALL = 1 << 12  # elements: below it NumPy's own steps are shorter than a look at the array
 _FLAT_SIGMOID, _FLAT_TANH = 0.05, 3.0
+_NONE = np.empty(0)
 
 
-@quietly
-def norm(gradient: Any) -> float:
-    """The Euclidean norm, summed in float64."""
-    gradient = np.asarray(gradient)
-    if gradient.size <= _SMALL:
-        values = gradient.astype(np.float64).ravel()
-        return float(np.sqrt(np.sum(values * values)))
-    moments = Moments(()).update(gradient)  # reads it once; a product of BLAS wants a copy, and threads of its own
-    return float(np.sqrt(gradient.size * (moments.var() + moments.mean**2)))
+class Batch(NamedTuple):
+    """Statistics of each channel of a batch, float64."""
+
+    mean: Array
+    second: Array  # the biased variance, or, unless eps is negative, 1 / sqrt(variance + eps)
+    eps: float = -1.0
+
+    @classmethod
+    def of(cls, x: Array, axis: int, where: Any = None) -> "Batch":
+        """Of the elements that count."""
+        moments = Moments(axis).update(x, where)
+        return cls(moments.mean, moments.var())
 
 
-def of_input(x: Array, axis: int, running: tuple[Any, Any] | None) -> dict[str, float]:
-    """Statistics of what goes in, and how far the running ones (mean and variance) are from them."""
-    moments = Moments(axis).update(x)
-    mean, var = moments.mean, moments.var()
-    values = {"input_mean": float(mean.mean()), "input_var": float(var.mean() + mean.var())}
-    if running is not None:
-        with np.errstate(all="ignore"):
-            spread = np.sqrt(np.maximum(var, np.finfo(np.float32).tiny))
-            away = (np.asarray(running[0], np.float64) - mean) / spread
-            ratio = np.asarray(running[1], np.float64) / np.maximum(var, np.finfo(np.float32).tiny)
-            values["mean_drift"] = float(np.sqrt(np.mean(away * away)))
-            values["var_drift"] = float(np.mean(np.abs(np.log(ratio))))
-    return values
+class _Seen(NamedTuple):
+    """An array as a whole."""
+
+    mean: float
+    var: float
+    outside: float  # share of the elements outside of two bounds
+    constant: float  # share of the channels that are constant
 
 
-def of_output(y: Array, axis: int, activation: Any) -> dict[str, float]:
-    """Statistics of what comes out."""
-    moments = Moments(axis).update(y)
-    mean, var = moments.mean, moments.var()
-    return {
-        "output_mean": float(mean.mean()),
-        "output_var": float(var.mean() + mean.var()),
-        "saturation": _saturation(y, activation),
-        "dead": float(np.mean(var == 0)),
-    }
-
-
-def _saturation(y: Array, activation: Any) -> float:
-    rows = y.reshape(len(y), -1) if y.ndim > 1 else y.reshape(-1, 1)
-    sample = rows[:: max(1, y.size // _LOOKED_AT)]
+def _bounds(activation: Any, dtype: Any) -> tuple[float, float]:
+    """Where the activation is flat: below the one and above the other."""
     name = activation[0] if isinstance(activation, tuple) else activation
     if name == "relu":
-        flat = sample == 0
-    elif name == "sigmoid":
-        flat = (sample < _FLAT_SIGMOID) | (sample > 1 - _FLAT_SIGMOID)
-    else:
-        flat = np.abs(sample) > _FLAT_TANH
-    return float(np.count_nonzero(flat) / flat.size)
+        return float(np.finfo(np.float64 if dtype == np.float64 else np.float32).tiny), inf
+    if name == "sigmoid":
+        return _FLAT_SIGMOID, 1 - _FLAT_SIGMOID
+    return -_FLAT_TANH, _FLAT_TANH
+
+
+def _seen(x: Array, axis: int, where: Any = None, activation: Any = None) -> _Seen:
+    """One pass over an array that is not empty, as its memory lies."""
+    order = views.memory_order(x)
+    if order is False or where is not None:
+        x, order = np.ascontiguousarray(x), None
+    counted, n = None, x.size
+    if where is not None:
+        mask = np.ascontiguousarray(np.broadcast_to(np.asarray(where), x.shape))
+        counted, n = mask.reshape(-1).view(np.uint8), int(np.count_nonzero(mask))
+    shape = x.shape if order is None else tuple(x.shape[a] for a in order)
+    place = axis % x.ndim if order is None else order.index(axis % x.ndim)
+    view = prod(shape[:place]), shape[place], prod(shape[place + 1 :])
+    low, high = _bounds(activation, x.dtype)
+    shift, s, q, outside, constant = survey.serial(arrays.flattened(x, order), counted, view, True, low, high)
+    if n == 0:
+        return _Seen(nan, nan, nan, nan)
+    return _Seen(shift + s / n, max(q - s / n * s, 0.0) / n, outside / n, constant / shape[place])
+
+
+def norm(gradient: Any) -> float:
+    """The Euclidean norm, summed in float64."""
+    gradient = arguments.array(gradient, "gradient")
+    order = views.memory_order(gradient)
+    if order is False:
+        gradient, order = np.ascontiguousarray(gradient), None
+    if not gradient.size:
+        return 0.0
+    return sqrt(survey.serial(arrays.flattened(gradient, order), None, (1, 0, 1), False, -inf, inf)[2])
+
+
+def of_call(
+    x: Array, y: Array, axis: int, where: Any, activation: Any, running: tuple[Any, Any] | None, batch: Batch | None
+) -> dict[str, float]:
+    """The numbers of what went in and came out, of which neither is empty.
+
+    where: None, or which elements count.  running: running mean and variance, if there are.  batch: None, or what the
+    layer has computed itself, which is then not computed again.
+    """
+    if running is not None and batch is None:
+        batch = Batch.of(x, axis, where)
+    values: dict[str, float] = {}
+    if batch is not None:
+        pair = (_NONE, _NONE) if running is None else tuple(np.asarray(v, np.float64) for v in running)
+        mean, var, mean_drift, var_drift = joined.serial(*batch, *pair)
+        values = {"input_mean": mean, "input_var": var}
+        if running is not None:
+            values |= {"mean_drift": mean_drift, "var_drift": var_drift}
+    if batch is None or where is not None:  # which may leave some channels more elements than others
+        seen = _seen(x, axis, where)
+        values |= {"input_mean": seen.mean, "input_var": seen.var}
+    seen = _seen(y, axis, where, activation)
+    outputs = {"output_mean": seen.mean, "output_var": seen.var, "saturation": seen.outside, "dead": seen.constant}
+    return values | outputs

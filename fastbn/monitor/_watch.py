@@ -1,14 +1,15 @@
-"""Layers as the monitor sees them: fastbn's own, and modules of torch."""
+"""Layers as the monitor sees them: fastbn's own."""
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 from fastbn.engine import arguments
-from fastbn.layers import Layer
+from fastbn.layers._base import Context
+from fastbn.layers._batch import BatchNorm
 from fastbn.monitor import _record
 
-_OVER_TRAILING = ("LayerNorm", "RMSNorm")
+_LOOKS = {"forward": "after_forward", "_gradients": "after_backward"}  # a layer's methods, and what follows them
 
 
 class Watch:
@@ -17,114 +18,101 @@ class Watch:
     def __init__(self, layer: Any) -> None:
         self.layer = layer
         self.values: dict[str, float] = {}
-        self._undo: list[Callable[[], Any]] = []
+        self._last: Any = None  # the context of the last forward, until its backward
+        self._weak = ref(self)
 
     def arm(self) -> None:
         """From now on, look."""
-        for name, look in (("forward", self._after_forward), ("backward", self._after_backward)):
-            vars(self.layer)[name] = self._looking(getattr(self.layer, name), look)
-        self._undo.append(lambda: [vars(self.layer).pop(name, None) for name in ("forward", "backward")])
+        for name, look in _LOOKS.items():
+            vars(self.layer)[name] = _Looked(self.layer, name, look, self._weak)
 
     def disarm(self) -> dict[str, float]:
         """Look no longer; what was seen, the gradients of the parameters as they are now included."""
-        while self._undo:
-            self._undo.pop()()
-        values, self.values = self.values, {}
+        self._let_go()
+        self._last, values, self.values = None, self.values, {}
         return values | self._parameter_gradients() if values else values
 
-    @staticmethod
-    def _looking(call: Callable[..., Any], look: Callable[..., None]) -> Callable[..., Any]:
-        @wraps(call)
-        def looking(x: Any, *args: Any, **kwargs: Any) -> Any:
-            result = call(x, *args, **kwargs)
-            look(x, result)
-            return result
+    def _let_go(self) -> None:
+        for name in _LOOKS:
+            _Looked.end(self.layer, name, self)
 
-        return looking
+    def after_forward(self, args: Any, result: Any) -> None:
+        """Look at what went in and came out."""
+        if not self.layer.training:
+            return
+        y, context = result
+        self._last, self.values = context, {}
+        if y.size:
+            self.values |= _numbers(self.layer, arguments.array(context.x, "x"), y, context)
 
-    def _after_forward(self, x: Any, result: Any) -> None:
-        layer, (y, _) = self.layer, result
-        axis = getattr(layer, "axis", -1)
-        mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
-        running = None if mean is None or var is None else (mean, var)
-        self.values |= _record.of_input(arguments.ndarray(x, "x"), axis, running)
-        self.values |= _record.of_output(y, axis, layer.activation)
-
-    def _after_backward(self, dy: Any, result: Any) -> None:
-        self.values["input_gradient"] = _record.norm(result[0] if isinstance(result, tuple) else result)
+    def after_backward(self, args: Any, result: Any) -> None:
+        """Look at the gradient that belongs to it."""
+        if args[1] is self._last and self.values:
+            self._last, self.values["input_gradient"] = None, _record.norm(result[0])
 
     def _parameter_gradients(self) -> dict[str, float]:
         grads = self.layer.grads
         return {f"{name}_gradient": _record.norm(grads[name]) for name in ("weight", "bias") if name in grads}
 
 
-class TorchWatch(Watch):
-    """A normalization module of torch, fastbn.torch's among them."""
-
-    def arm(self) -> None:
-        self._undo.append(self.layer.register_forward_hook(self._hook).remove)
-
-    def _hook(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
-        if not module.training:
-            return
-        axis = -1 if any(cls.__name__ in _OVER_TRAILING for cls in type(module).__mro__) else 1
-        mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
-        running = None if mean is None or var is None else (_array(mean), _array(var))
-        self.values |= _record.of_input(_array(args[0]), axis, running)
-        self.values |= _record.of_output(_array(output), axis, getattr(module, "activation", None))
-        if args[0].requires_grad:
-            self._undo.append(args[0].register_hook(self._gradient).remove)
-
-    def _gradient(self, dx: Any) -> None:
-        self.values["input_gradient"] = _record.norm(_array(dx))
-
-    def _parameter_gradients(self) -> dict[str, float]:
-        named = {name: getattr(self.layer, name, None) for name in ("weight", "bias")}
-        grads = {name: p.grad for name, p in named.items() if p is not None and p.grad is not None}
-        return {f"{name}_gradient": _record.norm(_array(grad)) for name, grad in grads.items()}
+def _numbers(layer: Any, x: Any, y: Any, context: Any) -> dict[str, float]:
+    if hasattr(layer, "_batched") and x.ndim == layer._ranks[0]:  # a single sample, without an axis for more
+        x, y = x[None], y[None]
+    axis, where = getattr(layer, "axis", -1), context.extras.get("where")
+    return _record.of_call(x, y, axis, where, layer.activation, running_of(layer), _batch_of(layer, context))
 
 
-def _array(tensor: Any) -> Any:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.element_size() == 2 else tensor).numpy()
+def running_of(layer: Any) -> tuple[Any, Any] | None:
+    """Running mean and variance, if the layer has them."""
+    mean, var = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
+    return None if mean is None or var is None else (mean, var)
 
 
-def watches(layers: Any) -> dict[str, Watch]:
-    """By name: of a mapping, of layers in a row, of one layer, or of a torch model."""
-    if isinstance(layers, Layer):
-        layers = [layers]
-    if _is_module(layers):
-        named = {name or type(module).__name__: module for name, module in layers.named_modules() if _is_norm(module)}
-        if not named:
-            raise ValueError(f"layers is a {type(layers).__name__} without a normalization module")
-        return {name: TorchWatch(module) for name, module in named.items()}
-    if isinstance(layers, Mapping):
-        pairs: Iterable[tuple[str, Any]] = ((str(name), layer) for name, layer in layers.items())
-    elif isinstance(layers, Iterable):
-        pairs = ((f"{i}.{type(layer).__name__}", layer) for i, layer in enumerate(layers))
-    else:
-        raise TypeError(
-            f"layers is a {type(layers).__name__}; expected layers, a mapping of names to layers, or a model"
-        )
-    result = {name: _watch(name, layer) for name, layer in pairs}
-    if not result:
-        raise ValueError("layers is empty; expected at least one layer")
-    return result
+def _batch_of(layer: Any, context: Any) -> _record.Batch | None:
+    """What batch norm has computed of each channel; None for other layers, and where it normalized by other numbers."""
+    if not isinstance(layer, BatchNorm) or type(context) is not Context:
+        return None
+    if not context.training or context.correction is not None or context.mean.ndim > 1 or not context.rstd.all():
+        return None
+    return _record.Batch(context.mean, context.rstd, float(layer.eps))
 
 
-def _watch(name: str, layer: Any) -> Watch:
-    if isinstance(layer, Layer):
-        return Watch(layer)
-    if _is_module(layer) and _is_norm(layer):
-        return TorchWatch(layer)
-    raise TypeError(f"layer {name!r} is a {type(layer).__name__}; expected a normalization layer of fastbn or of torch")
+class _Looked:
+    """A method of one layer, after which a watch looks at arguments and result.
+
+    Several monitors may have put theirs around one another's.  One that is done lets the others be, so what is found in
+    the layer goes only when all that is around it has gone.  Nor does one hold its watch: a monitor may be forgotten
+    without having been closed.
+    """
+
+    __slots__ = ("around", "call", "look", "watch")
+
+    def __init__(self, layer: Any, name: str, look: str, watch: Callable[[], Any]) -> None:
+        self.around = vars(layer).get(name)  # another monitor's, or a function of the user's
+        self.call = getattr(layer, name)
+        self.look, self.watch = look, watch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.call(*args, **kwargs)
+        watch = self.watch()
+        if watch is not None:
+            getattr(watch, self.look)(args, result)
+        return result
+
+    @classmethod
+    def end(cls, layer: Any, name: str, watch: Any) -> None:
+        """Let this watch look no longer, and take away what nobody looks through any more."""
+        found = vars(layer).get(name)
+        while isinstance(found, cls):
+            if found.watch() is watch:
+                found.watch = _nobody
+            found = found.around
+        while isinstance(found := vars(layer).get(name), cls) and found.watch() is None:
+            if found.around is None:
+                del vars(layer)[name]
+            else:
+                vars(layer)[name] = found.around
 
 
-def _is_module(value: Any) -> bool:
-    return hasattr(value, "named_modules") and hasattr(value, "register_forward_hook")
-
-
-def _is_norm(module: Any) -> bool:
-    """By the names of torch's own classes among the bases: torch itself is not imported for it."""
-    names = {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules")}
-    return bool(names & {"_NormBase", "LayerNorm", "GroupNorm", "RMSNorm"})
+def _nobody() -> None:
+    """In the place of a reference to a watch that looks."""

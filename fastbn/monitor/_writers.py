@@ -1,6 +1,7 @@
 """Where the numbers go: a CSV file, TensorBoard's event files, a table in the terminal."""
 
 import csv
+from io import IOBase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,8 @@ class TensorBoardWriter:
                 self._summary.add_scalar(f"{layer}/{name}", value, step)
 
     def close(self) -> None:
-        self._summary.close()
+        if hasattr(self._summary, "close"):
+            self._summary.close()
 
 
 class LiveWriter:
@@ -93,7 +95,7 @@ def writer_of(value: Any) -> Writer | None:
     """A writer from what a user gives."""
     if value is None:
         return None
-    if value == "live":
+    if isinstance(value, str) and value == "live":
         return LiveWriter()
     if isinstance(value, str | Path):
         path = Path(value)
@@ -102,7 +104,7 @@ def writer_of(value: Any) -> Writer | None:
         return TensorBoardWriter(need("tensorboardX", "monitor").SummaryWriter(str(path)))
     if hasattr(value, "add_scalar"):
         return TensorBoardWriter(value)
-    if hasattr(value, "write") and hasattr(value, "close"):
+    if hasattr(value, "write") and hasattr(value, "close") and not isinstance(value, IOBase):
         return value
     raise TypeError(
         f"writer is {value!r}; expected a path that ends in .csv, a folder for TensorBoard, 'live', an object with "
