@@ -2,7 +2,7 @@
 
 import io
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from fastbn.files._source import Array, Entry, Source, Table, dtype_of, shape_of
 from fastbn.files._states import CHAINER, PLAIN, find
 from fastbn.files._zip import Archive
 
-_LONGEST_HEADER = 1 << 16
+_LONGEST_HEADER = 1 << 12  # of numbers it is some hundred bytes; each of up to 100,000 members is looked into
 
 
 def read(source: Source, archive: Archive) -> Content:
@@ -29,6 +29,8 @@ def _entry(archive: Archive, member: str, name: str) -> Entry:
     with archive.open(member) as stream:
         start = stream.read(min(info.file_size, _LONGEST_HEADER))
     shape, fortran, dtype, skipped = _header(source, start, what)
+    if dtype.subdtype is not None or not (dtype.kind in "biufc" or dtype == "V2"):
+        return Entry("|u1", shape, lambda: _refuse(source, what, dtype))
     nbytes = dtype.itemsize * prod(shape)
     if skipped + nbytes != info.file_size:
         source.bad(f"{what} has {info.file_size - skipped} bytes; expected {nbytes} for {dtype}, shape {shape}")
@@ -52,6 +54,11 @@ def _entry(archive: Archive, member: str, name: str) -> Entry:
     return Entry("bfloat16" if bfloat16 else dtype.str, shape, load)
 
 
+def _refuse(source: Source, what: str, dtype: np.dtype[Any]) -> NoReturn:
+    """Of an array beside the others that holds text or objects."""
+    source.bad(f"{what} has dtype {str(dtype)[:200]}; expected numbers, since objects would have to be unpickled")
+
+
 def _header(source: Source, start: bytes, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, Fortran order, dtype and the header's own length."""
     stream = io.BytesIO(start)
@@ -61,6 +68,4 @@ def _header(source: Source, start: bytes, what: str) -> tuple[tuple[int, ...], b
         shape, fortran, dtype = read_header(stream, max_header_size=_LONGEST_HEADER)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         source.bad(f"{what} is no array of NumPy's: {str(error)[:200]}")
-    if dtype.hasobject or dtype.kind not in "biufcV?" or dtype.fields is not None:
-        source.bad(f"{what} has dtype {dtype}; expected numbers, since objects would have to be unpickled")
     return shape_of(source, shape, what), fortran, dtype, stream.tell()

@@ -2,6 +2,9 @@
 
 Only the names that its caller lists may be looked up, and each stands for a function of this package, never for the
 one that the pickle names.  Memo, stack, opcodes and the length of names and numbers are bounded.
+
+What a pickle holds may hold itself, or the same list a million times over: nothing here, nor in what uses it, may copy,
+compare, hash or write out a value as a whole.
 """
 
 import struct
@@ -14,16 +17,19 @@ from fastbn.files._source import FileError, Source
 MOST_OPCODES = 5_000_000  # a state has about a hundred for each of its arrays
 LONGEST_TEXT = 1 << 20
 LONGEST_INTEGER = 64
+LARGEST_KEY = 1 << 60  # larger integers can be made to share a hash, and a dict of them takes quadratic time
+MOST_ARGUMENTS = 16
 KEPT = 256  # bytes strings that are longer stay in the file
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A bytes string that was passed over: where it is."""
+    """A string that was passed over: where it is."""
 
     offset: int
     length: int
+    text: bool = False  # bytes that protocol 2 has written as text: in UTF-8, each a character
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,32 @@ class Cursor:
         return Span(at, count)
 
     def bad(self, what: str) -> NoReturn:
-        self.source.bad(what, self.at)
+        self.source.bad(what, self.at if self._in_file else f"byte {self.at} of its pickle")
 
 
 _MARK = object()
-_CONSTANTS = {ord("("): _MARK, ord("N"): None, 0x88: True, 0x89: False, ord(")"): ()}
+_CONSTANTS = {ord("N"): None, 0x88: True, 0x89: False, ord(")"): ()}
 _SIZES = {"B": 1, "H": 2, "i": 4, "I": 4, "Q": 8, "q": 8}
+
+
+def called(function: Any, arguments: Any) -> Any:
+    """What a function of the list makes of its arguments."""
+    if type(function) is not Global or function.call is None or type(arguments) is not tuple:
+        raise TypeError("it calls something that is no function")
+    if len(arguments) > MOST_ARGUMENTS:
+        raise TypeError(f"it calls {function.name} with {len(arguments)} arguments; expected at most {MOST_ARGUMENTS}")
+    return function.call(*arguments)
+
+
+def put(target: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put a value into a dict under a key that comes once."""
+    if not isinstance(key, str | int | float | bytes | None):
+        raise TypeError(f"a dict has a key that is a {type(key).__name__}; expected text or a number")
+    if isinstance(key, int) and abs(key) > LARGEST_KEY:
+        raise ValueError(f"a dict has the key {key}; expected integers of at most {LARGEST_KEY}")
+    if key in target:
+        raise ValueError(f"the key {str(key)[:200]!r} comes twice")
+    target[key] = value
 
 
 class Machine:
@@ -100,20 +126,23 @@ class Machine:
         self._cursor, self._names, self._persistent = cursor, names, persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._marks: list[int] = []  # where on the stack they are
 
     def load(self) -> Any:
         """The value; every opcode adds one value at most, so that their number bounds the memory too."""
-        cursor, stack, memo, number = self._cursor, self._stack, self._memo, int.from_bytes
-        push, chunk, at, safe = stack.append, cursor.chunk, cursor.at - cursor.chunk_at, 0
+        cursor, stack, memo, marks, number = self._cursor, self._stack, self._memo, self._marks, int.from_bytes
+        push, persistent, safe = stack.append, self._persistent, 0
+        chunk, begin = cursor.chunk, cursor.chunk_at
+        at = cursor.at - begin
         try:
             for _ in range(MOST_OPCODES):
                 if at >= safe:  # too near the end of what has been read
-                    cursor.at = cursor.chunk_at + at
+                    cursor.at = begin + at
                     code = cursor.take(1)[0]
                 else:
                     code = chunk[at]
                     at += 1
-                    # Those that make up most of a state's pickle are done here, in a third of the time.
+                    # Those that make up nearly all of a state's pickle are done here, the most frequent first.
                     if code == 0x72:  # LONG_BINPUT
                         memo[number(chunk[at : at + 4], "little")] = stack[-1]
                         at += 4
@@ -132,6 +161,20 @@ class Machine:
                             push(chunk[at + 4 : end].decode("utf-8", "surrogatepass"))
                             at = end
                             continue
+                    if code == 0x28:  # MARK
+                        marks.append(len(stack))
+                        push(_MARK)
+                        continue
+                    if code == 0x74 and marks:  # TUPLE
+                        mark = marks.pop()
+                        values = tuple(stack[mark + 1 :])
+                        del stack[mark:]
+                        push(values)
+                        continue
+                    if code == 0x52:  # REDUCE
+                        arguments = stack.pop()
+                        stack[-1] = called(stack[-1], arguments)
+                        continue
                     if code in _CONSTANTS:
                         push(_CONSTANTS[code])
                         continue
@@ -139,24 +182,31 @@ class Machine:
                         push(chunk[at] | chunk[at + 1] << 8)
                         at += 2
                         continue
+                    if code == 0x85 and stack[-1] is not _MARK:  # TUPLE1
+                        stack[-1] = (stack[-1],)
+                        continue
                     if code == 0x71:  # BINPUT
                         memo[chunk[at]] = stack[-1]
                         at += 1
                         continue
-                    cursor.at = cursor.chunk_at + at
+                    if code == 0x51 and persistent is not None:  # BINPERSID
+                        stack[-1] = persistent(stack[-1])
+                        continue
+                    cursor.at = begin + at
                 if code == 0x2E:  # STOP
                     return self._pop()
                 step = _STEPS[code]
                 if step is None:
                     cursor.bad(f"the opcode {code:#04x} is no part of an array's pickle")
                 step(self)
-                chunk, at = cursor.chunk, cursor.at - cursor.chunk_at
-                safe = len(chunk) - 4
+                chunk, begin = cursor.chunk, cursor.chunk_at
+                at, safe = cursor.at - begin, len(chunk) - 4
         except FileError:
             raise
         except (TypeError, AttributeError, struct.error, ValueError, OverflowError, LookupError) as error:
-            self._cursor.bad(f"the pickle is damaged: {error}")
-        self._cursor.bad(f"the pickle has over {MOST_OPCODES} opcodes")
+            cursor.at = begin + at
+            cursor.bad(f"the pickle is damaged: {error}")
+        cursor.bad(f"the pickle has over {MOST_OPCODES} opcodes")
 
     def _number(self, letter: str) -> int:
         return int.from_bytes(self._cursor.take(_SIZES[letter]), "little", signed=letter in "iq")
@@ -172,21 +222,29 @@ class Machine:
         return self._stack[-1]
 
     def _marked(self) -> list[Any]:
-        stack = self._stack
-        for at in range(len(stack) - 1, -1, -1):
-            if stack[at] is _MARK:
-                values = stack[at + 1 :]
-                del stack[at:]
-                return values
-        self._cursor.bad("the pickle has no mark where one is needed")
+        if not self._marks:
+            self._cursor.bad("the pickle has no mark where one is needed")
+        mark = self._marks.pop()
+        values = self._stack[mark + 1 :]
+        del self._stack[mark:]
+        return values
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
 
+    def _mark(self) -> None:
+        self._marks.append(len(self._stack))
+        self.push(_MARK)
+
     def _text(self, count: int) -> None:
-        if count > LONGEST_TEXT:
+        """A text, or the place of one that is longer than any name."""
+        if count <= LONGEST_TEXT:
+            self.push(self._cursor.take(count).decode("utf-8", "surrogatepass"))
+            return
+        data = self._cursor.string(count)
+        if not isinstance(data, Span):
             self._cursor.bad(f"a text of {count} bytes; expected at most {LONGEST_TEXT}")
-        self.push(self._cursor.take(count).decode("utf-8", "surrogatepass"))
+        self.push(Span(data.offset, count, text=True))
 
     def _long(self, count: int) -> None:
         if not 0 <= count <= LONGEST_INTEGER:
@@ -210,6 +268,8 @@ class Machine:
         self._stack.append(values)
 
     def _look_up(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            self._cursor.bad("the pickle asks for something whose name is no text")
         full = f"{module}.{name}"
         if full not in self._names:
             self._cursor.bad(
@@ -227,12 +287,8 @@ class Machine:
         self._look_up(module, name)
 
     def _reduce(self) -> None:
-        if len(self._stack) < 2:
-            self._cursor.bad("the pickle takes a value where there is none")
-        arguments, function = self._stack.pop(), self._stack.pop()
-        if not isinstance(function, Global) or function.call is None or not isinstance(arguments, tuple):
-            self._cursor.bad("the pickle calls something that is no function")
-        self._stack.append(function.call(*arguments))
+        arguments, function = self._pop(), self._pop()
+        self._stack.append(called(function, arguments))
 
     def _build(self) -> None:
         state, value = self._pop(), self._top((Built, dict))
@@ -244,11 +300,7 @@ class Machine:
         if len(values) % 2:
             self._cursor.bad("the pickle has a key without a value")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, str | int | float | bytes | None):
-                self._cursor.bad(f"a dict has a key that is a {type(key).__name__}; expected text or a number")
-            if key in target:
-                self._cursor.bad(f"the key {str(key)[:200]!r} comes twice")
-            target[key] = value
+            put(target, key, value)
 
     def _set_item(self) -> None:
         value, key = self._pop(), self._pop()
@@ -290,14 +342,15 @@ class Machine:
         self._marked()
 
     def _drop(self) -> None:
-        if self._stack:
-            self._stack.pop()
+        if self._stack and self._stack.pop() is _MARK and self._marks:
+            self._marks.pop()
 
     def _frame(self) -> None:
         self._cursor.take(8)  # its length, which tells nothing that is needed
 
     def _dup(self) -> None:
-        self.push(self._stack[-1] if self._stack else self._pop())
+        value = self._pop()
+        self._stack += [value, value]
 
     def _ascii_float(self) -> None:
         try:
@@ -311,6 +364,7 @@ def _pushing(value: Any) -> Callable[[Machine], None]:
 
 
 _BY_CODE: dict[int, Callable[[Machine], None]] = {code: _pushing(value) for code, value in _CONSTANTS.items()} | {
+    ord("("): Machine._mark,
     ord("\x80"): Machine._protocol,
     ord("\x95"): Machine._frame,
     ord("0"): Machine._drop,

@@ -6,30 +6,55 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.files._opcodes import Built, Cursor, Machine, Span
+from fastbn.files._opcodes import MOST_ARGUMENTS, Built, Cursor, Machine, Span, put
 from fastbn.files._source import LONGEST_NAME, MOST_ARRAYS, Array, Entry, Source, Table, dtype_of, item_size, shape_of
 
 DEEPEST = 64  # nested dicts
 _MOST_VISITED = 500_000
 
 
-def _dict(*pairs: Any) -> dict[Any, Any]:
-    if not pairs or pairs[0] in ((), []):
-        return {}
-    if len(pairs) == 1 and isinstance(pairs[0], dict):
-        return pairs[0]
-    return dict(pairs[0])
+def _dict(pairs: Any = None) -> dict[Any, Any]:
+    if isinstance(pairs, dict):
+        return pairs
+    result: dict[Any, Any] = {}
+    for key, value in pairs or ():
+        put(result, key, value)
+    if isinstance(pairs, list):
+        pairs.clear()  # they are the dict's now: of one list no two dicts are made
+    elif len(result) > MOST_ARGUMENTS:
+        raise TypeError("a dict of a tuple of pairs; expected a list")
+    return result
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What protocol 2 writes for bytes."""
-    if encoding not in ("latin1", "latin-1"):
-        raise TypeError(f"bytes in {encoding!r}")
-    return text.encode("latin1")
+def _encode(text: Any, encoding: Any = "latin1") -> Any:
+    """What protocol 2 writes for bytes: it stays the text that it is until it is asked for."""
+    if not isinstance(text, str | Span) or (encoding != "latin1" and encoding != "latin-1"):
+        raise TypeError("bytes that are no text of latin1")
+    return text
 
 
-def _same(*values: Any) -> Any:
-    return values[0] if len(values) == 1 else values
+def _same(value: Any = ()) -> Any:
+    return value
+
+
+def _list(values: Any = ()) -> Any:
+    """A set, which may have what no set of Python's has; the list is not copied."""
+    if not isinstance(values, list | tuple):
+        raise TypeError("a set that is made of something else than a list")
+    return values
+
+
+def _bytes_of(source: Source, text: str | Span, count: int, what: str) -> bytearray:
+    """So many bytes that were written as text."""
+    try:
+        if isinstance(text, Span):
+            text = source.read(text.offset, text.length, what).decode("utf-8", "surrogatepass")
+        data = bytearray(text.encode("latin1"))
+    except UnicodeError:
+        source.bad(f"{what} is of text that stands for no bytes")
+    if len(data) != count:
+        source.bad(f"{what} has {len(data)} bytes; expected {count}")
+    return data
 
 
 def _array(*arguments: Any) -> Built:
@@ -53,10 +78,10 @@ NAMES: dict[str, Callable[..., Any] | None] = {
     "builtins.dict": _dict,
     "builtins.tuple": _same,
     "__builtin__.tuple": _same,
-    "builtins.set": lambda values=(): list(values),
-    "__builtin__.set": lambda values=(): list(values),
+    "builtins.set": _list,
+    "__builtin__.set": _list,
     "_codecs.encode": _encode,
-    "builtins.bytearray": lambda *values: values[0] if values else b"",
+    "builtins.bytearray": lambda value=b"", *_: value,
     "numpy.dtype": lambda *arguments: Built("dtype", arguments),
     "numpy.ndarray": None,
     "jax._src.array._reconstruct_array": _jax_array,
@@ -86,7 +111,7 @@ def _dtype_name(source: Source, value: Any) -> str:
         order = order.decode("latin1")
     if order == ">":
         source.bad("an array in a pickle is big-endian; expected little-endian, which all systems write today")
-    if len(name) < 2 or name[0] not in "biufc" or not name[1:].isdigit() or int(name[1:]) not in (1, 2, 4, 8, 16):
+    if name[:1] not in tuple("biufc") or name[1:] not in ("1", "2", "4", "8", "16"):
         source.bad(f"an array has dtype {name[:40]!r}; expected numbers")
     try:
         return np.dtype(name).newbyteorder("<").str
@@ -101,45 +126,56 @@ def entry_of(source: Source, value: Built, name: str, container: tuple[str, ...]
         source.bad(f"{what} has no state of an array of NumPy's")
     shape_told, told, fortran, data = state[-4:]
     shape, dtype = shape_of(source, shape_told, what), _dtype_name(source, told)
-    item = item_size(dtype)
-    length = data.length if isinstance(data, Span) else len(data) if isinstance(data, bytes) else -1
-    if length != item * prod(shape):
-        source.bad(
-            f"{what} of shape {shape} and dtype {dtype} takes {item * prod(shape)} bytes, but has {max(length, 0)}"
-        )
+    size, as_text = item_size(dtype) * prod(shape), isinstance(data, str) or (isinstance(data, Span) and data.text)
+    length = data.length if isinstance(data, Span) else len(data) if isinstance(data, bytes | str) else -1
+    if length != size and not (as_text and size <= length <= 2 * size):  # a character takes a byte or two there
+        source.bad(f"{what} of shape {shape} and dtype {dtype} takes {size} bytes, but has {max(length, 0)}")
     order: Any = "F" if fortran else "C"
 
     def load() -> Array:
         kind = dtype_of(dtype)
-        if isinstance(data, Span):
+        if isinstance(data, Span) and not as_text:
             return source.array(data.offset, kind, (prod(shape),), what).reshape(shape, order=order)
-        return np.frombuffer(bytearray(data), kind).reshape(shape, order=order)
+        held = _bytes_of(source, data, size, what) if as_text else bytearray(data)
+        return np.frombuffer(held, kind).reshape(shape, order=order)
 
     return Entry(dtype, shape, load, container)
 
 
 def walk(source: Source, root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The values of nested dicts and sequences with their keys; a container that holds itself is nested too deep."""
-    pending: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    path: tuple[str, ...] = ()
+    if not isinstance(root, dict | list | tuple):
+        yield path, root
+        return
+    open_ = [(path, _items(root))]  # iterators, not lists: a container can come anywhere, any number of times
     for _ in range(_MOST_VISITED):
-        if not pending:
-            return
-        path, value = pending.pop()
-        if not isinstance(value, dict | list | tuple):
-            yield path, value
+        path, items = open_[-1]
+        step = next(items, None)
+        if step is None:
+            open_.pop()
+            if not open_:
+                return
             continue
-        if len(path) >= DEEPEST:
-            source.bad(f"{'.'.join(path)[:200]!r}: containers hold themselves, or are nested over {DEEPEST} deep")
-        items = list(value.items() if isinstance(value, dict) else enumerate(value))
-        pending += [((*path, str(key)), inner) for key, inner in reversed(items)]
+        inner, value = (*path, str(step[0])), step[1]
+        if not isinstance(value, dict | list | tuple):
+            yield inner, value
+            continue
+        if len(inner) >= DEEPEST:
+            shown = ".".join(part[:20] for part in inner)[:200]
+            source.bad(f"{shown!r}: containers hold themselves, or are nested over {DEEPEST} deep")
+        open_.append((inner, _items(value)))
     source.bad(f"the pickle holds over {_MOST_VISITED} values when written out")
 
 
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(value.items() if isinstance(value, dict) else enumerate(value))
+
+
 def joined(source: Source, path: tuple[str, ...], separator: str) -> str:
-    name = separator.join(path)
-    if len(name) > LONGEST_NAME:
-        source.bad(f"a name of over {LONGEST_NAME} characters: {name[:80]!r}...")
-    return name
+    if sum(map(len, path)) + len(path) > LONGEST_NAME:
+        source.bad(f"a name of over {LONGEST_NAME} characters: {path[0][:80]!r}...")
+    return separator.join(path)
 
 
 def table(source: Source, root: Any, separator: str, entry: Callable[..., Entry | None]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.files._content import Content
-from fastbn.files._source import Entry, Source, Table, beside, flat, item_size, shape_of
+from fastbn.files._source import Entry, FileError, Source, Table, beside, flat, item_size, shape_of
 from fastbn.files._states import PLAIN, find
 
 DTYPES = {
@@ -75,14 +75,18 @@ def as_json(source: Source, data: bytes, what: str) -> dict[str, Any]:
     """An object of JSON in which no key comes twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(pairs) > len(dict(pairs)):
-            names = [name for name, _ in pairs]
-            source.bad(f"{what} has the key {next(n for n in names if names.count(n) > 1)[:200]!r} twice")
-        return dict(pairs)
+        result: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in result:
+                source.bad(f"{what} has the key {name[:200]!r} twice")
+            result[name] = value
+        return result
 
     try:
         value = json.loads(data, object_pairs_hook=once)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number may have too many digits, too
         source.bad(f"{what} is no JSON: {error}")
     if not isinstance(value, dict):
         source.bad(f"{what} is a {type(value).__name__}; expected an object")

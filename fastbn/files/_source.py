@@ -1,10 +1,12 @@
 """A file that is read by position: every read is checked against the file's length before memory is taken for it."""
 
+import io
 import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ DEFLATE_AT_MOST = 1_032  # bytes that one byte of a deflate stream can stand for
 _ML_DTYPES = {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}
 
 
+@cache
 def dtype_of(name: str) -> np.dtype[Any]:
     """The dtype of a name that NumPy or ml_dtypes knows."""
     if name not in _ML_DTYPES:
@@ -33,6 +36,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(getattr(ml_dtypes, name))
 
 
+@cache
 def item_size(name: str) -> int:
     """The bytes of an element, without ml_dtypes."""
     return 2 if name == "bfloat16" else 1 if name in _ML_DTYPES else np.dtype(name).itemsize
@@ -78,29 +82,41 @@ class Source:
 
     def read(self, offset: int, length: int, what: str = "what is read") -> bytes:
         self.check(offset, length, what)
-        return self._into(bytearray(length), offset, what)
+        with self._lock:
+            data = self._at(offset).read(length) if length else b""
+            while len(data) < length:  # the system may give less at once
+                more = self._file.read(length - len(data))
+                if not more:
+                    self._ends(offset + len(data), what)
+                data += more
+            self.bytes_read += length
+        return data
 
     def array(self, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
         """The C-ordered array at `offset`."""
         self.check(offset, dtype.itemsize * prod(shape), what)
         values = np.empty(shape, dtype)
-        if values.size:
-            self._into(values.reshape(-1).view(np.uint8).data, offset, what)
+        length = values.nbytes
+        if length:
+            view = values.reshape(-1).view(np.uint8).data
+            with self._lock:
+                done = self._at(offset).readinto(view) or 0
+                while done < length:
+                    count = self._file.readinto(view[done:])
+                    if not count:
+                        self._ends(offset + done, what)
+                    done += count
+                self.bytes_read += length
         return values
 
-    def _into(self, buffer: Any, offset: int, what: str) -> bytes:
+    def _at(self, offset: int) -> io.FileIO:
         if self._file.closed:
             self.bad("the file has been closed; read its arrays before")
-        view, done = memoryview(buffer), 0
-        with self._lock:
-            self._file.seek(offset)
-            while done < len(view):
-                count = self._file.readinto(view[done:])
-                if not count:
-                    self.bad(f"{what} ends early: the file was cut short while it was open", offset + done)
-                done += count
-            self.bytes_read += done
-        return bytes(view) if isinstance(buffer, bytearray) else b""
+        self._file.seek(offset)
+        return self._file
+
+    def _ends(self, at: int, what: str) -> NoReturn:
+        self.bad(f"{what} ends early: the file was cut short while it was open", at)
 
     def inflate(self, what: str, length: int, stored: int | None = None) -> None:
         """Count what is about to take more memory than in the file; refuse what cannot be or is not wanted."""
@@ -114,10 +130,24 @@ class Source:
         self._inflated += length
 
 
-def shape_of(source: Source, values: Any, what: str) -> tuple[int, ...]:
+def shown(value: Any) -> str:
+    """What a file holds in some place, for a message: short, and without a walk through what may hold itself."""
+    if isinstance(value, list | tuple):
+        inner = ", ".join(shown(v) if not isinstance(v, list | tuple | dict) else type(v).__name__ for v in value[:8])
+        return f"({inner}{', ...' if len(value) > 8 else ''})"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 1 << 128 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    return str(value) if isinstance(value, float | None) else type(value).__name__
+
+
+def shape_of(source: Source, values: Any, what: str, kind: str = "shape") -> tuple[int, ...]:
     """A shape of Python integers, none negative, whose product no 64-bit number loses."""
+    if type(values) is tuple and len(values) == 1 and type(values[0]) is int and 0 <= values[0] < 1 << 62:
+        return values
     if not isinstance(values, list | tuple) or len(values) > MOST_AXES:
-        source.bad(f"the shape of {what} is {str(values)[:80]}; expected at most {MOST_AXES} integers")
+        source.bad(f"the {kind} of {what} is {shown(values)}; expected at most {MOST_AXES} integers")
     total = 1
     for n in values:
         if type(n) is not int or n < 0:
@@ -125,13 +155,13 @@ def shape_of(source: Source, values: Any, what: str) -> tuple[int, ...]:
             break
         total *= n or 1
     if total < 0:
-        source.bad(f"the shape of {what} is {str(values)[:80]}; expected integers of at least 0")
+        source.bad(f"the {kind} of {what} is {shown(values)}; expected integers of at least 0")
     if total >= 1 << 62:
-        source.bad(f"the shape of {what} is {str(values)[:80]}, more elements than any file has")
+        source.bad(f"the {kind} of {what} is {shown(values)}, more elements than any file has")
     return tuple(values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One array of a file: what its header tells, and how to read it."""
 

@@ -1,5 +1,6 @@
 """torch's .pt and .pth: a pickle of tensors over raw storages, in a zip or, in the older form, one after the other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -9,8 +10,8 @@ import numpy as np
 from fastbn.files import _pickled
 from fastbn.files._content import Content
 from fastbn.files._detect import TORCH_LEGACY
-from fastbn.files._opcodes import Built, Cursor, Global, Machine
-from fastbn.files._source import Array, Entry, Source, Table, dtype_of, item_size, shape_of
+from fastbn.files._opcodes import Built, Cursor, Global, Machine, called
+from fastbn.files._source import Array, Entry, Source, Table, dtype_of, item_size, shape_of, shown
 from fastbn.files._states import PLAIN, find
 from fastbn.files._zip import Archive
 
@@ -29,6 +30,9 @@ _STORAGES = {
     "BoolStorage": "|b1",
     "ComplexFloatStorage": "<c8",
     "ComplexDoubleStorage": "<c16",
+}
+_DTYPES_OF_STORAGES = {
+    f"{module}.{name}": dtype for name, dtype in _STORAGES.items() for module in ("torch", "torch.storage")
 }
 _DTYPES = {
     "float64": "<f8",
@@ -59,7 +63,14 @@ class _Storage:
     key: str
     elements: int
     shift: int = 0  # elements from the start of the storage that is written
-    place: int = -1  # in the file
+    place: int = -1  # in the file; in a zip not before an array of it is read
+    find: Callable[[str], int] | None = None  # tells the place of a key
+
+    def start(self) -> int:
+        """Where in the file it begins."""
+        if self.place < 0 and self.find is not None:
+            self.place = self.find(self.key)
+        return self.place
 
 
 @dataclass(slots=True)
@@ -83,33 +94,41 @@ def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, grad: Any, ho
     return tensor
 
 
+def _of_subclass(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    if isinstance(function, Global) and function.call is _of_subclass:
+        raise TypeError("a subclass of tensors that is made of itself")
+    return called(function, arguments)
+
+
 _NAMES = _pickled.NAMES | {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": lambda function, kind, arguments, state: function.call(*arguments),
+    "torch._tensor._rebuild_from_type_v2": _of_subclass,
     "torch.nn.parameter.Parameter": lambda data, *_: data,
     "torch.Tensor": None,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": lambda sizes=(): sizes,
     "torch.device": lambda *_: None,
     "torch.serialization._get_layout": lambda *_: None,
     "torch.storage.UntypedStorage": None,
     "torch.storage.TypedStorage": None,
 }
-_NAMES |= {f"torch.{name}": None for name in (*_STORAGES, *_DTYPES)}
-_NAMES |= {f"torch.storage.{name}": None for name in _STORAGES}
+_NAMES |= {f"torch.{name}": None for name in _DTYPES}
+_NAMES |= dict.fromkeys(_DTYPES_OF_STORAGES)
 
 
 def _persistent(source: Source, storages: list[_Storage]) -> Any:
     def load(told: Any) -> _Storage:
-        if not isinstance(told, tuple) or len(told) < 5 or told[0] not in ("storage", b"storage"):
+        if not isinstance(told, tuple) or len(told) < 5 or not (told[0] == "storage" or told[0] == b"storage"):
             source.bad("the pickle refers to something that is no storage")
         kind, key, elements = told[1], told[2], told[4]
         if not isinstance(kind, Global) or not isinstance(key, str) or len(key) > 200:
             source.bad("a storage has no type or no key")
-        storage = _Storage(_STORAGES.get(kind.name.rsplit(".", 1)[-1]), key, *shape_of(source, [elements], "a storage"))
+        if type(elements) is not int or not 0 <= elements < 1 << 62:
+            source.bad(f"storage {key!r} has {shown(elements)} elements; expected an integer of at least 0")
+        storage = _Storage(_DTYPES_OF_STORAGES.get(kind.name), key, elements)
         if len(told) > 5 and told[5] is not None:  # the older form's views of storages: key, offset, elements
             if not isinstance(told[5], tuple) or len(told[5]) != 3:
                 source.bad(f"storage {key!r} has a view that is none")
@@ -129,17 +148,18 @@ def read_zip(source: Source, archive: Archive, root: str) -> Content:
     storages: list[_Storage] = []
     cursor = Cursor(source, data=archive.read(f"{root}/data.pkl"))
     value = Machine(cursor, _NAMES, _persistent(source, storages)).load()
+
+    def find(key: str) -> int:
+        return archive.place(f"{root}/data/{key}")
+
     for storage in storages:
         member = f"{root}/data/{storage.key}"
         if member not in archive.members:
             source.bad(f"the storage {storage.key[:200]!r} is not in it")
-        storage.place = archive.place(member)
-        item = 1 if storage.dtype is None else item_size(storage.dtype)
-        if storage.elements * item > archive.members[member].file_size:
-            source.bad(
-                f"the storage {storage.key[:200]!r} claims {storage.elements * item} bytes but has "
-                f"{archive.members[member].file_size}"
-            )
+        storage.find = find
+        length = storage.elements * (1 if storage.dtype is None else item_size(storage.dtype))
+        if length > (held := archive.stored(member)):
+            source.bad(f"the storage {storage.key[:200]!r} claims {length} bytes but has {held}")
     return _content(source, value)
 
 
@@ -148,7 +168,7 @@ def read_legacy(source: Source) -> Content:
     protocol = Machine(cursor, {}).load()
     system = Machine(cursor, _NAMES).load()
     if protocol != 1001 or not isinstance(system, dict):
-        source.bad(f"it is of torch's older form, protocol {str(protocol)[:40]}; expected 1001")
+        source.bad(f"it is of torch's older form, protocol {shown(protocol)}; expected 1001")
     if system.get("little_endian") is not True:
         source.bad("its storages are big-endian; expected little-endian: load and save it on a little-endian machine")
     storages: list[_Storage] = []
@@ -201,10 +221,10 @@ def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...]) -> Entry:
     what, storage = f"tensor {name[:200]!r}", tensor.storage
     shape = shape_of(source, tensor.shape, what)
-    stride = shape_of(source, tensor.stride, f"the stride of {what}")  # a negative stride is refused here
+    stride = shape_of(source, tensor.stride, what, "stride")  # a negative one is refused here
     offset = tensor.offset
     if type(offset) is not int or not 0 <= offset < 1 << 62:
-        source.bad(f"the offset of {what} is {str(offset)[:80]}; expected an integer of at least 0")
+        source.bad(f"the offset of {what} is {shown(offset)}; expected an integer of at least 0")
     dtype = tensor.dtype or storage.dtype
     if dtype is None:
         source.bad(f"{what} has a dtype that NumPy has none for")
@@ -213,19 +233,17 @@ def _entry(source: Source, tensor: _Tensor, name: str, container: tuple[str, ...
     item = item_size(dtype)
     held = storage.elements * (1 if storage.dtype is None else item_size(storage.dtype)) // item
     count = prod(shape)
-    extent = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if count else 0
+    dense = count == 0 or _is_dense(shape, stride)
+    extent = count if dense else 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if offset + extent > held:
         source.bad(f"{what} takes elements {offset} to {offset + extent} of a storage of {held}")
     if count > held and count * item > _LARGEST_EXPANDED:
         source.bad(
             f"{what} has {count} elements over a storage of {held}; expected no more than {_LARGEST_EXPANDED} bytes"
         )
-    dense = count == 0 or _is_dense(shape, stride)
-    place = storage.place + offset * item
-    source.check(place, extent * item, what)
 
     def load() -> Array:
-        kind = dtype_of(dtype)
+        kind, place = dtype_of(dtype), storage.start() + offset * item
         if dense:
             return source.array(place, kind, shape, what)
         if count > held:

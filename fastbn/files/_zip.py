@@ -52,18 +52,21 @@ class Archive:
     def is_stored(self, name: str) -> bool:
         return self.members[name].compress_type == zipfile.ZIP_STORED
 
-    def place(self, name: str) -> int:
-        """Where the bytes of a stored member begin."""
+    def stored(self, name: str) -> int:
+        """The length of a member that is stored as it is."""
         info = self.members[name]
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             self.source.bad(f"member {name[:200]!r} is compressed or encrypted; expected it stored")
-        header = self.source.read(info.header_offset, 30, f"the header of {name[:200]!r}")
+        return info.file_size
+
+    def place(self, name: str) -> int:
+        """Where the bytes of a stored member begin."""
+        length, at = self.stored(name), self.members[name].header_offset
+        header = self.source.read(at, 30, f"the header of {name[:200]!r}")
         if header[:4] != b"PK\x03\x04":
-            self.source.bad(f"member {name[:200]!r} has no header", info.header_offset)
-        offset = (
-            info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        )
-        self.source.check(offset, info.file_size, f"member {name[:200]!r}")
+            self.source.bad(f"member {name[:200]!r} has no header", at)
+        offset = at + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        self.source.check(offset, length, f"member {name[:200]!r}")
         return offset
 
     @contextmanager

@@ -1,5 +1,6 @@
 """The only place where Numba's options appear."""
 
+import inspect
 from functools import partial
 from types import FunctionType
 from typing import NamedTuple
@@ -61,9 +62,14 @@ class _TileCompiler(Compiler):
         return super().compile_extra(func)
 
 
+def _compiled(function, **options):
+    function.__signature__ = inspect.signature(function)  # Numba asks twice, which is a tenth of what an import takes
+    return njit(**options)(function)
+
+
 def tile(function, **options):
     """A small function called from drivers, inlined by LLVM where it thinks fit, and never called from Python."""
-    return njit(**_OPTIONS, **options, no_cpython_wrapper=True, pipeline_class=_TileCompiler)(function)
+    return _compiled(function, **_OPTIONS, **options, no_cpython_wrapper=True, pipeline_class=_TileCompiler)
 
 
 def inlined(function):
@@ -75,8 +81,8 @@ def driver(function):
     """A loop over work items, as a serial and as a parallel build of the same source."""
     if config.DISABLE_JIT:
         return Driver(quietly(function), quietly(function))
-    serial = njit(**_OWN)(_renamed(function, "serial"))
-    parallel = njit(**_OWN, parallel=True, boundscheck=False)(_renamed(function, "parallel"))
+    serial = _compiled(_renamed(function, "serial"), **_OWN)
+    parallel = _compiled(_renamed(function, "parallel"), **_OWN, parallel=True, boundscheck=False)
     for build in (serial, parallel):
         cache.attach(build)
     return Driver(serial, parallel)

@@ -107,7 +107,9 @@ class Layer(ABC):
             self.parameters["weight"] = np.full(shape, self._initial("weight"), self.dtype)
         if weight and bias:
             self.parameters["bias"] = np.full(shape, self._initial("bias"), self.dtype)
-        self.grads: dict[str, Array] = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+        self.grads: dict[str, Array] = {}
+        for name, value in self.parameters.items():
+            self.grads[name] = np.zeros(value.shape, self.dtype)  # zeros_like would touch all of it
         self._constants: dict[str, Array] = {}  # parameters that have been frozen
         self._context: Context | None = None
 

@@ -187,8 +187,8 @@ def test_a_pickle_executes_nothing(tmp_path):
 
 def test_objects_in_npz_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([Touch(tmp_path / "touched")], dtype=object))
-    with pytest.raises(ValueError, match=r"'x' has dtype object"):
-        files.read(tmp_path / "a.npz")
+    with files.read(tmp_path / "a.npz") as file, pytest.raises(ValueError, match=r"'x' has dtype object"):
+        file.arrays["x"]
     assert not (tmp_path / "touched").exists()
 
 

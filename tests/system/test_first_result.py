@@ -1,0 +1,55 @@
+"""The first result of a process that finds its kernels in the cache: nothing gets ready to compile for it."""
+
+import pytest
+from processes import python
+
+FIRST = """
+import numpy as np
+import fastbn
+from numba import njit
+from numba.core.runtime import rtsys
+
+x = np.arange(48, dtype=np.float32).reshape(6, 8)
+weight = np.linspace(1, 2, 8, dtype=np.float32)
+y = fastbn.batch_norm(x, None, None, weight, weight, training=True)  # by a kernel that takes memory for its sums
+ready = rtsys._init
+"""
+
+THEN = """
+@njit
+def doubled(a):
+    b = np.empty_like(a)
+    for k in range(a.size):
+        b.flat[k] = 2 * a.flat[k]
+    return b, [a.shape, b.shape]
+
+b, shapes = doubled(y)
+assert (b == 2 * y).all() and shapes == [y.shape, y.shape]
+assert rtsys._init  # Numba's own part of it, whose absence nobody may notice
+assert fastbn.batch_norm(x, None, None, weight, weight, training=True).tobytes() == y.tobytes()
+assert fastbn.rms_norm(x, 8).shape == x.shape  # which has to be compiled
+print(ready, y.tobytes().hex())
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+def test_kernels_from_the_cache_need_no_compiler(cache):
+    """Getting it ready takes 15 ms and 30 MB; a function of the user's that is compiled then finds all it needs."""
+    told = [python(FIRST, THEN, NUMBA_CACHE_DIR=cache)[0].split() for _ in range(2)]
+    assert [ready for ready, _ in told] == ["True", "False"]
+    assert told[0][1] == told[1][1]
+
+
+def test_memory_is_counted_where_numba_is_asked_to(cache):
+    """NUMBA_NRT_STATS: what kernels take and give back shows, as it did before."""
+    program = """
+    a = rtsys.get_allocation_stats()
+    fastbn.batch_norm(x, None, None, weight, weight, training=True)
+    b = rtsys.get_allocation_stats()
+    print(ready, b.alloc > a.alloc, b.alloc - a.alloc == b.free - a.free)
+    """
+    assert python(FIRST, program, NUMBA_CACHE_DIR=cache, NUMBA_NRT_STATS="1")[0].split() == ["True", "True", "True"]
