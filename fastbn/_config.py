@@ -49,6 +49,7 @@ def config() -> dict[str, str]:
         "vectors": vector_width(),
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "quota": _quota(),
+        "memory": _memory(),
         "threads": _threads(),
         "plans": f"{plans.count()} kept of at most {plans.MOST}, for calls like earlier ones",
         "threading layer": _layer(),
@@ -78,10 +79,13 @@ def advice() -> list[str]:
     """What the user can do, a line each."""
     lines = []
     layer = threads.threading_layer()
-    if layer in ("workqueue", None) and not numba_config.DISABLE_JIT:
+    if numba_config.DISABLE_JIT or usable_cores() == 1:
+        pass  # nothing runs on several threads
+    elif layer in ("workqueue", None):
         lines += ["", "A better threading layer lets calls on all threads run in parallel. Either will do:"]
         if sys.platform == "linux":
-            lines.append("  install GNU OpenMP from the system (apt-get install libgomp1; dnf install libgomp)")
+            where = "apt-get install libgomp1; dnf install libgomp; apk add libgomp"
+            lines.append(f"  install GNU OpenMP from the system ({where})")
         lines.append(f"  {_tbb_advice()}")
     elif layer == "omp" and tbb_folder() is not None:
         lines += [
@@ -89,7 +93,21 @@ def advice() -> list[str]:
             "For a machine whose CPUs are kept busy by others, TBB is better than OpenMP:",
             f"  {_tbb_advice()}",
         ]
-    return lines + ([] if numba_config.DISABLE_JIT else _cache_advice())
+    return lines + ([] if numba_config.DISABLE_JIT else _memory_advice() + _cache_advice())
+
+
+def _memory_advice() -> list[str]:
+    from fastbn import _limits
+
+    told = _limits.memory()
+    if told is None or told[0] >= _limits.SMALL:
+        return []
+    return [
+        "",
+        f"Of {_megabytes(told[0])}, a process takes some 120 MB with its kernels in the cache, 200 or more to compile:",
+        "  fill the cache where there is more, for this processor (fastbn warmup); set NUMBA_CACHE_DIR to its folder",
+        "  or do without Numba, in 30 MB: fastbn export makes a C library",
+    ]
 
 
 def _cache_advice() -> list[str]:
@@ -99,7 +117,7 @@ def _cache_advice() -> list[str]:
         lines.append("  take that permission away, or set NUMBA_CACHE_DIR to a folder of your own")
     if not cache_folder()[1] and sources.digest() is not None:
         lines += ["", "Kernels that the cache lacks are compiled anew in every process, for it cannot be written to:"]
-        lines.append("  set NUMBA_CACHE_DIR to a folder that can")
+        lines.append("  set NUMBA_CACHE_DIR to a folder that can, or to one that fastbn warmup filled elsewhere")
     return lines
 
 
@@ -175,6 +193,19 @@ def _cache() -> str:
 def _quota() -> str:
     quota = threads.cpu_quota()
     return "none" if quota is None else f"{quota:g} CPUs, by the control group"
+
+
+def _memory() -> str:
+    from fastbn import _limits
+
+    told = _limits.memory()
+    if told is None:
+        return "unknown"
+    return f"{_megabytes(told[0])}{', by the control group' if told[1] else ''}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MB" if count < 4 << 30 else f"{count / 2**30:.0f} GB"
 
 
 def _threads() -> str:

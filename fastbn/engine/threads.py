@@ -169,22 +169,27 @@ def _cpus() -> int:
 def cpu_quota() -> float | None:
     """CPUs' worth of time that the process's control group may use, or None."""
     quotas = []
+    for folder, unified in group_folders("cpu"):
+        names = ("cpu.max",) if unified else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        if (quota := _quota(tuple(folder / name for name in names))) is not None:
+            quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def group_folders(controller: str) -> list[tuple[Path, bool]]:
+    """The folders of the process's control group and of those above it, and whether each is of version 2."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return None
+        return []
+    result = []
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         root = Path("/sys/fs/cgroup")
-        files: list[tuple[Path, ...]]
         if controllers == "":
-            files = [(folder / "cpu.max",) for folder in _ancestors(root, path)]
-        elif "cpu" in controllers.split(","):
-            folders = _ancestors(root / "cpu", path)
-            files = [(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us") for folder in folders]
-        else:
-            continue
-        quotas += [quota for names in files if (quota := _quota(names)) is not None]
-    return min(quotas, default=None)
+            result += [(folder, True) for folder in _ancestors(root, path)]
+        elif controller in controllers.split(","):
+            result += [(folder, False) for folder in _ancestors(root / controller, path)]
+    return result
 
 
 def _ancestors(root: Path, path: str) -> list[Path]:

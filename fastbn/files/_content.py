@@ -146,7 +146,10 @@ def filled(layer: Layer, values: dict[str, Array], name: str) -> Layer:
         raise ValueError(
             f"{name} is {layer}, whose {' and '.join(missing)} the file does not hold; it has {sorted(values)}"
         )
-    layer.load_state_dict(state, strict=False)
+    try:
+        layer.load_state_dict(state, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     return layer.eval()
 
 

@@ -3,7 +3,7 @@
 from math import prod
 
 from fastbn.files._content import Content, Norm
-from fastbn.files._source import Source, Table, flat
+from fastbn.files._source import Source, Table, beside, flat
 
 _LONGEST_CFG = 1 << 22
 _WITHOUT_WEIGHTS = {
@@ -16,7 +16,7 @@ Section = dict[str, str]
 
 def read_cfg(source: Source) -> Content:
     """A .cfg, whose numbers lie beside it."""
-    path = source.path.with_suffix(".weights")
+    path = beside(source, source.path.with_suffix(".weights").name)
     if not path.is_file():
         source.bad(f"it tells the layers, but {path.name}, which holds the numbers, is not beside it")
     return _with(Source(path), source)
@@ -24,7 +24,7 @@ def read_cfg(source: Source) -> Content:
 
 def read(source: Source) -> Content:
     """A .weights, whose layers the .cfg beside it tells."""
-    path = source.path.with_suffix(".cfg")
+    path = beside(source, source.path.with_suffix(".cfg").name)
     if not path.is_file():
         source.bad(f"it may be Darknet's, but {path.name}, which tells its layers, is not beside it")
     cfg = Source(path)

@@ -156,6 +156,8 @@ def _shard(source: Source) -> Callable[[Path], Content]:
         shard = Source(path)
         content = None
         try:
+            if _is_index(shard, shard.read(0, min(shard.size, 64))):
+                source.bad(f"it names {path.name}, which is an index itself; expected files of arrays")
             content = _open(shard, None)
             if content.format not in ("safetensors", "torch"):
                 source.bad(f"it names {path.name}, which is of the format {content.format!r}")

@@ -156,6 +156,7 @@ class File:
         A batch norm comes as `fastbn.BatchNorm`, which takes inputs of any rank.  The layers hold the smallest dtype
         that loses nothing: float32 for bfloat16 weights with float32 statistics.
         """
+        _check(axis, eps)
         norms, unknown = self._norms()
         chosen = _chosen(kinds, [*norms, *unknown])
         result: dict[str, Layer] = {}
@@ -197,7 +198,11 @@ class File:
         """
         norms, unknown = self._norms()
         result: dict[str, Array] = {}
+        if not isinstance(layers, Mapping):
+            raise TypeError(f"layers is of type {type(layers).__name__}; expected a mapping from names to layers")
         for name, layer in layers.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{name!r}] is of type {type(layer).__name__}; expected a layer of fastbn")
             if name not in norms and name not in unknown:
                 raise ValueError(
                     f"{name!r} is no norm of the file; expected one of {', '.join([*norms, *unknown][:20])}"
@@ -227,6 +232,8 @@ class File:
             If the file tells no graph and there are no pairs, or they do not fit; the text lists norms and weights of
             the same width.
         """
+        if pairs is not None and not isinstance(pairs, Mapping):
+            raise TypeError(f"pairs is of type {type(pairs).__name__}; expected {{norm: dict(weight=name)}}")
         norms, _ = self._norms()
         if pairs is None and self._content.graph is not None:
             folded: dict[str, Array] = self._content.graph.folded_arrays()
@@ -248,11 +255,20 @@ class File:
 _WHY_EPS = "its eps is not in the file, and the systems with these names differ (Keras 1e-3, MindSpore 1e-5): pass eps"
 
 
+def _check(axis: int | None, eps: float | None) -> None:
+    if axis is not None and arguments.integer(axis, "axis") not in (1, -1):
+        raise ValueError(f"axis is {axis}; expected 1 or -1")
+    if eps is not None and not (isinstance(eps, int | float | np.number) and 0 <= eps < np.inf):
+        raise ValueError(f"eps is {eps!r}; expected a number of at least 0")
+
+
 def _chosen(kinds: Kinds | None, names: list[str]) -> dict[str, Callable[[tuple[int, ...]], Layer]]:
     result: dict[str, Callable[[tuple[int, ...]], Layer]] = {}
+    if kinds is not None and not isinstance(kinds, Mapping):
+        raise TypeError(f"kinds is of type {type(kinds).__name__}; expected {{name or pattern: what makes the layer}}")
     for key, make in (kinds or {}).items():
         if not callable(make):
-            raise TypeError(f"kinds[{key!r}] is a {type(make).__name__}; expected what makes a layer of a shape")
+            raise TypeError(f"kinds[{key!r}] is of type {type(make).__name__}; expected what makes a layer of a shape")
         matching = [key] if key in names else [name for name in names if fnmatchcase(name, key)]
         if not matching:
             raise ValueError(f"kinds has {key!r}, which no norm is called; expected of {', '.join(names[:20])}")
@@ -265,9 +281,13 @@ def _chosen(kinds: Kinds | None, names: list[str]) -> dict[str, Callable[[tuple[
 def _made(
     make: Callable[[tuple[int, ...]], Layer], shape: tuple[int, ...], name: str, values: dict[str, Array]
 ) -> Layer:
-    layer = make(shape)
+    try:
+        layer = make(shape)
+    except Exception as error:
+        error.add_note(f"while kinds made the layer {name} of a weight of shape {shape}")
+        raise
     if not isinstance(layer, Layer):
-        raise TypeError(f"kinds made a {type(layer).__name__} for {name}; expected a layer of fastbn")
+        raise TypeError(f"kinds made an object of type {type(layer).__name__} for {name}; expected a layer of fastbn")
     return filled(layer, values, name)
 
 

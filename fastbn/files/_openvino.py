@@ -6,7 +6,7 @@ from typing import Any
 from xml.parsers import expat
 
 from fastbn.files._content import Content, Found, Norm, Unknown
-from fastbn.files._source import Array, Entry, Source, Table, dtype_of, item_size, shape_of
+from fastbn.files._source import Array, Entry, Source, Table, beside, dtype_of, item_size, shape_of
 
 _DTYPES = {
     "f64": "<f8",
@@ -30,7 +30,7 @@ def read(source: Source) -> Content:
     root = _parse(source)
     if root.tag != "net":
         source.bad(f"its root is <{root.tag[:40]}>; expected <net>")
-    path = source.path.with_suffix(".bin")
+    path = beside(source, source.path.with_suffix(".bin").name)
     if not path.is_file():
         source.bad(f"{path.name}, which holds its constants, is not beside it")
     constants = Source(path)

@@ -12,16 +12,16 @@ _LONGEST_METADATA = 1 << 27
 
 
 def read(folder: Path) -> Content:
-    try:
-        import tensorstore
-    except ImportError:
-        raise ImportError("checkpoints of orbax are read with tensorstore; run: pip install tensorstore") from None
     folder = folder.resolve()
     if not (folder / "_METADATA").is_file() and (folder / "default" / "_METADATA").is_file():
         folder = folder / "default"  # as a CheckpointManager lays it out
     metadata = folder / "_METADATA"
     if not metadata.is_file() or metadata.stat().st_size > _LONGEST_METADATA:
-        raise FileError(f"{folder} has no _METADATA; expected a checkpoint of orbax")
+        raise FileError(f"{folder} is a folder without _METADATA; expected a file, or a checkpoint of orbax")
+    try:
+        import tensorstore
+    except ImportError:
+        raise ImportError("checkpoints of orbax are read with tensorstore; run: pip install tensorstore") from None
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise FileError(f"{folder}: {path.name} is a link; expected the files themselves")

@@ -77,13 +77,15 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], *, form
             f"{target.name} would be of the format {kind or target.suffix!r}; expected 'safetensors' or 'npz', the "
             "formats that are written (a .pt is read only: load the arrays in torch, and save them there)"
         )
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"arrays is of type {type(arrays).__name__}; expected a mapping from names to arrays")
     checked = {_name(name, kind): _array(name, value, kind) for name, value in arrays.items()}
     replace(target, lambda stream: (_safetensors if kind == "safetensors" else _npz)(stream, checked))
 
 
 def _name(name: Any, kind: str) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"the name {name!r} is a {type(name).__name__}; expected text")
+        raise TypeError(f"the name {name!r} is of type {type(name).__name__}; expected text")
     if kind == "safetensors" and name == "__metadata__":
         raise ValueError("the name '__metadata__' is safetensors' own; expected another")
     if kind == "npz" and ("\0" in name or not name):

@@ -55,12 +55,10 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
-        self._file = self.path.open("rb", buffering=0)
-        status = os.fstat(self._file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            self._file.close()
+        if not stat.S_ISREG(self.path.stat().st_mode):  # before it is opened, which may not end for a pipe
             raise FileError(f"{self.path} is no regular file; expected one that can be read by position")
-        self.size = status.st_size
+        self._file = self.path.open("rb", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
         self.bytes_read = 0
         self._lock = threading.Lock()
         self._max_bytes = max_bytes
