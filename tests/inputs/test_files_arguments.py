@@ -48,7 +48,7 @@ def test_an_error_of_kinds_tells_the_norm(file):
 
 def test_arguments_of_state_fold_and_write(file, tmp_path):
     for layers in ([1], {"bn": 3}):
-        with pytest.raises(TypeError, match="expected a (mapping from names to layers|layer of fastbn)"):
+        with pytest.raises(TypeError, match=r"expected a (mapping from names to layers|layer of fastbn)"):
             file.state(layers)
     with pytest.raises(TypeError, match=r"pairs is of type str; expected \{norm: dict\(weight=name\)\}"):
         file.fold("bn=conv.weight")
