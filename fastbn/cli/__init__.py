@@ -5,6 +5,7 @@ needs inside ``run``, so that ``fastbn --help`` stays quick and works without th
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,14 +27,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand: 0 is success, 1 a failed check, 2 a wrong call, 130 an interrupt."""
+    """Run one subcommand: 0 is success, 1 a failed check, 2 a wrong call, 130 an interrupt, 141 a closed pipe."""
     args = build_parser().parse_args(argv)
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
         return status
     except CommandError as error:
         print(f"fastbn {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return 141
     except KeyboardInterrupt:
         print(f"fastbn {args.command}: interrupted", file=sys.stderr)
         return 130

@@ -80,6 +80,10 @@ def _written(out: Path) -> Iterator[None]:
 def _write(file: Any, pairs: dict[str, Any], out: Path) -> str:
     from fastbn.files import write
 
+    if any(out.exists() and out.samefile(part) for part in file._content.parts):
+        raise CommandError(
+            f"{out} is one of the files that the index names; expected another name, for it would be lost"
+        )
     if out.suffix.lower() not in (".safetensors", ".npz"):
         raise CommandError(f"{out} is of the suffix {out.suffix!r}; expected .safetensors or .npz")
     arrays = file.fold(pairs or None)

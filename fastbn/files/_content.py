@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class Content:
     bias_of: Callable[[str], str] | None = None  # the name of the bias that belongs to a weight
     pairs: Callable[[], dict[str, dict[str, Any]]] | None = None  # what lies beside each norm, where the file tells
     graph: Any = None  # an ONNX model, which is folded as a whole
+    parts: list[Path] = field(default_factory=list)  # the files that an index names
 
 
 def values_of(norm: Norm, arrays: Mapping[str, Array], name: str) -> dict[str, Array]:

@@ -109,6 +109,9 @@ def ask_for_pairs(norms: Mapping[str, Norm], shapes: Mapping[str, tuple[int, ...
             width = prod(norm.shape)
             fits = [key for key, shape in shapes.items() if len(shape) >= 2 and width in shape[:2] + shape[-2:]]
             lines.append(f"{name} ({width} channels): {_some(fits) or 'no weight of this width'}")
+    if not lines:
+        kinds = ", ".join(sorted({norm.kind for norm in norms.values()})) or "none at all"
+        return ValueError(f"there is no batch norm to fold; the norms in this file are of the kinds: {kinds}")
     more = [f"... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
     return ValueError(
         "\n  ".join(

@@ -80,7 +80,7 @@ def _findings(norm: Norm, values: dict[str, Array], wide: dict[str, Array]) -> I
         never = counted is None or not np.any(counted)
         if (mean == 0).all() and (var == 1).all() and never:
             yield "untrained", "" if counted is not None else "no counter in the file"
-        dead = dead | (var < DEAD * np.median(var))
+        dead = dead | ((var >= 0) & (var < DEAD * np.median(var)))
         yield from _some("negative", var < 0)
         yield from _some("eps decides", (var >= 0) & (var < (norm.eps or 0)))
         yield from _some("large mean", np.abs(mean) > FAR * np.sqrt(np.maximum(var, 0) + (norm.eps or 0)))

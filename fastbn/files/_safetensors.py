@@ -104,7 +104,7 @@ def read_index(source: Source, open_shard: Any) -> Content:
     paths: dict[str, Path] = {file: beside(source, file) for file in files}
     shards: dict[str, Content] = {}
     entries = Table(source)
-    content = Content("safetensors", entries, lambda: find(entries, PLAIN))
+    content = Content("safetensors", entries, lambda: find(entries, PLAIN), parts=list(paths.values()))
     try:
         for file, path in paths.items():
             shards[file] = open_shard(path)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,41 @@ def test_a_picture_is_drawn(tmp_path, capsys):
     assert cli.main(["inspect", str(DATA / "torch.pt"), "--png", str(tmp_path / "p.png")]) == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert "1e-05 (assumed)" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "variances", [[[1, 2], [-1, 1], [np.nan, 1], [0, 1]], [[-1, -1]], []], ids=["some", "all", "none"]
+)
+def test_a_picture_of_statistics_that_no_scale_can_show(tmp_path, capsys, variances):
+    state = {"norm.weight": np.ones(2)}
+    for k, variance in enumerate(variances):
+        name = "$x_{$\n\u4e00" * k + f"bn{k}"  # neither mathematics nor signs that the font lacks
+        state |= {f"{name}.running_mean": np.ones(2), f"{name}.running_var": np.array(variance, float)}
+    files.write(tmp_path / "s.safetensors", state)
+    assert cli.main(["inspect", str(tmp_path / "s.safetensors"), "--png", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{len(variances)} normalizations, 1 unknown" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of this kind are POSIX's")
+def test_a_reader_that_has_seen_enough(tmp_path):
+    """As in: fastbn inspect FILE | head."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fastbn", "inspect", str(DATA / "torch.pt")]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_negative_variance_is_no_dead_channel(tmp_path, capsys):
+    state = {"bn.running_mean": np.ones(3), "bn.running_var": np.array([-1.0, 1.0, 1.0])}
+    files.write(tmp_path / "s.safetensors", state)
+    assert cli.main(["inspect", str(tmp_path / "s.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "negative (1 of 3)" in out
+    assert "dead" not in out
 
 
 def test_names_do_not_command_the_terminal(tmp_path, capsys):
@@ -150,3 +187,21 @@ def test_a_folder_that_is_not_there_is_one_sentence(tmp_path, capsys):
     assert cli.main(command) == 2
     told = capsys.readouterr().err
     assert told == f"fastbn fold: cannot write {out}: No such file or directory\n"
+
+
+def test_what_an_index_names_is_not_overwritten(tmp_path, capsys):
+    state = {"bn.running_mean": np.ones(2), "bn.running_var": np.ones(2), "conv.weight": np.ones((2, 3))}
+    files.write(tmp_path / "a.safetensors", state)
+    content = (tmp_path / "a.safetensors").read_bytes()
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(state, "a.safetensors")}))
+    pair = ["--pair", "bn=conv.weight"]
+    assert cli.main(["fold", str(index), "-o", str(tmp_path / "a.safetensors"), *pair]) == 2
+    assert "is one of the files that the index names" in capsys.readouterr().err
+    assert (tmp_path / "a.safetensors").read_bytes() == content
+    assert cli.main(["fold", str(index), "-o", str(tmp_path / "b.safetensors"), *pair]) == 0
+
+
+def test_a_file_without_batch_norms_says_so(tmp_path, capsys):
+    assert cli.main(["fold", str(DATA / "gguf_rms.gguf"), "-o", str(tmp_path / "a.npz")]) == 2
+    assert "there is no batch norm to fold; the norms in this file are of the kinds: rms" in capsys.readouterr().err
