@@ -5,6 +5,7 @@ needs inside ``run``, so that ``fastbn --help`` stays quick and works without th
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand: 0 is success, 1 a failed check, 2 a wrong call, 130 an interrupt, 141 a closed pipe."""
     args = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have signs that the terminal's encoding has not
     try:
         status: int = args.run(args)
         sys.stdout.flush()

@@ -116,6 +116,11 @@ class Source:
     def _ends(self, at: int, what: str) -> NoReturn:
         self.bad(f"{what} ends early: the file was cut short while it was open", at)
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the user has said what may be inflated."""
+        return self._max_bytes is not None
+
     def inflate(self, what: str, length: int, stored: int | None = None) -> None:
         """Count what is about to take more memory than in the file; refuse what cannot be or is not wanted."""
         if stored is not None and length > DEFLATE_AT_MOST * stored + 4096:

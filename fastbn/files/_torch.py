@@ -142,6 +142,7 @@ def _persistent(source: Source, storages: list[_Storage]) -> Any:
 def read_zip(source: Source, archive: Archive, root: str) -> Content:
     if f"{root}/constants.pkl" in archive.members and any(m.startswith(f"{root}/code/") for m in archive.members):
         source.bad("it is a TorchScript archive, which is a program; expected a state: save module.state_dict()")
+    archive.stored(f"{root}/data.pkl")  # as torch writes it; a compressed one could be of any length
     order = f"{root}/byteorder"
     if order in archive.members and archive.read(order).strip() != b"little":
         source.bad("its storages are big-endian; expected little-endian: load and save it on a little-endian machine")

@@ -21,6 +21,9 @@ _DAMAGE = (
 )
 
 
+LARGEST_INFLATED = 1 << 27  # bytes of a member that is needed to open the file, unless max_bytes is given
+
+
 class Archive:
     """A zip whose members are looked up once, with names that come once."""
 
@@ -79,6 +82,9 @@ class Archive:
         info = self.members[name]
         if self.is_stored(name):
             return self.source.read(self.place(name), info.file_size, f"member {name[:200]!r}")
+        if info.file_size > LARGEST_INFLATED and not self.source.is_bounded:
+            most = f"at most {LARGEST_INFLATED}, or more by max_bytes="
+            self.source.bad(f"member {name[:200]!r} inflates to {info.file_size} bytes; expected {most}")
         self.source.inflate(f"member {name[:200]!r}", info.file_size, info.compress_size)
         with self.open(name) as member:
             data = member.read(info.file_size + 1)

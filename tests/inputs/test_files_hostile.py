@@ -174,3 +174,27 @@ def test_an_npz_with_text_or_objects_is_read_but_for_these(tmp_path):
         for name in ("names", "config", "pairs"):
             with pytest.raises(ValueError, match=f"m.npz: array '{name}' has dtype .*; expected numbers"):
                 file.arrays[name]
+
+
+def test_what_is_needed_to_open_a_file_inflates_to_no_more_than_is_allowed(tmp_path):
+    """A zip of 150 kB of which one member would take 150 MB."""
+    path = tmp_path / "m.zip"
+
+    def write(name, *others):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for other in others:
+                archive.writestr(other, "{}")
+            with archive.open(name, "w") as member:
+                for _ in range(150):
+                    member.write(bytes(1 << 20))
+
+    write("m/data.pkl")
+    with pytest.raises(ValueError, match=r"member 'm/data.pkl' is compressed or encrypted; expected it stored"):
+        files.read(path)
+    write("model.weights.h5", "config.json")
+    with pytest.raises(
+        ValueError, match="inflates to 157286400 bytes; expected at most 134217728, or more by max_bytes="
+    ):
+        files.read(path)
+    with pytest.raises(ValueError, match="max_bytes=1000"):
+        files.read(path, max_bytes=1000)

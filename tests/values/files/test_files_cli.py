@@ -205,3 +205,12 @@ def test_what_an_index_names_is_not_overwritten(tmp_path, capsys):
 def test_a_file_without_batch_norms_says_so(tmp_path, capsys):
     assert cli.main(["fold", str(DATA / "gguf_rms.gguf"), "-o", str(tmp_path / "a.npz")]) == 2
     assert "there is no batch norm to fold; the norms in this file are of the kinds: rms" in capsys.readouterr().err
+
+
+def test_a_name_that_the_terminal_has_no_signs_for(tmp_path):
+    files.write(tmp_path / "s.safetensors", {"\u5c64.running_mean": np.ones(2), "\u5c64.running_var": np.ones(2)})
+    command = [sys.executable, "-m", "fastbn", "inspect", str(tmp_path / "s.safetensors")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u5c64" in done.stdout
