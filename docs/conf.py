@@ -19,8 +19,13 @@ intersphinx_mapping: dict[str, tuple[str, None]] = {}  # the build needs no netw
 
 html_theme = "furo"
 html_title = f"fastbn {release}"
-html_static_path: list[str] = []
-html_theme_options = {"source_repository": "https://github.com/fastbn/fastbn", "source_directory": "docs/"}
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/fastbn/fastbn",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 
 root_doc = "index"
 exclude_patterns = ["README.md", "pictures/*.py"]  # README.md is the same index, for those who read the folder

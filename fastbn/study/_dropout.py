@@ -73,7 +73,7 @@ def panels(results: Results) -> list[Panel]:
         way.replace(" before", ", before").replace(" after", ", after"): results.values("loss", way) for way in WAYS
     }
     return [
-        Lines("", "epoch", "test accuracy (%)", list(epochs), curves),
+        Lines("While it trains", "epoch", "test accuracy (%)", list(epochs), curves),
         Dots("After the last epoch", "test loss (nats)", losses),
     ]
 

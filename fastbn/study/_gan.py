@@ -88,7 +88,7 @@ def panels(results: Results) -> list[Panel]:
     steps = [STEPS * (i + 1) / points for i in range(points)]
     many = {way: results.values("kinds", way) for way in WAYS}
     return [
-        Lines("", "step", "Frechet distance to real digits", steps, curves, log="y"),
+        Lines("While it trains", "step", "Frechet distance to real digits", steps, curves, log="y"),
         Dots("After the last step", "digits made, of 10", many),
     ]
 

@@ -22,6 +22,8 @@ STYLES = (
     ("#56B4E9", "X"),
 )
 MARKERS = 20  # the most points of a curve that are marked
+TICKS = 8  # the most points of a logarithmic axis that are all named
+PLAIN = 1000  # times the least number, up to which a logarithmic axis tells numbers without exponents
 
 
 def draw(title: str, panels: Sequence[Panel], path: Path) -> None:
@@ -61,8 +63,11 @@ def _lines(axes: Any, panel: Lines) -> None:
     axes.set_xlabel(panel.x_label)
     if "x" in panel.log:
         axes.set_xscale("log")
+        if len(panel.x) <= TICKS:
+            axes.set_xticks(panel.x, [f"{x:g}" for x in panel.x])
+            axes.set_xticks([], minor=True)
     if "y" in panel.log:
-        axes.set_yscale("log")
+        _logarithmic(axes)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -72,11 +77,24 @@ def _dots(axes: Any, panel: Dots) -> None:
         color, marker = kinds[name.partition(" at ")[0]]
         axes.plot(np.full(len(values), at), values, marker, color=color, markersize=5, alpha=0.6)
         axes.hlines(_middle(values, panel.log), at - 0.3, at + 0.3, color=color, linewidth=2)
-    names = [fill(name, 13) for name in panel.values]
+    width = 13 if len(panel.values) < 6 else 10
+    parts = [name.replace(" at ", "\nat ").split("\n") for name in panel.values]
+    names = ["\n".join(fill(part, width) for part in of_one) for of_one in parts]
     axes.set_xticks(range(len(names)), names, fontsize=7)
     axes.set_xlim(-0.6, len(names) - 0.4)
     if panel.log:
-        axes.set_yscale("log")
+        _logarithmic(axes)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Make the vertical axis logarithmic; over a few powers of ten with numbers as one writes them: 0.2, 0.5, 1, 2."""
+    axes.set_yscale("log")
+    least, greatest = axes.get_ylim()
+    if greatest <= PLAIN * least:
+        told = "25" if greatest > 5 * least else "2345678"
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in told else "")
+        axes.tick_params(axis="y", which="minor", labelsize=8)
 
 
 def _middle(values: Array, log: bool) -> Array:

@@ -63,7 +63,7 @@ def panels(results: Results) -> list[Panel]:
     epochs = range(1, curves[NONE].shape[1] + 1)
     best = {way: results.values("best", way) for way in WAYS}
     return [
-        Lines("", "epoch", "test loss (nats a letter)", list(epochs), curves),
+        Lines("While it trains", "epoch", "test loss (nats a letter)", list(epochs), curves),
         Dots("At the best epoch", "test loss (nats a letter)", best),
     ]
 
