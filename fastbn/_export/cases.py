@@ -1,16 +1,18 @@
 """What the self test of a library computes, and the digests of what Python computes of the same.
 
-Inputs are integers by a formula, scaled by powers of two: the same in C, JavaScript and NumPy, whether or not a
-compiler fuses multiplications and additions.
+Inputs are integers by a formula, scaled by powers of two, or of half precision such integers as bits: the same in C,
+JavaScript and NumPy, whether or not a compiler fuses multiplications and additions.
 """
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastbn
+from fastbn._export.errors import ExportError
 from fastbn._export.interface import Function, Parameter
 
 Array = NDArray[Any]
@@ -20,7 +22,7 @@ class Argument(NamedTuple):
     """Of a call: a number, memory of `count` elements, drawn or filled with bytes of 0x7f, or memory told by others."""
 
     kind: str  # "number", "size", "draw", "room", "null", "work", "same" (memory of argument `of`), "part" (of that)
-    value: Any = 0  # of a number or size; of memory, (count, seed, offset, scale)
+    value: Any = 0  # of a number or size; of memory, the count, and of what is drawn what `drawn` takes
     of: int = 0
 
 
@@ -50,14 +52,38 @@ def mixed(numbers: Array, seed: int) -> Array:
     return h ^ (h >> np.uint64(16))
 
 
-def drawn(count: int, seed: int, offset: float, scale: float, dtype: str) -> Array:
-    """Numbers from offset - scale to offset + scale, in steps of scale / 2^15."""
-    whole = (mixed(np.arange(count), seed) >> np.uint64(16)).astype(np.int64) - 32768
+def drawn(count: int, seed: int, *numbers: Any, dtype: str) -> Array:
+    """Numbers from offset - scale to offset + scale, in steps of scale / 2^15; numbers: these two.
+
+    Of half precision the bits: so many patterns from a first one on, with any sign if asked for; numbers: these three.
+    """
+    h = mixed(np.arange(count), seed)
+    if "float16" in dtype:
+        first, patterns, signed = numbers
+        return (first + (h >> np.uint64(16)) % patterns | (h & np.uint64(signed)) << np.uint64(15)).astype(np.uint16)
+    offset, scale = numbers
+    whole = (h >> np.uint64(16)).astype(np.int64) - 32768
     return (offset + whole * (scale / 32768)).astype(dtype)
 
 
+def check(dtype: str) -> None:
+    """Raise unless there is a Python to compare with."""
+    if dtype == "bfloat16" and find_spec("ml_dtypes") is None:
+        raise ExportError('the self test of bfloat16 needs ml_dtypes; pip install "fastbn[half]"')
+
+
+def _from_bits(values: Array, dtype: str) -> Array:
+    """Half precision as Python's calls take it."""
+    if dtype == "bfloat16":
+        from ml_dtypes import bfloat16
+
+        return values.view(bfloat16)
+    return values.view(dtype)
+
+
 def digest(values: Array) -> int:
-    words = np.ascontiguousarray(values).view(np.uint32).ravel().astype(np.uint64)
+    raw = np.ascontiguousarray(values).tobytes()
+    words = np.frombuffer(raw + bytes(-len(raw) % 4), np.uint32).astype(np.uint64)
     numbers, halves = np.arange(words.size), []
     for seed in (101, 102):
         terms = words * (mixed(numbers, seed) | np.uint64(1))
@@ -95,6 +121,16 @@ _NHWC = (
 )
 _GROUPS = {1: (2, 8, 30), 2: (3, 6, 1), 3: (2, 6, 63), 4: (2, 16, 3000), 5: (70, 5, 2), 16: (4, 16, 7)}
 _DATA = ((0.0, 1.0, 1e-5), (1000.0, 0.5, 1e-5), (2.0**-66, 2.0**-70, 1e-45))  # offset, scale, eps
+_DATA_OF = {
+    "float16": ((0.0, 1.0, 1e-5), (768.0, 128.0, 1e-5), (0.0, 2.0**-15, 1e-45)),
+    "bfloat16": ((0.0, 1.0, 1e-5), (768.0, 128.0, 1e-5), (0.0, 2.0**-65, 1e-45)),
+    "float32": _DATA,
+    "float64": _DATA,
+}
+_BITS = {  # of the same magnitudes; see `drawn`
+    "float16": ((0x2C00, 0x1000, 1), (0x6000, 0x400, 0), (0, 0x400, 1)),
+    "bfloat16": ((0x3D80, 0x200, 1), (0x4400, 0x80, 0), (0x1F00, 0x100, 1)),
+}
 
 
 def _sizes(function: Function) -> Iterator[tuple[int, ...]]:
@@ -124,10 +160,8 @@ def cases(functions: Iterable[Function]) -> Iterator[Case]:
 
 
 def _may_be_missing(function: Function, parameter: Parameter) -> bool:
-    needed = {"x", "y", "dy", "dx", "work"}
-    if "train" not in function.entry:
-        needed |= {"running_mean", "running_var"}
-    return parameter.kind in ("in", "out", "both", "double") and parameter.name not in needed
+    needed = {"running_mean", "running_var"} if "train" not in function.entry else set()
+    return parameter.kind in ("affine", "gradient", "both", "double") and parameter.name not in needed
 
 
 def _count(function: Function, name: str, sizes: dict[str, int]) -> int:
@@ -146,11 +180,19 @@ def _arguments(
     function: Function, sizes: tuple[int, ...], k: int, missing: tuple[str, ...], in_place: bool
 ) -> tuple[Argument, ...]:
     named = dict(zip((p.name for p in function.sizes), sizes, strict=True))
-    offset, scale, eps = _DATA[k % len(_DATA)]
+    dtype, kind = function.dtype.name, k % len(_DATA)
+    offset, scale, eps = _DATA_OF[dtype][kind]
     numbers = {"eps": eps, "momentum": 0.1 + k / 64}
-    data = {"x": (offset, scale), "weight": (1.0, 0.5), "bias": (0.0, 1.0), "running_mean": (offset, scale)}
-    data |= {"dy": (0.0, 1.0)} | ({"mean": (offset, scale), "rstd": (2.0 / scale, 1.0 / scale)})
+    data: dict[str, tuple[Any, ...]] = {
+        "x": (offset, scale),
+        "weight": (1.0, 0.5),
+        "bias": (0.0, 1.0),
+        "running_mean": (offset, scale),
+    }
+    data |= {"dy": (0.0, 1.0), "mean": (offset, scale), "rstd": (2.0 / scale, 1.0 / scale)}
     data["running_var"] = (2.0 * scale * scale, scale * scale)
+    if function.dtype.half:
+        data |= {"x": _BITS[dtype][kind], "dy": _BITS[dtype][0]}
     found = []
     for i, p in enumerate(function.parameters):
         if p.name in missing:
@@ -163,10 +205,10 @@ def _arguments(
             found.append(Argument("work"))
         elif p.name in ("y", "dx") and in_place:
             found.append(Argument("same", of=k // 4 % 2 if function.backward else 0))
-        elif p.kind in ("in", "both", "given"):
+        elif p.kind in ("in", "affine", "both", "given"):
             found.append(Argument("draw", (_count(function, p.name, named), 7 * k + i, *data[p.name])))
         else:
-            found.append(Argument("room", (_count(function, p.name, named), 0, 0.0, 0.0)))
+            found.append(Argument("room", (_count(function, p.name, named),)))
     return tuple(found)
 
 
@@ -186,9 +228,10 @@ def _by_python(function: Function, sizes: tuple[int, ...], arguments: tuple[Argu
     given: dict[str, Any] = {}
     for p, a in zip(function.parameters, arguments, strict=True):
         if a.kind == "draw":
-            count, seed, offset, scale = a.value
-            dtype = "float64" if p.kind == "given" else function.dtype.name
-            given[p.name] = drawn(count, seed, offset, scale, dtype)
+            dtype = function.dtype_of(p)
+            given[p.name] = drawn(*a.value, dtype=dtype.name)
+            if dtype.half:
+                given[p.name] = _from_bits(given[p.name], dtype.name)
         elif a.kind == "number":
             given[p.name] = a.value
     if function.backward:

@@ -12,6 +12,7 @@ from fastbn._compiled import steps  # noqa: F401 - it makes the functions of `in
 from fastbn._export.memory import (
     OVERHEAD,
     array,
+    computed,
     either,
     extent,
     fill,
@@ -67,7 +68,7 @@ def layer_norm(x, y, weight, bias, rows, cols, eps, mean, rstd, work, most):
         return refused
     item, size = item_of(x), rows * cols
     written = extent(mean, rows, 8), extent(rstd, rows, 8)
-    read = extent(weight, cols, item), extent(bias, cols, item)
+    read = extent(weight, cols, item_of(weight)), extent(bias, cols, item_of(weight))
     if overlapping(extent(x, size, item), extent(y, size, item), written, read):
         return OVERLAP
     means, roots = wanted(mean, rows), wanted(rstd, rows)
@@ -95,7 +96,7 @@ def rms_norm(x, y, weight, rows, cols, eps, rstd, work, most):
     if refused:
         return refused
     item, size = item_of(x), rows * cols
-    written, read = (extent(rstd, rows, 8),), (extent(weight, cols, item),)
+    written, read = (extent(rstd, rows, 8),), (extent(weight, cols, item_of(weight)),)
     if overlapping(extent(x, size, item), extent(y, size, item), written, read):
         return OVERLAP
     roots = wanted(rstd, rows)
@@ -136,7 +137,7 @@ def _given_room(parts, item):
     blocks = 0
     if integers.channels_are_columns(outer, channels, inner, 0):
         view = _view_of_columns(parts)
-        blocks = (3 * _apart(view[1] * view[2]) + 16) * item + OVERHEAD
+        blocks = (3 * _apart(view[1] * view[2]) + 16) * computed(item) + OVERHEAD
     return room(2 * channels, item, 0, blocks)
 
 
@@ -153,7 +154,7 @@ def _batch_room(parts, item):
 def _of_panel(view, item):
     """The bytes that `columns.forward` is given."""
     n = view[6]
-    return 5 * _apart(n) * 8 + (3 * _apart(n) + 16) * item + 2 * n * 8 + 3 * OVERHEAD
+    return 5 * _apart(n) * 8 + (3 * _apart(n) + 16) * computed(item) + 2 * n * 8 + 3 * OVERHEAD
 
 
 @tile
@@ -183,17 +184,18 @@ def _given(x, y, weight, bias, mean, var, outer, channels, inner, eps, work, mos
         return SIZE
     if null(x) or null(y) or null(mean) or null(var) or null(work):
         return NULL
-    affine, given = (extent(weight, channels, item), extent(bias, channels, item)), extent(mean, channels, item)
-    read = (*affine, given, extent(var, channels, item))
+    own = item_of(weight)
+    affine, given = (extent(weight, channels, own), extent(bias, channels, own)), extent(mean, channels, own)
+    read = (*affine, given, extent(var, channels, own))
     if overlapping(extent(x, size, item), extent(y, size, item), (extent(work, places[3], 1),), read):
         return OVERLAP
     base = opened(work, places)
-    ones, zeros = base + places[0], base + places[0] + channels * item
+    ones, zeros = base + places[0], base + places[0] + channels * own
     w, b = filled(weight, ones, channels, 1.0), filled(bias, zeros, channels, 0.0)
     source, target, means, variances = array(x, size), array(y, size), array(mean, channels), array(var, channels)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 0):
         plan = integers.columns_scale(_view_of_columns(parts), 1, size * item, item, 1, 1)
-        _columns_scale(plan, source, target, w, b, None, None, eps, means, variances, array(y, 0), None)
+        _columns_scale(plan, source, target, w, b, None, None, eps, means, variances, w[:0], None)
     else:
         view = parts[0], parts[1], 1, parts[2], channels
         shape = integers.runs_scale(view, 1, size * item, item)
@@ -221,20 +223,21 @@ def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, 
         return SIZE
     if null(x) or null(y) or null(work):
         return NULL
-    running = extent(running_mean, channels, item), extent(running_var, channels, item)
+    own = item_of(weight)
+    running = extent(running_mean, channels, own), extent(running_var, channels, own)
     written = (extent(mean, channels, 8), extent(rstd, channels, 8), extent(work, places[3], 1), *running)
-    read = extent(weight, channels, item), extent(bias, channels, item)
+    read = extent(weight, channels, own), extent(bias, channels, own)
     if overlapping(extent(x, size, item), extent(y, size, item), written, read):
         return OVERLAP
     base = opened(work, places)
     w = filled(weight, base + places[0], channels, 1.0)
-    b = filled(bias, base + places[0] + channels * item, channels, 0.0)
+    b = filled(bias, base + places[0] + channels * own, channels, 0.0)
     means = array(either(mean, base + places[1]), channels)
     variances = array(either(rstd, base + places[1] + channels * 8), channels)
     source, target = array(x, size), array(y, size)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 1):
         plan = integers.columns_forward(_view_of_columns(parts), 1, size * item, item, 1, 0)
-        _columns_forward(plan, source, target, w, b, None, None, eps, means, variances, array(y, 0), None)
+        _columns_forward(plan, source, target, w, b, None, None, eps, means, variances, w[:0], None)
     else:
         view = parts[0], parts[1], 1, parts[2], channels
         shape = integers.runs_forward(view, 1, size * item, item, 1, 0)
@@ -336,7 +339,8 @@ def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, 
     if null(x) or null(y) or null(work):
         return NULL
     written = extent(mean, count, 8), extent(rstd, count, 8), extent(work, places[3], 1)
-    read = extent(weight, channels, item), extent(bias, channels, item)
+    own = item_of(weight)
+    read = extent(weight, channels, own), extent(bias, channels, own)
     if overlapping(extent(x, size, item), extent(y, size, item), written, read):
         return OVERLAP
     base = opened(work, places)
@@ -345,7 +349,7 @@ def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, 
     by_element = by_runs and plane == 1 and span > 1
     w = filled(weight, base + places[0], channels, 1.0)
     # What is added to an element of its own must leave -0 as it is.
-    b = filled(bias, base + places[0] + channels * item, channels, -0.0 if by_element else 0.0)
+    b = filled(bias, base + places[0] + channels * own, channels, -0.0 if by_element else 0.0)
     if by_element:
         rows = integers.runs_forward((1, count, 1, span, channels), 0, size * item, item, 1, 1)
         means, roots = wanted(mean, count), wanted(rstd, count)
@@ -358,7 +362,7 @@ def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, 
         plan = integers.columns_forward(view, batch, size * item, item, 1, 1)
         means = array(either(mean, base + places[1]), count)
         roots = array(either(rstd, base + places[1] + count * 8), count)
-        _columns_forward(plan, source, target, w, b, None, None, eps, means, roots, array(y, 0), None)
+        _columns_forward(plan, source, target, w, b, None, None, eps, means, roots, w[:0], None)
     return OK
 
 
@@ -408,31 +412,41 @@ def instance_norm_nhwc(x, y, weight, bias, batch, channels, plane, eps, mean, rs
     return _groups(x, y, weight, bias, batch, plane, channels, 1, 1, eps, mean, rstd, work, most)
 
 
-@tile
-def group_norm_nchw_workspace(batch, channels, plane, groups, item, most):
-    span = _groups_of(channels, groups)
-    if _nothing(batch, channels, plane, item, most) or span < 0:
-        return 0
-    return _size(_groups_room(batch, 1, groups, span, plane, item), most)
+def workspaces(groups_room):
+    """How much working memory calls take whose places `groups_room` gives.
+
+    Of group norm in nchw and nhwc, and of instance norm.
+    """
+
+    @tile
+    def of_groups(batch, before, channels, groups, behind, item, most):
+        span = _groups_of(channels, groups)
+        if _nothing(batch, channels, before * behind, item, most) or span < 0:
+            return 0
+        return _size(groups_room(batch, before, groups, span, behind, item), most)
+
+    @tile
+    def group_nchw(batch, channels, plane, groups, item, most):
+        return of_groups(batch, 1, channels, groups, plane, item, most)
+
+    @tile
+    def group_nhwc(batch, channels, plane, groups, item, most):
+        return of_groups(batch, plane, channels, groups, 1, item, most)
+
+    @tile
+    def instance_nchw(batch, channels, plane, item, most):
+        return of_groups(batch, 1, channels, channels, plane, item, most)
+
+    @tile
+    def instance_nhwc(batch, channels, plane, item, most):
+        return of_groups(batch, plane, channels, channels, 1, item, most)
+
+    return group_nchw, group_nhwc, instance_nchw, instance_nhwc
 
 
-@tile
-def group_norm_nhwc_workspace(batch, channels, plane, groups, item, most):
-    span = _groups_of(channels, groups)
-    if _nothing(batch, channels, plane, item, most) or span < 0:
-        return 0
-    return _size(_groups_room(batch, plane, groups, span, 1, item), most)
-
-
-@tile
-def instance_norm_nchw_workspace(batch, channels, plane, item, most):
-    if _nothing(batch, channels, plane, item, most):
-        return 0
-    return _size(_groups_room(batch, 1, channels, 1, plane, item), most)
-
-
-@tile
-def instance_norm_nhwc_workspace(batch, channels, plane, item, most):
-    if _nothing(batch, channels, plane, item, most):
-        return 0
-    return _size(_groups_room(batch, plane, channels, 1, 1, item), most)
+(
+    group_norm_nchw_workspace,
+    group_norm_nhwc_workspace,
+    instance_norm_nchw_workspace,
+    instance_norm_nhwc_workspace,
+) = workspaces(_groups_room)

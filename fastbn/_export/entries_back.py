@@ -17,12 +17,14 @@ from fastbn._export.entries import (
     _split,
     _view_of_columns,
     _view_of_groups,
+    workspaces,
 )
 from fastbn._export.memory import (
     OVERHEAD,
     array,
     array3,
     at_byte,
+    computed,
     either,
     extent,
     fill,
@@ -54,7 +56,7 @@ _apart = tile(columns.apart)
 @tile
 def _of_rows(view, nbytes, item):
     plan = integers.rows_backward(view, nbytes, item)
-    own = 3 * _ROWS * item + (2 * _ROWS + 1) * (_LANES + 1) * 8 + 2 * OVERHEAD
+    own = 3 * _ROWS * computed(item) + (2 * _ROWS + 1) * (_LANES + 1) * 8 + 2 * OVERHEAD
     if plan[11]:
         own += (_LINE + _ROWS * view[3]) * item + OVERHEAD
     return plan[5], own
@@ -69,7 +71,7 @@ def _of_runs(view, nbytes, item):
 @tile
 def _of_columns(view, blocks, item):
     n = view[6]
-    return blocks, 4 * _apart(n) * 8 + (9 * _apart(n) + _LANES) * item + 2 * OVERHEAD
+    return blocks, 4 * _apart(n) * 8 + (9 * _apart(n) + _LANES) * computed(item) + 2 * OVERHEAD
 
 
 @tile
@@ -124,7 +126,7 @@ def _by_rows(view, memory, w, mean, rstd, base, places, like, dweight, dbias):
     dy, x, dx = memory
     plan = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
     grads = _gradients(base, places, like, plan[5], view[4])
-    _rows_backward(plan, dy, x, dx, w, mean, rstd, grads, x[:0], None)
+    _rows_backward(plan, dy, x, dx, w, mean, rstd, grads, w[:0], None)
     _add_up(grads, dweight, dbias)
 
 
@@ -142,7 +144,7 @@ def _by_columns(view, blocks, memory, w, mean, rstd, base, places, like, dweight
     dy, x, dx = memory
     plan = integers.columns_backward(view, blocks, x.size * x.itemsize, x.itemsize, 1)
     grads = _gradients(base, places, like, blocks, view[5])
-    _columns_backward(plan, dy, x, dx, w, None, mean, rstd, grads, None, x[:0], None)
+    _columns_backward(plan, dy, x, dx, w, None, mean, rstd, grads, None, w[:0], None)
     _add_up(grads, dweight, dbias)
 
 
@@ -152,9 +154,9 @@ def _three(dy, x, dx, size):
 
 
 @tile
-def _of_weights(weight, dweight, dbias, base, places, count, item):
+def _of_weights(weight, dweight, dbias, base, places, count):
     """The weight, and where its gradient and that of the bias go."""
-    first = base + places[0]
+    first, item = base + places[0], item_of(weight)
     w = filled(weight, first, count, 1.0)
     return w, array(either(dweight, first + count * item), count), array(either(dbias, first + 2 * count * item), count)
 
@@ -169,9 +171,9 @@ def _of_nothing(dweight, dbias, count):
 
 @tile
 def _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, weights, groups, work, places):
-    item = item_of(x)
-    written = extent(dweight, weights, item), extent(dbias, weights, item), extent(work, places[3], 1)
-    read = extent(weight, weights, item), extent(mean, groups, 8), extent(rstd, groups, 8)
+    item, own = item_of(x), item_of(weight)
+    written = extent(dweight, weights, own), extent(dbias, weights, own), extent(work, places[3], 1)
+    read = extent(weight, weights, own), extent(mean, groups, 8), extent(rstd, groups, 8)
     return overlapping_back(extent(dy, size, item), extent(x, size, item), extent(dx, size, item), written, read)
 
 
@@ -194,7 +196,7 @@ def layer_norm_backward(dy, x, dx, weight, rows, cols, mean, rstd, dweight, dbia
     if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, cols, rows, work, places):
         return OVERLAP
     base = opened(work, places)
-    w, dw, db = _of_weights(weight, dweight, dbias, base, places, cols, item)
+    w, dw, db = _of_weights(weight, dweight, dbias, base, places, cols)
     means, roots = array(mean, rows), array(rstd, rows)
     _by_rows(view, _three(dy, x, dx, size), w, means, roots, base, places, mean, dw, db)
     return OK
@@ -217,7 +219,7 @@ def rms_norm_backward(dy, x, dx, weight, rows, cols, rstd, dweight, work, most):
     if _overlapping(dy, x, dx, size, weight, rstd, rstd, dweight, absent, cols, rows, work, places):
         return OVERLAP
     base = opened(work, places)
-    w, dw, db = _of_weights(weight, dweight, absent, base, places, cols, item)
+    w, dw, db = _of_weights(weight, dweight, absent, base, places, cols)
     _by_rows(view, _three(dy, x, dx, size), w, None, array(rstd, rows), base, places, rstd, dw, db)
     return OK
 
@@ -245,7 +247,7 @@ def _batch(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
     if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, channels, channels, work, places):
         return OVERLAP
     base = opened(work, places)
-    w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels, item)
+    w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels)
     memory, means, roots = _three(dy, x, dx, size), array(mean, channels), array(rstd, channels)
     parts = _split(outer, channels, inner)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 1):
@@ -298,7 +300,7 @@ def _groups(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
     if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, channels, count, work, places):
         return OVERLAP
     base = opened(work, places)
-    w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels, item)
+    w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels)
     memory, means, roots = _three(dy, x, dx, size), array(mean, count), array(rstd, count)
     if before == 1 or channels == 1:
         if plane == 1 and span > 1:
@@ -345,31 +347,9 @@ def instance_norm_backward_nhwc(dy, x, dx, weight, batch, channels, plane, mean,
     return _groups(dy, x, dx, weight, (batch, plane, channels, 1, 1), mean, rstd, dweight, dbias, work, most)
 
 
-@tile
-def group_norm_backward_nchw_workspace(batch, channels, plane, groups, item, most):
-    span = _groups_of(channels, groups)
-    if _nothing(batch, channels, plane, item, most) or span < 0:
-        return 0
-    return _size(_groups_room(batch, 1, groups, span, plane, item), most)
-
-
-@tile
-def group_norm_backward_nhwc_workspace(batch, channels, plane, groups, item, most):
-    span = _groups_of(channels, groups)
-    if _nothing(batch, channels, plane, item, most) or span < 0:
-        return 0
-    return _size(_groups_room(batch, plane, groups, span, 1, item), most)
-
-
-@tile
-def instance_norm_backward_nchw_workspace(batch, channels, plane, item, most):
-    if _nothing(batch, channels, plane, item, most):
-        return 0
-    return _size(_groups_room(batch, 1, channels, 1, plane, item), most)
-
-
-@tile
-def instance_norm_backward_nhwc_workspace(batch, channels, plane, item, most):
-    if _nothing(batch, channels, plane, item, most):
-        return 0
-    return _size(_groups_room(batch, plane, channels, 1, 1, item), most)
+(
+    group_norm_backward_nchw_workspace,
+    group_norm_backward_nhwc_workspace,
+    instance_norm_backward_nchw_workspace,
+    instance_norm_backward_nhwc_workspace,
+) = workspaces(_groups_room)

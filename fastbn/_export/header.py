@@ -12,11 +12,12 @@ _TOP = """\
    Every function normalizes x into y, which may be x itself, and returns a status.  A call uses the memory that it is
    given and no other, keeps nothing, and may run beside others on other threads.
 
-   weight, bias    elements of the type of x, one for each of `cols` or `channels`; NULL: 1 and 0
+   f16, bf16       x, y, dy and dx are the bits of float16 (IEEE 754) or bfloat16; everything is computed in float
+   weight, bias    one for each of `cols` or `channels`, of the type that is computed in; NULL: 1 and 0
    mean, rstd      statistics of x as Python returns them, double: the mean, and 1 / sqrt(variance + eps); one for each
                    row, channel, sample and group, or sample and channel; NULL: not wanted
                    backward takes them as forward wrote them, and not NULL
-   dweight, dbias  gradients of weight and bias, of the type of x; NULL: not wanted.  dx may be x or dy
+   dweight, dbias  gradients of weight and bias, of the type of these; NULL: not wanted.  dx may be x or dy
    plane           positions of an image, height times width; 1 where there are none
    nchw, nhwc      whether x lies as (batch, channels, plane) or as (batch, plane, channels)
    work            memory of any alignment, of so many bytes as the function ..._workspace says, for the same sizes; may
@@ -59,9 +60,9 @@ def _declared(function: Function) -> str:
 
 
 def prototype(function: Function) -> str:
-    declared = ", ".join(_parameter(p, function) for p in function.parameters)
-    text = f"int {function.name}({declared})"
-    return "\n".join(textwrap.wrap(text, 116, subsequent_indent=" " * 4, break_long_words=False))
+    declared = ", ".join(_parameter(p, function).replace(" ", "\0") for p in function.parameters)
+    lines = textwrap.wrap(f"int\0{function.name}({declared})", 116, subsequent_indent=" " * 4, break_long_words=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def workspace_prototype(function: Function) -> str:
@@ -70,14 +71,8 @@ def workspace_prototype(function: Function) -> str:
 
 
 def _parameter(parameter: Parameter, function: Function) -> str:
-    kinds = {
-        "in": f"const {function.dtype.c} *",
-        "out": f"{function.dtype.c} *",
-        "both": f"{function.dtype.c} *",
-        "double": "double *",
-        "given": "const double *",
-        "size": "int64_t ",
-        "number": "double ",
-        "work": "void *",
-    }
-    return kinds[parameter.kind] + parameter.name
+    kinds = {"size": "int64_t ", "number": "double ", "work": "void *"}
+    if parameter.kind in kinds:
+        return kinds[parameter.kind] + parameter.name
+    read = "const " if parameter.kind in ("in", "affine", "given") else ""
+    return f"{read}{function.dtype_of(parameter).c} *{parameter.name}"

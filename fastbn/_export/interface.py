@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 OPERATIONS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
-DTYPES = ("float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS = {"nchw": "channels_first", "nhwc": "channels_last"}
 STATUSES = (
     ("OK", "the result is there"),
@@ -26,7 +26,9 @@ class Parameter(NamedTuple):
     """Of a C function."""
 
     name: str
-    kind: str  # "in": read; "out": written; "both"; "double", "given": those of float64; "size"; "number"; "work"
+    # Of elements like those of x: "in": read; "out": written.  Of the type that they are computed in: "affine": read;
+    # "gradient": written; "both".  Of float64: "given": read; "double": written.  "size"; "number"; "work"
+    kind: str
 
 
 class Dtype(NamedTuple):
@@ -35,11 +37,19 @@ class Dtype(NamedTuple):
     c: str
     numba: Any
     item: int
+    computed_in: str
+
+    @property
+    def half(self) -> bool:
+        """Whether C and Numba know the elements by their bits alone."""
+        return self.item == 2
 
 
 DTYPE_OF = {
-    "float32": Dtype("float32", "f32", "float", types.float32, 4),
-    "float64": Dtype("float64", "f64", "double", types.float64, 8),
+    "float16": Dtype("float16", "f16", "uint16_t", types.uint16, 2, "float32"),
+    "bfloat16": Dtype("bfloat16", "bf16", "uint16_t", types.int16, 2, "float32"),
+    "float32": Dtype("float32", "f32", "float", types.float32, 4, "float32"),
+    "float64": Dtype("float64", "f64", "double", types.float64, 8, "float64"),
 }
 
 
@@ -63,13 +73,17 @@ class Function(NamedTuple):
     def sizes(self) -> tuple[Parameter, ...]:
         return tuple(p for p in self.parameters if p.kind == "size")
 
+    def dtype_of(self, parameter: Parameter) -> Dtype:
+        """Of what a pointer points to."""
+        if parameter.kind in ("double", "given"):
+            return DTYPE_OF["float64"]
+        return self.dtype if parameter.kind in ("in", "out") else DTYPE_OF[self.dtype.computed_in]
+
     def signature(self) -> tuple[Any, ...]:
         """Numba's types of the entry, whose last argument is the most bytes of an array."""
-        one = types.CPointer(self.dtype.numba)
-        wide, work = types.CPointer(types.float64), types.CPointer(types.int64)
-        kinds = {"in": one, "out": one, "both": one, "double": wide, "given": wide}
-        kinds |= {"size": types.int64, "number": types.float64, "work": work}
-        return (*(kinds[p.kind] for p in self.parameters), types.int64)
+        others = {"size": types.int64, "number": types.float64, "work": types.CPointer(types.int64)}
+        given = [others.get(p.kind) or types.CPointer(self.dtype_of(p).numba) for p in self.parameters]
+        return (*given, types.int64)
 
 
 def _parameters(text: str) -> tuple[Parameter, ...]:
@@ -77,7 +91,7 @@ def _parameters(text: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, kind) for part in text.split(",") for kind, *names in [part.split()] for name in names)
 
 
-_AFFINE = "in x, out y, in weight bias"
+_AFFINE = "in x, out y, affine weight bias"
 _IMAGE = "size batch channels plane"
 _KEPT = "double mean rstd, work work"
 _ROWS = "size rows cols, number eps"
@@ -85,7 +99,11 @@ _ROWS = "size rows cols, number eps"
 _TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "layer_norm": (("layer_norm", f"{_AFFINE}, {_ROWS}, {_KEPT}", "each of `rows` rows of `cols` elements"),),
     "rms_norm": (
-        ("rms_norm", f"in x, out y, in weight, {_ROWS}, double rstd, work work", "each row by its root mean square"),
+        (
+            "rms_norm",
+            f"in x, out y, affine weight, {_ROWS}, double rstd, work work",
+            "each row by its root mean square",
+        ),
     ),
     "batch_norm": (
         (
@@ -106,8 +124,8 @@ _TABLE: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 
 
-_GRADIENTS = "in dy x, out dx, in weight"
-_OF_AFFINE = "given mean rstd, out dweight dbias, work work"
+_GRADIENTS = "in dy x, out dx, affine weight"
+_OF_AFFINE = "given mean rstd, gradient dweight dbias, work work"
 _BACKWARD: dict[str, tuple[tuple[str, str, str], ...]] = {
     "layer_norm": (
         ("layer_norm_backward", f"{_GRADIENTS}, size rows cols, {_OF_AFFINE}", "the gradients of layer_norm"),
@@ -115,7 +133,7 @@ _BACKWARD: dict[str, tuple[tuple[str, str, str], ...]] = {
     "rms_norm": (
         (
             "rms_norm_backward",
-            f"{_GRADIENTS}, size rows cols, given rstd, out dweight, work work",
+            f"{_GRADIENTS}, size rows cols, given rstd, gradient dweight, work work",
             "the gradients of rms_norm",
         ),
     ),

@@ -1,5 +1,6 @@
 """A folder with a library, made for one processor."""
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
     # Imported here: they compile, which the checks before must not wait for.
     from fastbn._export import archive, cases, header, interface, modules, selftest, texts
 
+    for dtype in order.dtypes:
+        cases.check(dtype)
     layouts = [name for name, asked in interface.LAYOUTS.items() if asked in order.layouts]
     functions = list(interface.functions(order.operations, order.dtypes, layouts, order.backward))
     machine, built, members = target.machine(), [], []
@@ -73,7 +76,10 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
         contents |= {"selftest.mjs": program, "selftest.json": data}
     else:
         contents["selftest.c"] = selftest.in_c(tried)
-    order.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        order.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot make {order.folder}: {error.strerror}") from None
     for name, text in contents.items():
         _write(order.folder / name, text)
     if linker is not None:
@@ -100,8 +106,16 @@ def _check_numba() -> None:
 def _check_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and not force and any(folder.iterdir()):
-        raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write into this one")
+    try:
+        if folder.is_dir() and not force and any(folder.iterdir()):
+            raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write into this one")
+    except OSError as error:
+        raise ExportError(f"cannot look into {folder}: {error.strerror}") from None
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise ExportError(f"cannot make {folder}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ExportError(f"cannot write to {folder}: {above} is not yours to write to")
 
 
 def _write(path: Path, content: str | bytes) -> None:

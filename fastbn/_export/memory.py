@@ -57,6 +57,12 @@ def item_of(pointer):
 
 
 @tile
+def computed(item):
+    """The bytes of an element's type in arithmetic."""
+    return max(item, 4)
+
+
+@tile
 def either(pointer, number):
     """A pointer, or where it is NULL another place."""
     return at_byte(number, pointer) if null(pointer) else pointer
@@ -155,10 +161,11 @@ def lines(nbytes):
 def room(affine, item, statistics, blocks):
     """Places in working memory, in bytes from its first cache line on, and its size.
 
-    affine: elements of weights that stand for missing ones; statistics: float64 numbers; blocks: bytes of what kernels
-    are given.  Before all of these are the numbers by which blocks are given (see `modules`).
+    affine: elements of weights that stand for missing ones, for x of elements of `item` bytes; statistics: float64
+    numbers; blocks: bytes of what kernels are given.  Before all of these are the numbers by which blocks are given
+    (see `modules`).
     """
-    begin = LINE + lines(affine * item)
+    begin = LINE + lines(affine * computed(item))
     first = begin + lines(statistics * 8)
     return LINE, begin, first, LINE + first + blocks
 

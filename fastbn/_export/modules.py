@@ -14,10 +14,10 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import types
 
-from fastbn._export import entries, entries_back
+from fastbn._export import entries, entries_back, halves
 from fastbn._export.errors import ExportError
 from fastbn._export.interface import Function
-from fastbn._export.targets import Target
+from fastbn._export.targets import Target, parsed
 
 _INT64 = types.int64
 _ALLOCATE = "NRT_MemInfo_alloc_aligned"
@@ -125,17 +125,17 @@ _OF_ANY_LENGTH, _OF_EVERY_LENGTH = (re.compile(_MEMSET.format(length=k)) for k i
 
 _DEFINITION = re.compile(r'^define [^@\n]*@("[^"]+"|[\w.$-]+)\(.*?^}\n', re.M | re.S)
 _CALLED = re.compile(r'call [^@\n]*@("[^"]+"|[\w.$-]+)\(')
-_LLVM_TYPES = dict.fromkeys(("in", "out", "both", "double", "given", "work"), "ptr") | {
-    "size": "i64",
-    "number": "double",
-}
+_LLVM_TYPES = {"size": "i64", "number": "double"}  # all else is a pointer
 
 
 def build(function: Function, target: Target, machine: Any) -> Any:
     """The optimized module of one function and that of its working memory."""
     text, names = _compiled(function)
     text += _wrappers(function, names, target)
-    module = _parsed(_inlining(_without_runtime(text)), target, machine)
+    text = _without_runtime(text)
+    if function.dtype.name == "float16":
+        text = halves.converting(text, target, machine)
+    module = parsed(_inlining(text), target, machine)
     _hide(module, function)
     builder = _pass_builder(machine, 0)
     passes = builder.getModulePassManager()
@@ -149,7 +149,7 @@ def build(function: Function, target: Target, machine: Any) -> Any:
     text = _with_runtime(str(module), function)
     if target.bits == 32:
         text = _laid_out(text)
-    module = _parsed(_without_library(text), target, machine)
+    module = parsed(_without_library(text), target, machine)
     _hide(module, function)
     builder = _pass_builder(machine, 3)
     builder.getModulePassManager().run(module, builder)
@@ -176,7 +176,7 @@ def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
 
 def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str:
     """What C calls: Numba's functions return a status, and the result by a pointer."""
-    given = [(_LLVM_TYPES[p.kind], p.name) for p in function.parameters]
+    given = [(_LLVM_TYPES.get(p.kind, "ptr"), p.name) for p in function.parameters]
     declared = ", ".join(f"{kind} %{name}" for kind, name in given)
     sizes = ", ".join(f"i64 %{p.name}" for p in function.sizes)
     narrowed = "" if target.bits == 64 else "  %size = trunc i64 %value to i32\n"
@@ -264,12 +264,6 @@ def _without_library(text: str, calls: re.Pattern[str] = _OF_ANY_LENGTH) -> str:
     return re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text + (_SET if count else ""), flags=re.M)
 
 
-def _parsed(text: str, target: Target, machine: Any) -> Any:
-    module = llvm.parse_assembly(re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M))
-    module.triple, module.data_layout = target.triple, str(machine.target_data)
-    return module
-
-
 def _hide(module: Any, function: Function) -> None:
     """Leave nothing to be seen but the two functions."""
     seen = (function.name, f"{function.name}_workspace")
@@ -307,7 +301,7 @@ def emitted(module: Any, target: Target, machine: Any) -> tuple[Any, bytes]:
     """
     content = machine.emit_object(module)
     if undefined(content) == ["memset"]:
-        module = _parsed(_without_library(str(module), _OF_EVERY_LENGTH), target, machine)
+        module = parsed(_without_library(str(module), _OF_EVERY_LENGTH), target, machine)
         content = machine.emit_object(module)
     if missing := undefined(content):
         raise ExportError(f"LLVM calls {', '.join(missing)}, which the library would not have")

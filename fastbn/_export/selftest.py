@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 from fastbn._export.cases import Argument, Case
-from fastbn._export.interface import DTYPE_OF, Function
+from fastbn._export.interface import DTYPE_OF, Function, Parameter
 
 _C = """\
 /* Calls every function of the library and compares the bits of its results with those of Python's fastbn:
@@ -47,8 +47,9 @@ static void free_all(void)
 @DRAWN@static uint64_t digest(const void *values, size_t bytes)
 {
     uint32_t word, first = 0, second = 0;
-    for (size_t k = 0; k < bytes / 4; k++) {
-        memcpy(&word, (const char *)values + 4 * k, 4);
+    for (size_t k = 0; 4 * k < bytes; k++) {
+        word = 0;
+        memcpy(&word, (const char *)values + 4 * k, bytes - 4 * k < 4 ? bytes - 4 * k : 4);
         first += word * (mixed((uint32_t)k, 101) | 1);
         second += word * (mixed((uint32_t)k, 102) | 1);
     }
@@ -89,10 +90,30 @@ static {c} *drawn_{suffix}(size_t count, uint32_t seed, double offset, double sc
 """
 
 
+_DRAWN_BITS = """\
+static uint16_t *drawn_bits(size_t count, uint32_t seed, uint32_t first, uint32_t patterns, uint32_t has_sign)
+{
+    uint16_t *values = room(count, sizeof *values);
+    for (size_t k = 0; k < count; k++) {
+        uint32_t h = mixed((uint32_t)k, seed);
+        values[k] = (uint16_t)((first + (h >> 16) % patterns) | (h & has_sign) << 15);
+    }
+    return values;
+}
+
+"""
+
+
 def in_c(cases: Iterable[Case]) -> str:
     cases = list(cases)
-    kinds = {case.function.dtype.suffix for case in cases} | {"f64" for case in cases if case.function.backward}
-    drawn = "".join(_DRAWN.format(c=d.c, suffix=d.suffix) for d in DTYPE_OF.values() if d.suffix in kinds)
+    kinds = {
+        case.function.dtype_of(p)
+        for case in cases
+        for p, a in zip(case.function.parameters, case.arguments, strict=True)
+        if a.kind == "draw"
+    }
+    drawn = "".join(_DRAWN.format(c=d.c, suffix=d.suffix) for d in DTYPE_OF.values() if d in kinds and not d.half)
+    drawn += _DRAWN_BITS if any(d.half for d in kinds) else ""
     parts = [_C.replace("@DRAWN@", drawn)]
     for k, case in enumerate(cases):
         parts.append(_c_case(k, case))
@@ -112,31 +133,30 @@ def _c_case(k: int, case: Case) -> str:
     function = case.function
     lines, names = [], []
     for p, a in zip(function.parameters, case.arguments, strict=True):
-        c, suffix = (
-            (function.dtype.c, function.dtype.suffix) if p.kind not in ("double", "given") else ("double", "f64")
-        )
+        dtype = function.dtype_of(p)
         names.append(p.name)
         if a.kind == "null":
             names[-1] = "NULL"
         elif a.kind in ("size", "number"):
             names[-1] = f"INT64_C({a.value})" if a.kind == "size" else repr(a.value)
         elif a.kind == "draw":
-            count, seed, offset, scale = a.value
-            lines.append(f"{c} *{p.name} = drawn_{suffix}({count}, {seed}, {offset!r}, {scale!r});")
+            values, kind = ", ".join(map(repr, a.value)), "bits" if dtype.half else dtype.suffix
+            lines.append(f"{dtype.c} *{p.name} = drawn_{kind}({values});")
         elif a.kind == "room":
-            lines.append(f"{c} *{p.name} = room({a.value[0]}, sizeof({c}));")
+            lines.append(f"{dtype.c} *{p.name} = room({a.value[0]}, sizeof({dtype.c}));")
         elif a.kind == "work":
             sizes = ", ".join(f"INT64_C({s})" for s in case.sizes)
             lines.append(f"void *{p.name} = room({function.name}_workspace({sizes}), 1);")
         else:
             other = function.parameters[a.of].name
-            names[-1] = other if a.kind == "same" else f"{other} + 1"
+            alike = function.dtype_of(function.parameters[a.of]) == dtype
+            names[-1] = f"{other} + 1" if a.kind == "part" else other if alike else f"(void *){other}"
     lines.append(f'const char *name = "{case.name}";')
     lines.append(f"check(name, {function.name}({', '.join(names)}), {case.status});")
     for i, count, value in case.expected:
         p = function.parameters[i]
-        item = "sizeof(double)" if p.kind == "double" else f"sizeof({function.dtype.c})"
-        lines.append(f'compare(name, "{p.name}", {names[i]}, {count} * {item}, UINT64_C(0x{value:016x}));')
+        size = f"{count} * sizeof({function.dtype_of(p).c})"
+        lines.append(f'compare(name, "{p.name}", {names[i]}, {size}, UINT64_C(0x{value:016x}));')
     lines.append("free_all();")
     body = "\n".join(f"    {line}" for line in lines)
     return f"\nstatic void case_{k}(void)\n{{\n{body}\n}}\n"
@@ -169,15 +189,28 @@ function room(count, item) {
   return begin;
 }
 
-function drawn(type, [count, seed, offset, scale]) {
-  const begin = room(count, type === "f32" ? 4 : 8);
-  const values = new (type === "f32" ? Float32Array : Float64Array)(memory.buffer, begin, count);
-  for (let k = 0; k < count; k++) values[k] = offset + ((mixed(k, seed) >>> 16) - 32768) * (scale / 32768);
+const ARRAYS = { f16: Uint16Array, bf16: Uint16Array, f32: Float32Array, f64: Float64Array };
+
+function drawn(type, [count, seed, ...numbers]) {
+  const begin = room(count, ARRAYS[type].BYTES_PER_ELEMENT);
+  const values = new ARRAYS[type](memory.buffer, begin, count);
+  for (let k = 0; k < count; k++) {
+    const h = mixed(k, seed);
+    if (type.endsWith("f16")) {
+      const [first, patterns, signed] = numbers;
+      values[k] = (first + (h >>> 16) % patterns) | ((h & signed) << 15);
+    } else {
+      const [offset, scale] = numbers;
+      values[k] = offset + ((h >>> 16) - 32768) * (scale / 32768);
+    }
+  }
   return begin;
 }
 
 function digest(begin, length) {
-  const words = new Uint32Array(memory.buffer, begin, length / 4);
+  const bytes = new Uint8Array(Math.ceil(length / 4) * 4);
+  bytes.set(new Uint8Array(memory.buffer, begin, length));
+  const words = new Uint32Array(bytes.buffer);
   let first = 0, second = 0;
   for (let k = 0; k < words.length; k++) {
     first = (first + Math.imul(words[k], mixed(k, 101) | 1)) >>> 0;
@@ -195,7 +228,7 @@ for (const { name, call, args, sizes, status, expected } of cases) {
   top = exports.__heap_base.value;
   const given = [];
   for (const { kind, type, value, of } of args) {
-    const item = type === "f32" ? 4 : 8;
+    const item = ARRAYS[type].BYTES_PER_ELEMENT;
     if (kind === "null") given.push(0);
     else if (kind === "size") given.push(BigInt(value));
     else if (kind === "number") given.push(value);
@@ -224,21 +257,20 @@ def in_javascript(cases: Iterable[Case]) -> tuple[str, str]:
 def _as_data(case: Case) -> dict[str, object]:
     function, parameters = case.function, case.function.parameters
 
-    def argument(kind: str, a: Argument) -> dict[str, object]:
-        suffix = "f64" if kind in ("double", "given") else function.dtype.suffix
+    def argument(p: Parameter, a: Argument) -> dict[str, object]:
         value = str(a.value) if a.kind == "size" else a.value
-        return {"kind": a.kind, "type": suffix, "value": value, "of": a.of}
-
-    def item(i: int) -> int:
-        return DTYPE_OF["float64"].item if parameters[i].kind == "double" else function.dtype.item
+        return {"kind": a.kind, "type": function.dtype_of(p).suffix, "value": value, "of": a.of}
 
     return {
         "name": case.name,
         "call": function.name,
-        "args": [argument(p.kind, a) for p, a in zip(parameters, case.arguments, strict=True)],
+        "args": [argument(p, a) for p, a in zip(parameters, case.arguments, strict=True)],
         "sizes": [str(s) for s in case.sizes],
         "status": case.status,
-        "expected": [[parameters[i].name, i, n * item(i), f"{value:016x}"] for i, n, value in case.expected],
+        "expected": [
+            [parameters[i].name, i, n * function.dtype_of(parameters[i]).item, f"{value:016x}"]
+            for i, n, value in case.expected
+        ],
     }
 
 

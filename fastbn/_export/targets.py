@@ -1,6 +1,8 @@
 """The processors that a library can be made for."""
 
 import os
+import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +43,13 @@ class Target(NamedTuple):
         )
 
 
+def parsed(text: str, target: Target, machine: Any) -> Any:
+    """LLVM's module of a text, made for the target whatever the text says."""
+    module = llvm.parse_assembly(re.sub(r"^target (triple|datalayout) = .*$", "", text, flags=re.M))
+    module.triple, module.data_layout = target.triple, str(machine.target_data)
+    return module
+
+
 TARGETS = {
     "x86-64-v3": Target("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3"),
     "aarch64": Target("aarch64", "aarch64-unknown-linux-gnu", "generic"),
@@ -61,7 +70,31 @@ def find(name: str, cpu: str | None = None) -> Target:
     if cpu not in known:
         raise ExportError(f"--cpu is {cpu!r}, which LLVM does not know for {name}; it knows {', '.join(known)}")
     # What a processor has is LLVM's to say, but the ABI that objects are linked by stays.
-    return target._replace(cpu=cpu, features=target.features if name in ("riscv64", "wasm32") else "")
+    target = target._replace(cpu=cpu, features=target.features if name in ("riscv64", "wasm32") else "")
+    if (told := _refused(target)) is not None:
+        raise ExportError(f"--cpu is {cpu!r}, for which LLVM cannot compile on {name}: {told}")
+    return target
+
+
+_TRIAL = """
+import llvmlite.binding as llvm
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+made = llvm.Target.from_triple({0!r}).create_target_machine(cpu={1!r}, features={2!r}, reloc="pic", **{3!r})
+module = llvm.parse_assembly("define void @f() {{ ret void }}")
+module.triple, module.data_layout = {0!r}, str(made.target_data)
+made.emit_object(module)
+"""
+
+
+def _refused(target: Target) -> str | None:
+    """What LLVM says against a processor, such as one of 32 bits: it ends the process then, so another one tries."""
+    program = _TRIAL.format(target.triple, target.cpu, target.features, {"abiname": target.abi} if target.abi else {})
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return next((line for line in lines if "LLVM ERROR" in line), lines[-1] if lines else "it said nothing")
 
 
 def _host() -> Target:

@@ -8,7 +8,7 @@ from typing import Any
 from fastbn.cli._errors import CommandError
 
 OPERATIONS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
-DTYPES = ("float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS = ("channels_first", "channels_last")
 TARGETS = ("x86-64-v3", "aarch64", "riscv64", "wasm32", "host")
 

@@ -131,6 +131,48 @@ def _from_memory(builder, raw, memory_type):
         return raw
     if _converts_float16():
         return builder.fpext(builder.bitcast(raw, ir.VectorType(ir.HalfType(), LANES)), _LANES_F32)
+    return _called(builder, WIDENING, widened, _LANES_F32, raw)
+
+
+def _to_memory(builder, value, memory_type):
+    """The inverse of `_from_memory`, rounded to nearest even."""
+    if memory_type.dtype not in (types.int16, types.uint16):
+        return value
+    if memory_type.dtype == types.uint16:
+        if not _converts_float16():
+            return _called(builder, NARROWING, narrowed, _LANES_I16, value)
+        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), LANES))
+        return builder.bitcast(half, _LANES_I16)
+    bits = builder.bitcast(value, _LANES_I32)
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    high = builder.lshr(bits, _constant(16))
+    odd = builder.and_(high, _constant(1))
+    rounded_up = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
+    nan = builder.or_(bits, _constant(0x400000))
+    result = builder.select(is_nan, nan, rounded_up)
+    return builder.trunc(builder.lshr(result, _constant(16)), _LANES_I16)
+
+
+# float16 without instructions for it ----------------------------------------------------------------------------------
+
+# Functions of their own, so that whoever compiles for another processor can put its instructions in their place.
+WIDENING, NARROWING = "fastbn.float16.widened", "fastbn.float16.narrowed"
+
+
+def _called(builder, name, body, result, value):
+    """A call, to be inlined, of a function that is in the module once."""
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(result, [value.type]), name)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("alwaysinline")
+        own = ir.IRBuilder(function.append_basic_block())
+        own.ret(body(own, function.args[0]))
+    return builder.call(function, [value])
+
+
+def widened(builder, raw):
+    """float32 of 16 bit patterns of float16, by integers."""
     bits = builder.zext(raw, _LANES_I32)
     sign = builder.shl(builder.and_(bits, _constant(0x8000)), _constant(16))
     magnitude = builder.and_(bits, _constant(0x7FFF))
@@ -144,22 +186,10 @@ def _from_memory(builder, raw, memory_type):
     return builder.bitcast(builder.or_(result, sign), _LANES_F32)
 
 
-def _to_memory(builder, value, memory_type):
-    """The inverse of `_from_memory`, rounded to nearest even."""
-    if memory_type.dtype not in (types.int16, types.uint16):
-        return value
-    if memory_type.dtype == types.uint16 and _converts_float16():
-        half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), LANES))
-        return builder.bitcast(half, _LANES_I16)
+def narrowed(builder, value):
+    """Bit patterns of float16 of 16 numbers of float32, rounded to nearest even, by integers."""
     bits = builder.bitcast(value, _LANES_I32)
     is_nan = builder.fcmp_unordered("uno", value, value)
-    if memory_type.dtype == types.int16:
-        high = builder.lshr(bits, _constant(16))
-        odd = builder.and_(high, _constant(1))
-        rounded_up = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
-        nan = builder.or_(bits, _constant(0x400000))
-        result = builder.select(is_nan, nan, rounded_up)
-        return builder.trunc(builder.lshr(result, _constant(16)), _LANES_I16)
     magnitude = builder.and_(bits, _constant(0x7FFFFFFF))
     sign = builder.and_(builder.lshr(bits, _constant(16)), _constant(0x8000))
     # Subnormal results: adding 0.5 leaves the float16 fraction, rounded, in the lowest bits.

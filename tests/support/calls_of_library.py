@@ -19,12 +19,13 @@ def faults(path: Any, tried: list[cases.Case]) -> list[str]:
 def _faults_of(library: ctypes.CDLL, case: cases.Case) -> list[str]:
     function, memory, given = case.function, [], []
     for p, a in zip(case.function.parameters, case.arguments, strict=True):
-        dtype = np.dtype("float64" if p.kind in ("double", "given") else function.dtype.name)
+        of_elements = function.dtype_of(p)
+        dtype = np.dtype("uint16" if of_elements.half else of_elements.name)
         values: Any = None
         if a.kind == "draw":
-            values = cases.drawn(*a.value, dtype.name)
+            values = cases.drawn(*a.value, dtype=of_elements.name)
         elif a.kind == "room":
-            values = np.full(a.value[0], np.nan, dtype)
+            values = np.full(a.value[0], 0x7F7F if of_elements.half else np.nan, dtype)
         elif a.kind == "work":
             values = _guarded(_size(library, function.name, case.sizes))
         elif a.kind in ("same", "part"):
