@@ -1,12 +1,8 @@
 """The processors that a library can be made for."""
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -76,21 +72,31 @@ def find(name: str, cpu: str | None = None) -> Target:
     return target
 
 
-_TRIAL = """
+_START = """
 import llvmlite.binding as llvm
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
+"""
+_HELP = _START + "llvm.Target.from_triple({0!r}).create_target_machine(cpu='help')"
+_TRIAL = (
+    _START
+    + """
 made = llvm.Target.from_triple({0!r}).create_target_machine(cpu={1!r}, features={2!r}, reloc="pic", **{3!r})
 module = llvm.parse_assembly("define void @f() {{ ret void }}")
 module.triple, module.data_layout = {0!r}, str(made.target_data)
 made.emit_object(module)
 """
+)
+
+
+def _in_another_process(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
 def _refused(target: Target) -> str | None:
-    """What LLVM says against a processor, such as one of 32 bits: it ends the process then, so another one tries."""
-    program = _TRIAL.format(target.triple, target.cpu, target.features, {"abiname": target.abi} if target.abi else {})
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    """What LLVM says against a processor, such as one of 32 bits: it ends the process then."""
+    abi = {"abiname": target.abi} if target.abi else {}
+    done = _in_another_process(_TRIAL.format(target.triple, target.cpu, target.features, abi))
     if done.returncode == 0:
         return None
     lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -114,11 +120,8 @@ def _initialize() -> None:
 
 @cache
 def processors(triple: str) -> tuple[str, ...]:
-    """Those that LLVM knows for a triple: it lists them on standard error alone."""
-    _initialize()
-    with _standard_error() as told:
-        llvm.Target.from_triple(triple).create_target_machine(cpu="help")
-    lines = told[0].splitlines()
+    """Those that LLVM knows for a triple: it lists them on standard error alone, and once in a process."""
+    lines = _in_another_process(_HELP.format(triple)).stderr.splitlines()
     first = next((i for i, line in enumerate(lines) if line.startswith("Available CPUs")), len(lines))
     found = []
     for line in lines[first + 1 :]:
@@ -127,20 +130,3 @@ def processors(triple: str) -> tuple[str, ...]:
         if " - " in line:
             found.append(line.split(" - ")[0].strip())
     return tuple(sorted(set(found)))
-
-
-@contextmanager
-def _standard_error() -> Iterator[list[str]]:
-    """What libraries write to the descriptor, as text, once it is closed."""
-    told: list[str] = []
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield told
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            file.seek(0)
-            told.append(file.read().decode(errors="replace"))

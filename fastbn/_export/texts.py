@@ -42,7 +42,7 @@ int main(void)
     enum {{ {enums} }};
     {c} x[{count}], y[{count}];
     for (int k = 0; k < {count}; k++)
-        x[k] = ({c})(k * k % 11);
+        x[k] = ({c})({value});
 {before}    size_t size = {name}_workspace({sizes});
     void *work = malloc(size ? size : 1);
     int status = {name}({arguments});
@@ -52,7 +52,7 @@ int main(void)
         return 1;
     }}
     for (int k = 0; k < {count}; k++)
-        printf("%9.5f%c", (double)y[k], (k + 1) % {last} ? ' ' : '\\n');
+        printf("{printed}%c", ({shown})y[k], (k + 1) % {last} ? ' ' : '\\n');
     return 0;
 }}
 """
@@ -89,14 +89,17 @@ def readme(functions: Sequence[Function], target: Target, command: str, sizes: s
 def example(function: Function) -> str:
     names = [p.name for p in function.sizes]
     count = " * ".join(n for n in names if n != "groups")
+    value, printed, shown = "k * k % 11", "%9.5f", "double"
+    if function.dtype.half:  # the bits of numbers from 1 on in float16, or so in bfloat16
+        value, printed, shown = "0x3C00 + 16 * (k * k % 11)", "%04x", "unsigned"
     before, arguments = "", []
     for p in function.parameters:
         needed = p.name in ("x", "y", "work") or p.kind in ("size", "number")
-        if p.name.startswith("running") and p.kind == "in":
+        if p.name.startswith("running") and p.kind == "affine":
             needed = True
-            value = "0" if p.name.endswith("mean") else "1"
-            before += f"    {function.dtype.c} {p.name}[channels];\n    for (int c = 0; c < channels; c++)\n"
-            before += f"        {p.name}[c] = {value};\n"
+            given = "0" if p.name.endswith("mean") else "1"
+            before += f"    {function.dtype_of(p).c} {p.name}[channels];\n    for (int c = 0; c < channels; c++)\n"
+            before += f"        {p.name}[c] = {given};\n"
         numbers = {"eps": "1e-5", "momentum": "0.1"}
         arguments.append(numbers.get(p.name, p.name) if needed else "NULL")
     return _EXAMPLE.format(
@@ -104,6 +107,9 @@ def example(function: Function) -> str:
         name=function.name,
         enums=", ".join(f"{n} = {_EXAMPLE_SIZES[n]}" for n in names),
         c=function.dtype.c,
+        value=value,
+        printed=printed,
+        shown=shown,
         count=count,
         before=before,
         sizes=", ".join(names),

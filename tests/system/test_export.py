@@ -7,7 +7,7 @@ import pytest
 from calls_of_library import faults
 
 import fastbn
-from fastbn._export import cases, header, interface, library, linkers, modules, targets
+from fastbn._export import cases, halves, header, interface, library, linkers, modules, targets
 from fastbn._export.errors import ExportError
 from fastbn.cli import export as command
 from fastbn.cli import main
@@ -33,6 +33,11 @@ def test_the_command_and_the_library_know_the_same_names():
         (["--ops", ",", "--target", "host"], "--ops names nothing"),
         (["--ops", "rms_norm", "--target", "vax"], "--target is 'vax'; expected one of x86-64-v3"),
         (["--ops", "rms_norm", "--target", "aarch64", "--cpu", "z80"], "--cpu is 'z80', which LLVM does not know"),
+        (["--ops", "rms_norm", "--target", "x86-64-v3", "--cpu", "i386"], "--cpu is 'i386', for which LLVM cannot"),
+        (
+            ["--ops", "rms_norm", "--target", "riscv64", "--cpu", "rocket-rv32"],
+            "--cpu is 'rocket-rv32', for which",
+        ),
         (["--ops", "rms_norm", "--target", "aarch64", "--linker", "no-ld"], "--linker is 'no-ld'"),
         (["--ops", "rms_norm", "--target", "aarch64", "--dtypes", "int8"], "--dtypes names 'int8'"),
     ],
@@ -97,6 +102,30 @@ def check_library(folder, *operations, dtypes=("float32",), backward=False):
 def test_a_library_has_the_bits_of_python(tmp_path):
     made = check_library(tmp_path, "rms_norm")
     assert made.nbytes < 40_000
+
+
+def test_half_precision_is_converted_as_the_target_does():
+    text = """define <16 x half> @f(<16 x half> %0) {
+  %2 = fpext <16 x half> %0 to <16 x float>
+  %3 = fptrunc <16 x float> %2 to <16 x half>
+  ret <16 x half> %3
+}
+"""
+    by_instructions = []
+    for name in targets.TARGETS:
+        target = targets.find(name)
+        machine = target.machine()
+        module = targets.parsed(halves.converting(text, target, machine), target, machine)
+        module.verify()
+        assert modules.undefined(machine.emit_object(module)) == []
+        by_instructions += [name] if halves.has_instructions(target, machine) else []
+    assert by_instructions == ["x86-64-v3", "aarch64"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_of(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["export", "--ops", "rms_norm", "--target", "aarch64", "-o", str(tmp_path / "file" / "new")]) == 2
+    assert "cannot make" in capsys.readouterr().err
 
 
 @pytest.mark.full
