@@ -1,5 +1,10 @@
 """The first result of a process that finds its kernels in the cache: nothing gets ready to compile for it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from processes import python
 
@@ -53,3 +58,15 @@ def test_memory_is_counted_where_numba_is_asked_to(cache):
     print(ready, b.alloc > a.alloc, b.alloc - a.alloc == b.free - a.free)
     """
     assert python(FIRST, program, NUMBA_CACHE_DIR=cache, NUMBA_NRT_STATS="1")[0].split() == ["True", "True", "True"]
+
+
+@pytest.mark.full
+def test_the_table_of_first_results(tmp_path):
+    """What docs/edge.md shows: every way that is installed gives the same, and the columns are there."""
+    script = Path(__file__).parents[2] / "benchmarks" / "first_result.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, str(script), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment)
+    assert done.returncode == 0, done.stderr
+    for kind in ("NumPy's arrays alone", "fastbn, kernels in the cache", "fastbn, an empty cache"):
+        assert f"| {kind} | " in done.stdout
