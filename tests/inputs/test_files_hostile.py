@@ -6,8 +6,11 @@ import subprocess
 import sys
 import zipfile
 
+import internals
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastbn import files
 
@@ -198,3 +201,46 @@ def test_what_is_needed_to_open_a_file_inflates_to_no_more_than_is_allowed(tmp_p
         files.read(path)
     with pytest.raises(ValueError, match="max_bytes=1000"):
         files.read(path, max_bytes=1000)
+
+
+PIECES = (
+    *(bytes([code]) for code in b"(.012NR)tlde}]abusQ\x85\x86\x87\x81\x88\x89\x93\x94"),
+    *(b"K" + bytes([number]) for number in (0, 1, 4, 255)),
+    *(code + b"\x00" for code in (b"q", b"h")),
+    *(code + b"\x01" for code in (b"q", b"h")),
+    b"r\x00\x00\x00\x00", b"j\x01\x00\x00\x00", b"J\xff\xff\xff\xff", b"M\x00\x01", b"\x8a\x01\xff", b"G" + bytes(8),
+    b"U\x02f4", b"C\x04aaaa", *map(text, ("", "w", "0", "f4", "<", "storage", "cpu", "latin1", "running_mean")),
+    *(name_of(*name.rsplit(".", 1)) for name in sorted(internals.names_in_pickles)), tensor(),
+)  # fmt: skip
+
+
+def check_any_order(path, count):
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck), deadline=None)
+    @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=30), st.booleans())
+    def run(pieces, in_zip):
+        content = START + b"".join(pieces) + b"."
+        path.write_bytes(content)
+        if in_zip:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("m/data.pkl", content)
+                archive.writestr("m/data/0", bytes(16))
+        try:
+            with files.read(path) as file:
+                dict(file.arrays)
+                file.layers(eps=1.0)
+        except ValueError as error:
+            if path.name not in str(error) and "running_" not in str(error):
+                raise
+
+    run()
+
+
+def test_opcodes_in_any_order_end_in_an_error_or_arrays(tmp_path):
+    """300 pickles of up to 30 of the machine's opcodes and all of its names."""
+    check_any_order(tmp_path / "m.pt", 300)
+
+
+@pytest.mark.full
+def test_opcodes_in_any_order_often(tmp_path):
+    """20,000 of them."""
+    check_any_order(tmp_path / "m.pt", 20_000)

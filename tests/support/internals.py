@@ -17,6 +17,7 @@ _PLACES = {
     "lock_of_compilation": ("fastbn.engine.threads", "_compiling"),
     "loops": ("fastbn.kernels.loops", None),
     "memory": ("fastbn.engine.memory", None),
+    "names_in_pickles": ("fastbn.files._torch", "_NAMES"),
     "numbers": ("fastbn.engine.numbers", None),
     "pace": ("fastbn.engine.pace", None),
     "plans": ("fastbn.engine.plans", None),
