@@ -240,7 +240,10 @@ def _keep(pool: _Pool, stop: Lock) -> None:
         pool.watched = monotonic() + _IDLE
         _look(pool, monotonic())
         if not pool.held:
-            break
+            pool.watched = 0.0
+            if pool.held:  # a result was made meanwhile, and who made it may have seen this keeper still at work
+                _watch(pool, monotonic())
+            return
     pool.watched = 0.0
 
 

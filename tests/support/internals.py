@@ -48,6 +48,11 @@ def held_buffers():
     return import_module("fastbn.engine.memory")._pool.held
 
 
+def hold_memory_in(held, monkeypatch):
+    """The pool holds its memory in this dict."""
+    monkeypatch.setattr(import_module("fastbn.engine.memory")._pool, "held", held)
+
+
 def no_pace_is_known(monkeypatch):
     monkeypatch.setattr("fastbn.engine.pace._paces", {})
 

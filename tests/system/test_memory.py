@@ -199,6 +199,28 @@ def test_it_is_given_back_without_a_further_call(monkeypatch):
     assert not internals.held_buffers()
 
 
+def test_a_result_made_while_the_keeper_ends_is_given_back_as_well(monkeypatch):
+    internals.stop_the_keeper_of_memory()
+    made = []
+
+    class Held(dict):
+        def __bool__(self):
+            found = len(self) > 0
+            if not found and not made:  # the keeper has seen that there is nothing left, and here comes a call
+                made.append(None)
+                result()
+            return found
+
+    internals.hold_memory_in(Held(), monkeypatch)
+    internals.idle_memory_goes_after(0.1, monkeypatch)
+    result()
+    end = memory.monotonic() + 20
+    while (len(internals.held_buffers()) or not made) and memory.monotonic() < end:
+        time.sleep(0.01)
+    assert made
+    assert len(internals.held_buffers()) == 0
+
+
 def test_a_result_that_was_in_use_for_long_is_kept_as_long_as_any(monkeypatch):
     y, now = result(), memory.monotonic()
     first = address(y)
