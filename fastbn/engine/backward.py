@@ -68,7 +68,7 @@ def _by_constants(view: Any, x: Array, family: Any) -> by_runs.Backward:
 def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (dy, x, rstd, mean, weight, bias, residual, where, dsum, out): dx, dweight, dbias and, with one, dresidual."""
     x, read = reading(operands[1], spec.view_of, spec.args)
-    order, back, view, shape, dtype, nbytes = read
+    order, back, view, _, dtype, nbytes = read
     compute = arguments.COMPUTED_IN[dtype]
     run = passes(x, view, spec.centered, spec.through_statistics) if x.size else None
     shared, empty = (team(nbytes, run) if run else None), read.empty
@@ -89,10 +89,10 @@ def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
         out: Any = others[6] if len(others) == 7 else None
         w = weight
         if order is None:
-            dx = out if direct and out is not None else empty(shape, dtype)
+            dx = out if direct and out is not None else empty()
             flat_dy, flat_x, flat_dx = dy.ravel(), x.ravel(), dx.ravel()
         else:
-            dx = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            dx = out if direct and out is not None else empty().transpose(back)
             flat_dy, flat_x, flat_dx = (a.transpose(order).ravel() for a in (dy, x, dx))
         dweight, dbias = np.empty(view.weights, compute), np.empty(view.weights, compute)
         if stats_axes is not None:
@@ -132,13 +132,13 @@ def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callab
     inner = activation is not None or (residual is not None and where is not None)
     full, (kept, groups) = operands[1].shape, (spec.kept, spec.groups)
     added, masked = residual is not None, where is not None
-    flat, order, back, empty, shape, dtype = read.flat, read.order, read.back, read.empty, read.shape, read.dtype
+    flat, order, back, empty, dtype = read.flat, read.order, read.back, read.empty, read.dtype
 
     def prepared(others: tuple[Any, ...], dy: Array, x: Array, dx: Array) -> Any:
         _, _, bias, residual, where, dsum, _ = (*others, None, None, None, None, None)[:7]
         dz, dresidual, counts, mask = dy, None, None, None
         if added:
-            result = empty(shape, dtype)
+            result = empty()
             dz, dresidual = result.ravel(), result if order is None else result.transpose(back)
             if not inner:
                 dz[...] = dy

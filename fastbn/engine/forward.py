@@ -40,9 +40,9 @@ class Reading(NamedTuple):
     nbytes: int
 
     @property
-    def empty(self) -> Callable[..., Array]:
-        """What makes memory for a result, given shape and dtype."""
-        return np.empty if self.nbytes < memory.LEAST else memory.empty
+    def empty(self) -> Callable[[], Array]:
+        """What makes memory for a result."""
+        return memory.maker(self.shape, self.dtype)
 
     def flat(self, values: Array) -> Array:
         """The elements of an array of x's shape in the order of memory."""
@@ -58,12 +58,7 @@ def reading(x: Array, view_of: arrays.ViewOf, args: tuple[Any, ...]) -> tuple[Ar
 
 def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None] | None:
     """What calls run(threads, ...) with the number of threads that is good for calls of one kind; None: that is one."""
-    kind = object()
-
-    def with_team(*args: Any) -> None:
-        pace.with_team(kind, nbytes, run, *args)
-
-    return None if nbytes < pace.SERIAL_BYTES else with_team
+    return None if nbytes < pace.SERIAL_BYTES else pace.team(nbytes, run)
 
 
 def passes(x: Array, view: views.View, eps: float, returns: int, centered: bool = True) -> by_runs.Forward:
@@ -87,7 +82,7 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     x, read = reading(operands[0], spec.view_of, spec.args)
     if not x.size:
         return _plan_of_nothing(read, spec, len(operands) - 3)
-    order, back, view, shape, dtype, nbytes = read
+    order, back, view, *_, nbytes = read
     run = passes(x, view, spec.eps, spec.returns, spec.centered)
     shared, empty, returns = team(nbytes, run), read.empty, spec.returns
     stats_shape, stats_axes, with_mean = view.stats_shape, view.stats_axes, bool(returns and spec.centered)
@@ -105,10 +100,10 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
         out: Any = others[-1] if others is not None and len(others) == most else None
         own = None if extras is None else extras(*(others or ())[most - 3 :])
         if order is None:
-            y = out if direct and out is not None else empty(shape, dtype)
+            y = out if direct and out is not None else empty()
             flat_x, flat_y = x.ravel(), y.ravel()
         else:
-            y = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            y = out if direct and out is not None else empty().transpose(back)
             flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
         if not plain_weights:
             w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
@@ -179,7 +174,7 @@ def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., An
     """Of (x, weight, bias, residual, where, out), by the statistics of x + residual: y, the sum, mean and rstd."""
     x, out = np.ascontiguousarray(operands[0]), operands[-1]
     _, read = reading(x, spec.view_of, spec.args)
-    view, shape, dtype, centered = read.view, x.shape, x.dtype, spec.centered
+    view, centered = read.view, spec.centered
     direct = out is None or out.flags.c_contiguous
     run = passes(x, view, spec.eps, spec.returns, centered) if x.size else None
     shared, empty = team(x.nbytes, run) if run else None, read.empty
@@ -187,8 +182,8 @@ def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., An
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
         residual, out = others[0], others[2]
-        y = out if direct and out is not None else empty(shape, dtype)
-        total = empty(shape, dtype)
+        y = out if direct and out is not None else empty()
+        total = empty()
         mean, rstd = np.empty(view.stats_shape) if centered else UNWANTED, np.empty(view.stats_shape)
         if run is None:
             mean[...], rstd[...] = np.nan, np.nan
@@ -221,7 +216,7 @@ class GivenStatistics(NamedTuple):
 def plan_with_statistics(spec: GivenStatistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (x, weight, bias, mean, var, residual, where, out), every channel by its given mean and variance."""
     x, read = reading(operands[0], views.batch_view, (spec.axis, False))
-    order, back, view, shape, dtype, nbytes = read
+    order, back, view, *_, nbytes = read
     run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps) if x.size else None
     shared, empty = team(nbytes, run) if run else None, read.empty
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
@@ -236,10 +231,10 @@ def plan_with_statistics(spec: GivenStatistics, operands: tuple[Any, ...]) -> Ca
         out: Any = others[4] if len(others) == 5 else None
         own = None if extras is None else extras(*others[2:])
         if order is None:
-            y = out if direct and out is not None else empty(shape, dtype)
+            y = out if direct and out is not None else empty()
             flat_x, flat_y = x.ravel(), y.ravel()
         else:
-            y = out if direct and out is not None else empty(shape, dtype).transpose(back)
+            y = out if direct and out is not None else empty().transpose(back)
             flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
         if shared is not None:
             shared(flat_x, flat_y, w, b, mean, var, own)

@@ -18,6 +18,7 @@ import os
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from sys import getrefcount
 from threading import Lock
@@ -32,13 +33,15 @@ T = TypeVar("T")
 
 LEAST = 1 << 18  # bytes: below it the C library has memory at hand
 _IDLE = 10.0  # seconds after which memory that nothing asked for is let go
-_LOOK = 1.0  # seconds between two looks for such memory
+_LOOKS = 8  # for such memory in that time
 _UNKNOWN = -1  # a limit that the environment has not yet been asked for
 
-Held = list[Any]  # [buffer, when it was last in use]: lists, since a tuple could not be told the time
+# [buffer, when it was last in use, a view of it like the last result]: lists, since a tuple could not be told the time
+Held = list[Any]
 
 _SAMPLE: Held = [np.empty(1), 0.0]
-_FREE = getrefcount(_SAMPLE[0])  # of a buffer that nothing but such a list refers to
+_SAMPLE.append(_SAMPLE[0].view())
+_FREE = getrefcount(_SAMPLE[0])  # of a buffer that nothing but such a list, and the view in there, refers to
 
 
 class _Pool:
@@ -47,7 +50,7 @@ class _Pool:
     def __init__(self) -> None:
         self.held: dict[int, deque[Held]] = {}  # by size; the newest to the right
         self.most = 0  # bytes that were alive at once
-        self.looked = 0.0  # when idle memory was last looked for
+        self.looked = 0.0  # when idle memory was last looked for: the clock that results go by
         self.watched = 0.0  # until when the keeper is known to look, if there is one
         self.stop = Lock()  # ends the keeper when it is released
 
@@ -65,39 +68,59 @@ _pool = _Pool()
 
 def empty(shape: Any, dtype: np.dtype[Any]) -> Array:
     """As numpy.empty."""
-    nbytes = prod(shape) * dtype.itemsize
-    if nbytes < LEAST or _limit == 0:
+    if prod(shape) * dtype.itemsize < LEAST:
         return retried(np.empty, shape, dtype)
-    pool, now = _pool, monotonic()
-    if now - pool.looked >= _LOOK:
-        _look(pool, now)
-    held = pool.held.get(nbytes)
-    if held:
-        try:
-            for _ in range(len(held)):
-                entry = held.pop()  # the one last used, which is likeliest to be in a cache
-                if getrefcount(entry[0]) == _FREE:
-                    y: Array = np.ndarray(shape, dtype, entry[0])
-                    entry[1] = now
-                    held.append(entry)
-                    return y
-                held.appendleft(entry)
-        except IndexError:  # other threads look at all there are
-            pass
-    return _made(pool, nbytes, now, shape, dtype)
+    return maker(shape, dtype)()
 
 
-def _made(pool: _Pool, nbytes: int, now: float, shape: Any, dtype: np.dtype[Any]) -> Array:
+def maker(shape: Any, dtype: np.dtype[Any]) -> Callable[[], Array]:
+    """What makes one array after the other, each as `empty` does: all that can be is decided beforehand.
+
+    In a program each line of Python costs a microsecond here, since what other work there was has emptied the caches.
+    """
+    shape = tuple(shape)
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes < LEAST:
+        return partial(np.empty, shape, dtype)
+
+    def make() -> Array:
+        held = _pool.held.get(nbytes)
+        if held:
+            try:
+                for _ in range(len(held)):
+                    entry = held.pop()  # the one last used, which is likeliest to be in a cache
+                    if getrefcount(entry[0]) == _FREE:
+                        like = entry[2]
+                        if like.shape != shape or like.dtype is not dtype:
+                            like = entry[2] = np.ndarray(shape, dtype, entry[0])
+                        y: Array = like.view()
+                        entry[1] = _pool.looked
+                        held.append(entry)
+                        return y
+                    held.appendleft(entry)
+            except IndexError:  # other threads look at all there are
+                pass
+        return _made(_pool, nbytes, shape, dtype)
+
+    return make
+
+
+def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any]) -> Array:
     """A result over memory that is new."""
-    limit = get_memory_pool()
+    limit, now = get_memory_pool(), monotonic()
+    if limit == 0:
+        return retried(np.empty, shape, dtype)
+    if now - pool.looked >= _IDLE / _LOOKS:
+        _look(pool, now)
     alive, idle = count(pool)
     pool.most = max(pool.most, alive + nbytes)
     _let_oldest_go(pool, alive + idle + nbytes - (pool.most if limit is None else min(pool.most, limit)))
     if limit is not None and sum(count(pool)) + nbytes > limit:
         return retried(np.empty, shape, dtype)
     buffer: Array = retried(np.empty, nbytes, np.uint8)
-    y: Array = np.ndarray(shape, dtype, buffer)
-    pool.held.setdefault(nbytes, deque()).append([buffer, now])
+    like: Array = np.ndarray(shape, dtype, buffer)
+    y: Array = like.view()
+    pool.held.setdefault(nbytes, deque()).append([buffer, now, like])
     _watch(pool, now)
     return y
 
@@ -214,7 +237,7 @@ def _look(pool: _Pool, now: float) -> None:
         for entry in list(held):
             if getrefcount(entry[0]) != _FREE:
                 entry[1] = now
-        gone += _let_some_go(pool, size, now - _IDLE)
+        gone += _let_some_go(pool, size, now - _IDLE - _IDLE / _LOOKS)  # results know the time of the look before
     if gone:
         pool.most = sum(count(pool))
 
@@ -236,7 +259,7 @@ def _watch(pool: _Pool, now: float) -> None:
 
 def _keep(pool: _Pool, stop: Lock) -> None:
     """What the keeper does, a thread that ends when the pool is empty."""
-    while not stop.acquire(timeout=_IDLE / 4):
+    while not stop.acquire(timeout=_IDLE / _LOOKS):
         pool.watched = monotonic() + _IDLE
         _look(pool, monotonic())
         if not pool.held:

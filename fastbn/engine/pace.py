@@ -11,6 +11,7 @@ from math import inf
 from time import perf_counter
 from typing import Any
 
+from fastbn.engine import threads
 from fastbn.engine.threads import available_threads, with_threads
 
 SERIAL_BYTES = 1 << 18  # of x: below it the calling thread is always faster
@@ -18,7 +19,8 @@ TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 
 _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
 _HOPELESS = 4  # times the other way's cost, if it takes that a second time, a way is not tried any more
-_LOOK = 0.001  # seconds before so many calls are timed again, other than in trials: beside a kernel, Python is slow
+_LOOK = 0.001  # seconds before so many calls are timed again, other than in trials,
+_UNTIMED = 12  # and as many calls of a team that go the way found without a look at the clock or any setting
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
 _MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
@@ -80,17 +82,45 @@ _paces: dict[Any, _Pace] = {}
 def clear_paces() -> None:
     """Forget what calls have cost."""
     _paces.clear()
+    threads.forget_choices()
 
 
-def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> None:
-    """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it."""
+def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
+    """What calls run(threads, ...) for an x of so many bytes, with the number of threads that is good for such calls.
+
+    A look at all that decides the number takes 15 us in a program, where caches are cold.  So the way that was found is
+    gone for some calls more, unless a setting of fastbn's changes meanwhile.  Numba's own holds in any case: it runs no
+    more threads than it is set to.
+    """
+    kind = object()
+    found, left, choices = 1, 0, threads.choices
+
+    def with_number(*args: Any) -> None:
+        nonlocal found, left, choices
+        outside = threads.nothing_set_here()
+        if left > 0 and outside and choices is threads.choices:
+            left -= 1
+            run(found, *args)
+            return
+        choices = threads.choices
+        found = with_team(kind, nbytes, run, *args)
+        left = _UNTIMED if found and outside else 0
+
+    return with_number
+
+
+def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> int:
+    """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it.
+
+    Returns the number that some more calls may go with, or 0.
+    """
     most, of_numba = available_threads() if nbytes >= SERIAL_BYTES else (1, 1)
     if most == 1:
         run(1, *args)
-        return
+        return 1 if threads.any_thread_may() else 0
     if nbytes >= TEAM_BYTES:
         with_threads(most, of_numba, run, *args)
-        return
+        return 0
     pace = _paces.get((kind, most))
     if pace is None:
         if len(_paces) > 4096:
@@ -104,3 +134,7 @@ def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> N
         run(1, *args)
     if start >= pace.look:
         pace.record(parallel, start, perf_counter())
+    if pace.left or pace.timed or most != of_numba or not threads.any_thread_may():
+        return 0
+    pace.calls += _UNTIMED
+    return most if pace.parallel else 1

@@ -29,6 +29,18 @@ _chosen: int | None = None  # by set_num_threads
 _threads_of_numba: Callable[[], int] = numba.get_num_threads  # as set for this thread
 _forked_from_omp = False
 _any_thread_may = False  # use several threads: known once they were started
+choices = object()  # another one whenever what was found about threads may hold no more
+
+
+def forget_choices() -> None:
+    """Let the next call of any kind look at all that decides about threads."""
+    global choices
+    choices = object()
+
+
+def any_thread_may() -> bool:
+    """Whether every thread of this process may use several; where some may not, each call has to look."""
+    return _any_thread_may
 
 
 # How many threads -----------------------------------------------------------------------------------------------------
@@ -63,6 +75,7 @@ def set_num_threads(n: int) -> None:
     """
     global _chosen
     _chosen = _checked(n, "n")
+    forget_choices()
 
 
 def get_num_threads() -> int:
@@ -112,6 +125,11 @@ def _active() -> _Here | None:
     while block is not None and not block.lock.locked():
         block = block.outer
     return block
+
+
+def nothing_set_here() -> bool:
+    """Whether this code runs in no block of `num_threads`."""
+    return _here.get() is None or _active() is None
 
 
 def _set_here() -> int | None:
@@ -230,6 +248,7 @@ def _after_fork() -> None:
     """GNU OpenMP's threads do not survive a fork, and using them in a child ends the process."""
     global _forked_from_omp, _any_thread_may
     _any_thread_may = False
+    forget_choices()
     try:
         _forked_from_omp = numba.threading_layer() == "omp"
     except ValueError:  # no threads were started before the fork
