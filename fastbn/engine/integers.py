@@ -62,6 +62,7 @@ def columns(rows: int, width: int, span: int, repeat: int, weights: int, by_row:
 PAST_CACHE_BYTES = 16 << 20  # of the result: from here on it is written past the cache, a gradient from half of it on,
 _PAST_CACHE_ROW = 1536  # bytes: unless its runs have too many ends that share a cache line with their neighbours,
 _PAST_CACHE_ROW_BACK = 1024  # which hurts a gradient less, that takes more arithmetic, and the rows of a panel,
+_PAST_CACHE_LINES = 512  # those that are whole cache lines need no more,
 _PAST_CACHE_PLANE = 512  # and least where those are another channel's
 
 _COLLECTED = 16384  # elements at most of a group of short planes that is collected before it is written past the cache
@@ -129,8 +130,10 @@ def runs_forward(
     """The numbers of `Runs` and `RunsForward`, for `runs.forward`."""
     count, groups, parts, length, weights = view
     past = past_runs(length, by_channel, nbytes, itemsize, _to_next_group(count, parts * length, itemsize), 1)
+    in_lines = not past and not by_channel and nbytes >= PAST_CACHE_BYTES and length * itemsize >= _PAST_CACHE_LINES
     # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
     ahead = past if itemsize == 2 else _ahead(nbytes, count, past)
+    past = -AHEAD if in_lines else past
     return count, groups, parts, length, weights, pieces(count, parts * length), centered, rooted, past, ahead
 
 

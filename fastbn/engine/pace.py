@@ -103,17 +103,19 @@ def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
             run(found, *args)
             return
         choices = threads.choices
-        found = with_team(kind, nbytes, run, *args)
+        found = _run(kind, nbytes, _UNTIMED, run, args)
         left = _UNTIMED if found and outside else 0
 
     return with_number
 
 
-def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> int:
-    """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it.
+def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> None:
+    """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it."""
+    _run(kind, nbytes, 0, run, args)
 
-    Returns the number that some more calls may go with, or 0.
-    """
+
+def _run(kind: Any, nbytes: int, more: int, run: Callable[..., None], args: tuple[Any, ...]) -> int:
+    """As `with_team`; returns the number of threads that so many more calls may go with, or 0 if each is to ask."""
     most, of_numba = available_threads() if nbytes >= SERIAL_BYTES else (1, 1)
     if most == 1:
         run(1, *args)
@@ -136,5 +138,5 @@ def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> i
         pace.record(parallel, start, perf_counter())
     if pace.left or pace.timed or most != of_numba or not threads.any_thread_may():
         return 0
-    pace.calls += _UNTIMED
+    pace.calls += more
     return most if pace.parallel else 1

@@ -44,7 +44,9 @@ class RunsForward(NamedTuple):
     pieces: int  # of a group
     centered: int  # whether the mean is taken away
     rooted: int  # whether `var` takes rstd
-    past_cache: int  # 0, or y is written past the cache, and x fetched so many elements ahead
+    past_cache: (
+        int  # 0, or y is written past the cache, and x fetched so many elements ahead; negative: if in whole lines
+    )
     ahead: int  # 0, or x is fetched so many elements ahead while it is summed
 
 
@@ -70,7 +72,7 @@ class RowsBackward(NamedTuple):
     past_cache: int
     ahead: int  # see `cross_products`
     dy_ahead: int
-    collected: int  # whether rows are collected before they are written past the cache
+    collected: int  # whether rows that are not whole cache lines are collected before they are written past the cache
 
 
 class ColumnsForward(NamedTuple):

@@ -21,6 +21,7 @@ from numba import prange
 from fastbn.kernels.activations import unpacked
 from fastbn.kernels.jit import driver, entry, inlined, tile
 from fastbn.kernels.loops import (
+    AHEAD,
     FEW,
     ROWS_AT_ONCE,
     cross_products,
@@ -54,6 +55,7 @@ SHORT = 1024  # and the whole one where it is no longer than that
 FAR = 1 << 21  # elements of x: more than a core's own cache holds
 NEAR = 512  # elements: so far ahead longer ones are fetched then,
 SLAB = 114688  # unless a group has so few, in all arrays read (float32), that it is fetched while another is written
+SHORTEST_IN_LINES = 64  # elements of a run that is written past the cache as it is if it shares no cache line
 LINED_UP = 256  # elements of a run at least, for which it is begun at a cache line
 PIECE = 16384  # elements: some microseconds of work, far more than it costs to hand out
 
@@ -159,6 +161,12 @@ def _lead(y, i, n):
     A store across two lines takes twice the time, but the pieces at both ends take as long as a short run.
     """
     return gap(y, i) if n >= LINED_UP else 0
+
+
+@tile
+def _in_lines(y, length):
+    """Whether all runs of this length, which lie behind each other, are whole cache lines, and long enough to pay."""
+    return length >= SHORTEST_IN_LINES and gap(y, 0) == 0 and gap(y, length) == 0
 
 
 @tile
@@ -304,6 +312,9 @@ def _of_group(x, y, view, how, g, affine, eps, extras):
     affine: as of `_apply`.  extras: what `beginnings` makes; counts; and summed, see `forward`.
     """
     of_elements, counts, summed = extras
+    past_cache = how.past_cache
+    if past_cache < 0:
+        past_cache = -past_cache if _in_lines(y, view.length) else 0
     shift, s, q = 0.0, 0.0, 0.0
     for p in range(how.pieces):
         shift, ds, dq = _reduce(x, of_elements[2], view, (g, p), how.centered, False, how.ahead)
@@ -312,8 +323,8 @@ def _of_group(x, y, view, how, g, affine, eps, extras):
     m, v = statistics(shift, s, q, _terms(counts, view, g), how.centered)
     r = rooted(v, eps)
     for p in range(how.pieces - 1, -1, -1):  # backwards: what was read last is still in the cache
-        _add_up(x, summed, view, (g, p), how.past_cache)  # before y, which may be where x is
-        _apply(x, y, view, (g, p), (m, r), affine, of_elements, (how.past_cache, how.ahead))
+        _add_up(x, summed, view, (g, p), past_cache)  # before y, which may be where x is
+        _apply(x, y, view, (g, p), (m, r), affine, of_elements, (past_cache, how.ahead))
     return m, v, r
 
 
@@ -719,8 +730,9 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, extras):
         hi, along = address(coefficients), lined_up(scratch)
         sums = advance(along, 2 * ROWS_AT_ONCE * LANES)
         a, t = advance(hi, ROWS_AT_ONCE), advance(hi, 2 * ROWS_AT_ONCE)
-        there = pdx
-        if how.collected:
+        there, in_lines = pdx, how.collected and _in_lines(pdx, length)
+        collect, past_cache = how.collected and not in_lines, AHEAD if in_lines else how.past_cache
+        if collect:
             collected = np.empty(LINE + ROWS_AT_ONCE * length, dx.dtype)
             there = lined_up(collected)
         for k in range(2 * view.weights):
@@ -740,20 +752,20 @@ def rows_backward(plan, dy, x, dx, w, mean, rstd, grads, like, extras):
                 arrays, ahead = (pdy, px, beside[1]), (how.ahead, how.dy_ahead)
                 _add_rows(arrays, view, rows, (e0, e1), (pw, hi, a, t), own, along, ahead)
                 _sums_along_rows(px, rows, pm, pr, along, sums)
-            begin, base = (row * length, row) if how.collected else (0, 0)
-            target = _as_lined_up(there, pdx, begin) if how.collected else pdx
+            begin, base = (row * length, row) if collect else (0, 0)
+            target = _as_lined_up(there, pdx, begin) if collect else pdx
             into, of_elements = (advance(pdy, begin), advance(px, begin), target), _advanced(beside, begin)
             for r in range(rows[0], rows[1]):
                 m, k, weight = pick(pm, r, 0.0), 2 * (r - row), (pw, _weight_of_row(view, r))
                 v, u = slopes(sums[k], sums[k + 1], _terms(address(counts), view, r), pr[r], pm is not None)
                 for p in range(how.pieces):
                     place, of = (r - base, p), (m, pr[r], v, u)
-                    _apply_back(into, view, place, of, weight, of_elements, how.past_cache, False)
-            if how.collected:
+                    _apply_back(into, view, place, of, weight, of_elements, past_cache, False)
+            if collect:
                 pour(target, pdx, begin, (rows[1] - row) * length)
         hold(coefficients)
         hold(scratch)
-        if how.collected:
+        if collect:
             hold(collected)
 
 
