@@ -13,7 +13,7 @@ from fastbn.engine import numbers
 from fastbn.engine.by_runs import Backward, Forward, collecting
 from fastbn.engine.entries import Entries
 from fastbn.engine.integers import ceil_div
-from fastbn.engine.operands import LIKE, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.engine.operands import LIKE, NO_GRADIENT_EXTRAS, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import columns
 from fastbn.kernels.simd import LANES
@@ -128,7 +128,7 @@ def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
 
     def run(threads: int, arrays: Gradient) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
-        extras, parallel = extras or GradientExtras(), threads > 1
+        extras, parallel = extras or NO_GRADIENT_EXTRAS, threads > 1
         mean = np.zeros(groups) if mean is None else mean
         channel, row = (None, w) if by_row else (w, None)
         grads: Any = None if by_row else np.empty((blocks, 2, shape[5]))

@@ -12,7 +12,7 @@ from fastbn._quiet import quietly
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries
 from fastbn.engine.integers import ceil_div
-from fastbn.engine.operands import LIKE, UNWANTED, Array, Gradient, GradientExtras, Maybe, computed_in
+from fastbn.engine.operands import LIKE, NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import runs, statistics
 
@@ -226,7 +226,7 @@ def _block_in_steps(past_cache: int) -> Callable[..., None]:
 
     def run(threads: int, shape: tuple[int, ...], arrays: Gradient, totals: tuple[Array, Array]) -> None:
         dy, x, dx, w, mean, rstd, _, _, extras = arrays
-        extras, parallel = extras or GradientExtras(), threads > 1
+        extras, parallel = extras or NO_GRADIENT_EXTRAS, threads > 1
         count, groups, parts, length, channels = shape
         per_part, per_group = runs.pieces(count, length), runs.pieces(count, parts * length)
         pieces = groups * parts * per_part
@@ -257,7 +257,7 @@ def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
 
     def run(threads: int, arrays: Gradient) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
-        extras, parallel = extras or GradientExtras(), threads > 1
+        extras, parallel = extras or NO_GRADIENT_EXTRAS, threads > 1
         grads = np.zeros((blocks, 2, weights))
         if extras.dy is not None:
             means = np.zeros(rows) if mean is None else mean

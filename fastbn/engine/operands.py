@@ -49,6 +49,9 @@ class GradientExtras(NamedTuple):
         return None if self.dsum is None and self.where is None else (self.dsum, self.where)
 
 
+NO_GRADIENT_EXTRAS = GradientExtras()
+
+
 class Gradient(NamedTuple):
     """Flat arrays of one backward."""
 

@@ -93,11 +93,11 @@ def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
     more threads than it is set to.
     """
     kind = object()
-    found, left, choices = 1, 0, threads.choices
+    found, left, choices, here = 1, 0, threads.choices, threads.block_here
 
     def with_number(*args: Any) -> None:
         nonlocal found, left, choices
-        outside = threads.nothing_set_here()
+        outside = here() is None or threads.nothing_set_here()
         if left > 0 and outside and choices is threads.choices:
             left -= 1
             run(found, *args)

@@ -117,6 +117,7 @@ class _Here(ContextDecorator):
 
 
 _here: ContextVar[_Here | None] = ContextVar("fastbn_num_threads", default=None)  # by num_threads
+block_here = _here.get  # the last block that began here, which may have ended
 
 
 def _active() -> _Here | None:
@@ -129,7 +130,7 @@ def _active() -> _Here | None:
 
 def nothing_set_here() -> bool:
     """Whether this code runs in no block of `num_threads`."""
-    return _here.get() is None or _active() is None
+    return _active() is None
 
 
 def _set_here() -> int | None:
