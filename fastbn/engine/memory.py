@@ -286,6 +286,12 @@ def _stop_keeper() -> None:
             sleep(0.0002)
 
 
+def _go_on() -> None:
+    """After a fork, in the process that was there before."""
+    if _pool.held:
+        _watch(_pool, monotonic())
+
+
 def _start_anew() -> None:
     """In a forked process: idle pages are the parent's as well, and nobody hands them on to later results."""
     global _pool
@@ -293,4 +299,4 @@ def _start_anew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_stop_keeper, after_in_child=_start_anew)
+    os.register_at_fork(before=_stop_keeper, after_in_parent=_go_on, after_in_child=_start_anew)

@@ -82,6 +82,22 @@ def held():
     return memory.count().idle
 
 
+@pytest.mark.parametrize("shape", [(SIZE,), (3, SIZE + 4), (SIZE // 16, 4, 16)])
+def test_results_begin_at_a_cache_line(shape):
+    for dtype in (np.float32, np.uint8, np.float64, np.float32):
+        y = memory.empty(shape, np.dtype(dtype))
+        assert (y.shape, y.dtype, address(y) % 64) == (shape, dtype, 0)
+        y[...] = 1
+
+
+def test_memory_serves_results_of_another_shape():
+    first = address(result())
+    y = memory.empty((SIZE // 8,), np.dtype(np.float64))
+    assert (address(y), y.shape, y.dtype) == (first, (SIZE // 8,), np.float64)
+    del y
+    assert address(result()) == first
+
+
 def test_memory_is_used_again():
     y = result()
     first = address(y)
@@ -292,6 +308,28 @@ assert code == 7
 print("right")
 """
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_after_a_fork_the_parent_gives_it_back_without_a_further_call():
+    out = python(
+        f"""
+import os, time, numpy as np
+from internals import held_buffers, memory
+memory.LEAST, memory._IDLE = {SIZE}, 0.1
+y = memory.empty(({SIZE},), np.dtype(np.uint8))
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+del y
+end = time.monotonic() + 20
+while held_buffers() and time.monotonic() < end:
+    time.sleep(0.01)
+print(len(held_buffers()))
+"""
+    )
+    assert out == ("0\n", "")
 
 
 @pytest.mark.full
