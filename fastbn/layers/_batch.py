@@ -1,6 +1,9 @@
 """Batch normalization."""
 
 import operator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -88,21 +91,25 @@ class BatchNorm(ChannelNorm):
         """
         if self.running_mean is None:
             raise ValueError(f"cannot freeze {self}: it keeps no running statistics")
-        self.unfreeze()
-        self.frozen = True
-        if affine:
-            self._constants.update(self.parameters)
-            self.parameters.clear()
-            self.grads.clear()
+        self._divide(True, self.parameters | self._constants if affine else {})
         return self
 
     def unfreeze(self) -> Self:
         """Undo `freeze`; the gradients of weight and bias begin at zero; returns the layer."""
-        self.frozen = False
-        self.parameters.update(self._constants)
-        self.grads.update({name: np.zeros_like(value) for name, value in self._constants.items()})
-        self._constants.clear()
+        self._divide(False, {})
         return self
+
+    def _divide(self, frozen: bool, constants: dict[str, Array]) -> None:
+        """Be frozen or not, with these of the parameters as constants; an exception from outside finds all or nothing.
+
+        Gradients of what was a constant begin at zero.  The dicts stay the ones that a user may hold.
+        """
+        learned = {n: v for n, v in (self.parameters | self._constants).items() if n not in constants}
+        grads = {n: np.zeros_like(v) if n in self._constants else self.grads[n] for n, v in learned.items()}
+        steps: list[Callable[[], None]] = [partial(setattr, self, "frozen", frozen)]
+        for held, new in ((self.parameters, learned), (self.grads, grads), (self._constants, constants)):
+            steps += held.clear, partial(held.update, new)
+        deque(map(operator.call, steps), maxlen=0)  # in C, where no signal's handler is called
 
     def _checked(self, x: ArrayLike) -> Array:
         x = arguments.ndarray(x, "x")

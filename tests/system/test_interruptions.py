@@ -264,3 +264,37 @@ at_every_line(call, check)
 print("right")
 """
     )
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_layer_is_frozen_whole_or_not_at_all(affine):
+    at_every_line(
+        f"""
+layer = layers.BatchNorm1d(4)
+layer.backward(x, layer.forward(x)[1])
+dicts = layer.parameters, layer.grads
+
+def seen():
+    assert (layer.parameters, layer.grads) == dicts and layer.weight.shape == layer.bias.shape == (4,)
+    return layer.frozen, list(layer.parameters), list(layer.grads), list(layer.state_dict())
+
+def between(change, back):
+    states = []
+    for step in (back, change):
+        step()
+        states.append(seen())
+
+    def call():
+        back()
+        change()
+
+    def check():
+        assert seen() in states, (seen(), states)
+
+    at_every_line(call, check)
+
+between(lambda: layer.freeze({affine}), layer.unfreeze)
+between(layer.unfreeze, lambda: layer.freeze({affine}))
+print("right")
+"""
+    )
