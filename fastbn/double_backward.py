@@ -5,6 +5,8 @@ each function here returns its gradients for the first three.  What `fastbn.func
 bits and errors holds here too.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray

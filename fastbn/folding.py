@@ -1,5 +1,7 @@
 """Batch norm in evaluation is a scale and a shift of each channel, which a convolution beside it can take over."""
 
+from __future__ import annotations
+
 from math import prod
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Data before a network sees it: integers, booleans or floats normalized by given statistics, and back."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """An open file of trained weights."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -21,7 +23,7 @@ Kinds = Mapping[str, Callable[[tuple[int, ...]], Layer]]
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
 
 
-def read(path: str | os.PathLike[str], *, format: str | None = None, max_bytes: int | None = None) -> "File":
+def read(path: str | os.PathLike[str], *, format: str | None = None, max_bytes: int | None = None) -> File:
     """Open a file of trained weights, of any system's; only its header is read.
 
     Parameters

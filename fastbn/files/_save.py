@@ -1,5 +1,7 @@
 """Writing: safetensors and .npz, beside the place and then renamed, always in C order."""
 
+from __future__ import annotations
+
 import io
 import json
 import os

@@ -1,5 +1,7 @@
 """State and contexts, which all layers have, and what batch and instance norm share."""
 
+from __future__ import annotations
+
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Batch normalization."""
 
+from __future__ import annotations
+
 import operator
 from collections import deque
 from collections.abc import Callable

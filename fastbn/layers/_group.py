@@ -1,5 +1,7 @@
 """Group normalization."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

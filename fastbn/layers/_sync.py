@@ -1,5 +1,7 @@
 """Batch normalization whose batch spans several processes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar

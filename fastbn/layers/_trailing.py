@@ -1,5 +1,7 @@
 """Layer and RMS normalization."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The layers of `fastbn.variants`."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 import numpy as np

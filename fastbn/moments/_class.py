@@ -1,5 +1,7 @@
 """Moments: mean and variance that are updated, merged, and applied."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from copy import copy
 from typing import Any, Self
@@ -160,7 +162,7 @@ class Moments:
         self._add(measured(x, self._axes, where, weights), "x")
         return self
 
-    def merge(self, other: "Moments") -> Self:
+    def merge(self, other: Moments) -> Self:
         """Count in what `other` has counted.
 
         Parameters
@@ -187,7 +189,7 @@ class Moments:
         self._add(other._state, "other")
         return self
 
-    def __add__(self, other: object) -> "Moments":
+    def __add__(self, other: object) -> Moments:
         if isinstance(other, int) and other == 0:
             return copy(self)
         if not isinstance(other, Moments):

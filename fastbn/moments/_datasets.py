@@ -1,5 +1,7 @@
 """Statistics of a data set: of anything that is sliced like an array, or that yields arrays."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod

@@ -1,5 +1,7 @@
 """Exact statistics for the batch norms of a trained network."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Layer and RMS normalization of a sum, as in the blocks of a transformer."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """Batch normalization: a group is a channel."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, overload
 

@@ -1,5 +1,7 @@
 """Group normalization: a group is some channels of a sample."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, overload
 

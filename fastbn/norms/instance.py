@@ -1,5 +1,7 @@
 """Instance normalization: a group is a channel of a sample."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

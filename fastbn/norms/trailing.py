@@ -1,5 +1,7 @@
 """Layer and RMS normalization: a group is what has the same index on the leading axes."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

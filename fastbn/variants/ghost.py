@@ -1,5 +1,7 @@
 """Ghost batch norm: each few consecutive samples by their own statistics."""
 
+from __future__ import annotations
+
 from typing import Any, overload
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Local response normalization: by the squares of neighbouring channels."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,5 +1,7 @@
 """Layer norm and RMS norm over the channels, which need not be the last axis."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

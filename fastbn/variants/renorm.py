@@ -1,5 +1,7 @@
 """Batch renormalization: training that agrees with evaluation, as far as limits allow."""
 
+from __future__ import annotations
+
 from typing import Any, overload
 
 import numpy as np

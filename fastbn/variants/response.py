@@ -1,5 +1,7 @@
 """Global and filter response normalization: a scale a sample and channel."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Weight standardization: of a convolution's or linear map's weights."""
 
+from __future__ import annotations
+
 from math import prod, sqrt
 from typing import Any
 

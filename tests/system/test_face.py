@@ -1,5 +1,6 @@
 """What the module itself shows: public names, submodules that are loaded when they are asked for."""
 
+import inspect
 import pydoc
 import re
 import subprocess
@@ -85,3 +86,15 @@ def test_help_opens_with_an_index_of_what_there_is_and_an_example():
     named = re.findall(r"`(?:fastbn\.)?([A-Za-z_0-9]+)`", fastbn.__doc__)
     assert len(named) > 30
     assert [name for name in named if name not in (*dir(fastbn), "3d", "fastbn")] == []
+
+
+def test_signatures_name_their_types_as_people_do():
+    """Not by what ArrayLike is made of, which fills a screen for every argument."""
+    functions = {name: getattr(fastbn, name) for name in fastbn.__all__ if callable(getattr(fastbn, name))}
+    for name, of_class in list(functions.items()):
+        if inspect.isclass(of_class):
+            methods = inspect.getmembers(of_class, inspect.isfunction)
+            functions |= {f"{name}.{m}": method for m, method in methods if not m.startswith("_")}
+    assert len(functions) > 200
+    shown = {name: str(inspect.signature(function)) for name, function in functions.items()}
+    assert {name: text for name, text in shown.items() if re.search(r"\b(typing|collections|_array_like)\.", text)} == {}
