@@ -35,8 +35,11 @@ def bits(results):
 
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((4, CHANNELS, 6, 5), 1), ((4, 6, 5, CHANNELS), -1), ((8, CHANNELS, 48, 48), 1)],
-    ids=["runs", "columns", "for several threads each"],
+    [
+        pytest.param((4, CHANNELS, 6, 5), 1, id="runs"),
+        pytest.param((4, 6, 5, CHANNELS), -1, id="columns", marks=pytest.mark.full),
+        pytest.param((8, CHANNELS, 48, 48), 1, id="for several threads each", marks=pytest.mark.full),
+    ],
 )
 def test_a_plan_that_many_threads_use_at_once_gives_the_bits_of_its_first_call(shape, axis):
     call = a_call(shape, axis, "relu")

@@ -44,7 +44,7 @@ MASKED = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_refuse_masked_arrays_by_name(name, kind):
     layer, shape = LAYERS[name]
-    values = np.random.default_rng(0).normal(3, 2, shape)
+    values = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
     wrong = MASKED[kind](values)
     before = layer.state_dict()
     for call in (layer.train(), layer.train().forward):

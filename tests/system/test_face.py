@@ -97,4 +97,6 @@ def test_signatures_name_their_types_as_people_do():
             functions |= {f"{name}.{m}": method for m, method in methods if not m.startswith("_")}
     assert len(functions) > 200
     shown = {name: str(inspect.signature(function)) for name, function in functions.items()}
-    assert {name: text for name, text in shown.items() if re.search(r"\b(typing|collections|_array_like)\.", text)} == {}
+    assert {
+        name: text for name, text in shown.items() if re.search(r"\b(typing|collections|_array_like)\.", text)
+    } == {}
