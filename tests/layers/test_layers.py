@@ -335,7 +335,7 @@ def test_copies_go_on_alone_and_without_the_context(name, args, kwargs, shape, d
 @pytest.mark.parametrize(("name", "args", "kwargs", "shape"), named(PLAIN + OPTIONS))
 def test_several_forwards_before_the_backwards(name, args, kwargs, shape):
     rng = np.random.default_rng(0)
-    inputs, gradients = rng.normal(3, 2, (3, *shape)), rng.normal(0, 1, (3, *shape))
+    inputs, gradients = (rng.normal(mean, 2, (3, *shape)).astype(np.float32) for mean in (3, 0))
     one_by_one, at_once = build(name, args, kwargs), build(name, args, kwargs)
     expected = [(one_by_one(x), one_by_one.backward(dy)) for x, dy in zip(inputs, gradients, strict=True)]
     steps = [at_once.forward(x) for x in inputs]

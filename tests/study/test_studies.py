@@ -58,7 +58,8 @@ def test_the_interval_is_students():
 # studies --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name != NAMES[0])) for name in NAMES])
+@pytest.mark.full
+@pytest.mark.parametrize("name", NAMES)
 def test_a_share_of_every_study_runs_and_repeats_itself(name, tmp_path):
     study = find(name)
     first = _run.report(name, study, range(1), share=0.01)
