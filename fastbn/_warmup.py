@@ -1,5 +1,7 @@
 """Compile ahead of the first call: in an image's build, before a server forks, in a test's setup."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

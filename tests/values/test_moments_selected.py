@@ -122,7 +122,7 @@ def test_a_large_mean_and_an_outlier_cost_no_digits(axis):
         assert moments.var()[g] == pytest.approx(float(var), rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(70, 6, 70, 90), (400, 40, 80)])
+@pytest.mark.parametrize("shape", [pytest.param((70, 6, 70, 90), marks=pytest.mark.full), (200, 40, 80)])
 def test_the_number_of_threads_makes_no_difference(shape):
     rng = np.random.default_rng(2)
     x, where = rng.normal(0, 1, shape), rng.random(shape) < 0.5
