@@ -35,7 +35,8 @@ def read(path: str | os.PathLike[str], *, format: str | None = None, max_bytes: 
         "mindspore", "mxnet", "npz", "onnx", "openvino", "orbax", "paddle", "pickle", "safetensors" or "torch".  By
         default its content tells; its name is not asked.
     max_bytes : int, optional
-        The most bytes that compressed or expanded arrays may take in memory, each and all together.
+        The most bytes that compressed or expanded arrays may take in memory, each and all together; one that is read
+        again counts once.
 
     Returns
     -------

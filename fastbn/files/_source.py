@@ -62,7 +62,7 @@ class Source:
         self.bytes_read = 0
         self._lock = threading.Lock()
         self._max_bytes = max_bytes
-        self._inflated = 0
+        self._inflated, self._counted = 0, dict[str, int]()
 
     def close(self) -> None:
         self._file.close()
@@ -125,12 +125,14 @@ class Source:
         """Count what is about to take more memory than in the file; refuse what cannot be or is not wanted."""
         if stored is not None and length > DEFLATE_AT_MOST * stored + 4096:
             self.bad(f"{what} claims {length} bytes in {stored}, which no compression gives")
-        if self._max_bytes is not None and self._inflated + length > self._max_bytes:
+        others = self._inflated - self._counted.get(what, 0)  # what is read again takes the place of what it was
+        if self._max_bytes is not None and others + length > self._max_bytes:
             self.bad(
-                f"{what} inflates to {length} bytes after {self._inflated} before it; expected at most "
+                f"{what} inflates to {length} bytes after {others} before it; expected at most "
                 f"max_bytes={self._max_bytes} in all"
             )
-        self._inflated += length
+        self._inflated = others + length
+        self._counted[what] = length
 
 
 def shown(value: Any) -> str:

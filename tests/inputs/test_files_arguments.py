@@ -100,3 +100,13 @@ def test_a_file_beside_another_may_not_be_a_link_that_leads_elsewhere(tmp_path, 
     (folder / other).symlink_to(tmp_path / other)
     with pytest.raises(ValueError, match="not in its own folder"):
         files.read(folder / name)
+
+
+def test_max_bytes_counts_what_is_read_again_once(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez_compressed(path, a=np.zeros(1000), b=np.zeros(1000))
+    with files.read(path, max_bytes=17_000) as file:
+        for _ in range(3):
+            assert sum(array.nbytes for array in file.arrays.values()) == 16_000
+    with files.read(path, max_bytes=15_000) as file, pytest.raises(ValueError, match="after 8128 before it"):
+        dict(file.arrays)
