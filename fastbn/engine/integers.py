@@ -170,7 +170,8 @@ def runs_backward(
     samples, per_block = blocks_of_samples(view, itemsize)
     of_sample = groups // samples
     units = of_sample * ceil_div(samples, per_block)
-    past = past_runs(length, 1, nbytes, itemsize, _to_next_group(count, parts * length, 2 * itemsize), 2)
+    next_group = _to_next_group(count, parts * length, 2 * itemsize) if count > 1 else AHEAD  # else behind this one
+    past = past_runs(length, 1, nbytes, itemsize, next_group, 2)
     ahead = _ahead(nbytes, count, past)
     collected = not past and count == 1 and 2 * nbytes >= PAST_CACHE_BYTES and parts * length <= _COLLECTED
     of_part = pieces(count, length)
