@@ -162,6 +162,8 @@ def _parameters_of(module: str, groups: dict[str, dict[str, str]]) -> tuple[str,
 
 def _of_haiku(groups: dict[str, dict[str, str]], entries: dict[str, Entry], norms: dict[str, Norm]) -> None:
     """Batch norms of Haiku: evaluation takes `average` of the two moving averages."""
+    affine = {name: beside for name, beside in groups.items() if {"scale", "offset"} & beside.keys()}
+    inner = {_inner(name): name for name in affine}
     for group, arrays in list(groups.items()):
         if not group.endswith("/~/mean_ema") or "average" not in arrays:
             continue
@@ -172,14 +174,15 @@ def _of_haiku(groups: dict[str, dict[str, str]], entries: dict[str, Entry], norm
         shape = (prod(entries[arrays["average"]].shape),)
         found = {"running_mean": arrays["average"], "running_var": variance}
         own = module
-        for other, beside in groups.items():
-            if {"scale", "offset"} & beside.keys() and _same_module(module, other):
+        # Params and state are saved side by side, so that their paths differ in the outermost dict, or one has none.
+        for other in (inner.get(_inner(module)), inner.get(module), _inner(module), module):
+            if other is not None and other in affine:
+                beside = affine[other]
                 found |= {role: beside[key] for role, key in (("weight", "scale"), ("bias", "offset")) if key in beside}
-                own = "/".join(module.split("/")[1:]) if other != module else module
+                own = _inner(module) if other != module else module
         norms[own] = Norm("batch", found, shape, FLAX_NAMES.eps, momentum=0.01, axis=-1)
 
 
-def _same_module(first: str, second: str) -> bool:
-    """Whether two paths differ in the outermost dict alone: params and state are saved side by side."""
-    one, two = first.split("/"), second.split("/")
-    return first == second or one[1:] == two[1:] or one[1:] == two or one == two[1:]
+def _inner(path: str) -> str:
+    """A path without the outermost dict."""
+    return path.partition("/")[2]

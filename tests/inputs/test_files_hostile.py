@@ -4,6 +4,7 @@ import io
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 
 import internals
@@ -244,3 +245,20 @@ def test_opcodes_in_any_order_end_in_an_error_or_arrays(tmp_path):
 def test_opcodes_in_any_order_often(tmp_path):
     """20,000 of them."""
     check_any_order(tmp_path / "m.pt", 20_000)
+
+
+def test_the_norms_of_many_arrays_are_found_in_time(tmp_path):
+    """20,000 batch norms of Haiku, of which each was once compared with all the others."""
+    one = np.ones(1, np.float32)
+    tree = {
+        "params": {f"m{k}": {"scale": one, "offset": one} for k in range(20_000)},
+        "state": {f"m{k}/~/{which}_ema": {"average": one} for k in range(20_000) for which in ("mean", "var")},
+    }
+    path = tmp_path / "m.pickle"
+    path.write_bytes(pickle.dumps(tree, 4))
+    with files.read(path) as file:
+        begin = time.perf_counter()
+        norms, _ = file._norms()
+        assert time.perf_counter() - begin < 30
+    assert len(norms) == 20_000
+    assert all(len(norm.arrays) == 4 for norm in norms.values())
