@@ -12,7 +12,7 @@ from fastbn._doors import need
 from fastbn.engine import arguments
 from fastbn.engine.threads import num_threads
 from fastbn.moments import Moments
-from fastbn.moments._measure import axes_of, measured
+from fastbn.moments._measure import axes_of, measured, without_nan
 from fastbn.moments._states import State, concatenated, merged
 
 __all__ = ["moments", "normalize"]
@@ -164,9 +164,7 @@ def _with(place: tuple[int, ...], kept: tuple[int, ...], numbers: tuple[int, ...
 
 def _measured(x: Array, where: Any, weights: Any, axes: tuple[int, ...], skipna: bool) -> Array:
     """The state of a chunk, as the only element of an array of objects."""
-    if skipna and x.dtype.kind not in "iub":
-        known = np.equal(x, x)
-        where = known if where is None else known & where
+    where = without_nan(x, where) if skipna else where
     result = np.empty((1,) * x.ndim, object)
     with num_threads(1):  # Dask hands out the cores
         result.reshape(-1)[0] = measured(x, axes, where, weights, "array")

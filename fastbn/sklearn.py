@@ -88,7 +88,9 @@ def _standardizer() -> Any:
             X, weights = self._validated(X, reset=first), None
             if sample_weight is not None:
                 arguments.refuse_mask(sample_weight, "sample_weight")
-                weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64)[:, None]
+                weights = validation._check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)[
+                    :, None
+                ]
             state = measured(X, (1,), None, weights, "X")
             if np.isnan(state.offset).any():
                 state = measured(X, (1,), np.equal(X, X), weights, "X")

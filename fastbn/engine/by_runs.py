@@ -16,6 +16,8 @@ from fastbn.engine.operands import LIKE, NO_GRADIENT_EXTRAS, UNWANTED, Array, Gr
 from fastbn.engine.views import View
 from fastbn.kernels import runs, statistics
 
+_LONG_CHUNK = 4096  # elements of a chunk: sums of such ones are taken in the order of memory, which is read faster
+
 Forward = Callable[..., None]  # of (threads, x, y, weight, bias, mean, var, extras)
 Backward = Callable[..., None]  # of (threads, the fields of Gradient)
 
@@ -129,7 +131,10 @@ def sums(view: View, x: Array) -> Callable[..., None]:
     """The sums of d and d^2 over every group of arrays like x; d: the distance from `shift`, an element."""
     shape, reduce = view.geometry, Entries(runs.reduce)
     count, groups, parts, length, _ = shape
-    per_group = runs.pieces(count, parts * length)
+    chunk = parts * length
+    if count > 1 and chunk >= _LONG_CHUNK:
+        return _sums_of_chunks(view, reduce)
+    per_group = runs.pieces(count, chunk)
 
     @quietly
     def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
@@ -137,6 +142,20 @@ def sums(view: View, x: Array) -> Callable[..., None]:
         reduce(threads > 1, (groups * per_group, x, None, shape, per_group, True, True, of_pieces))
         _, s[:], q[:] = of_pieces.reshape(groups, per_group, 3).sum(axis=1).T
         shift[:] = of_pieces[::per_group, 0]
+
+    return run
+
+
+def _sums_of_chunks(view: View, reduce: Entries) -> Callable[..., None]:
+    """As `sums`, chunk by chunk in the order of memory; then those of a group are brought to the same shift."""
+    count, groups, parts, length, weights = view.geometry
+    chunk, alone = parts * length, (1, count * groups, parts, length, weights)
+    pieces, add = runs.pieces(1, chunk), Entries(statistics.add_chunks)
+
+    def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
+        of_pieces = np.empty((count * groups * pieces, 3))
+        reduce(threads > 1, (count * groups * pieces, x, None, alone, pieces, True, True, of_pieces))
+        add(False, (groups, of_pieces.reshape(-1), count, pieces, chunk, shift, s, q))
 
     return run
 

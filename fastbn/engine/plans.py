@@ -19,6 +19,8 @@ _NONE = None, None
 
 _operations: list["Operation"] = []
 
+elsewhere: list[dict[Any, Any]] = []  # what others keep of calls
+
 _ndarray = np.ndarray
 
 
@@ -209,7 +211,7 @@ def count() -> int:
 
 def clear() -> None:
     """Keep none."""
-    _recent.clear()
-    _older.clear()
+    for kept in (_recent, _older, *elsewhere):
+        kept.clear()
     for operation in _operations:
         operation.last = _NONE

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbn.engine import arguments
 from fastbn.moments._class import Moments
-from fastbn.moments._measure import mask_of, measured
+from fastbn.moments._measure import measured, without_nan
 from fastbn.moments._progress import tracked
 
 Array = NDArray[Any]
@@ -95,7 +95,7 @@ def dataset_statistics(
         if unsure:
             _warn_of_channels(x.shape)
             unsure = False
-        mask = _without_nan(x, mask) if skip else mask
+        mask = without_nan(x, mask) if skip else mask
         moments._add(measured(x, moments._axes, mask, None, "data"), "data")
     return moments
 
@@ -181,16 +181,6 @@ def _sliced(mask: Any, x: Any, part: slice | None, array: Any) -> Any:
             raise ValueError(f"where has shape {shape}; expected one that broadcasts to {tuple(array.shape)}, data's")
         return mask[part]
     return mask
-
-
-def _without_nan(x: Any, mask: Any) -> Any:
-    """The mask, and no NaN."""
-    values = np.asarray(x.data if isinstance(x, np.ma.MaskedArray) else x)
-    if values.dtype.kind in "iub":
-        return mask
-    with np.errstate(all="ignore"):
-        known = values == values
-    return known if mask is None else mask_of(mask, values) & known
 
 
 def _warn_of_channels(shape: tuple[int, ...]) -> None:

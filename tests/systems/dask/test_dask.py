@@ -125,3 +125,11 @@ def test_masks_of_chunks_are_not_dropped():
     assert fastbn.dataset_statistics(masked, axis=1).count.tolist() == [6, 5, 5, 5]
     assert fastbn.Moments(axis=1).update(masked).count.tolist() == [6, 5, 5, 5]
     assert fastbn.dask.moments(masked, axis=1).compute().count.tolist() == [6, 5, 5, 5]
+
+
+def test_masked_arrays_with_nan_and_another_mask():
+    values = np.arange(24.0).reshape(6, 4)
+    array = da.from_array(values, chunks=(3, 4))
+    masked = da.ma.masked_greater(da.where(array < 4, np.nan, array), 20)
+    moments = fastbn.dask.moments(masked, where=array != 8, skipna=True).compute()
+    assert moments.count.tolist() == [4, 4, 4, 4]

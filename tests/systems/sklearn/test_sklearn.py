@@ -110,3 +110,29 @@ def test_masked_arrays_are_refused_by_name():
             call(masked)
     with pytest.raises(TypeError, match=r"^sample_weight is a masked array"):
         Standardizer().fit(x, sample_weight=np.ma.masked_equal([1, 1, 1, 1, 1, 9], 9))
+
+
+def test_what_partial_fit_does_not_look_at_itself():
+    """Plain arrays are measured before scikit-learn looks at them, which says the same of them afterwards."""
+    x = data((50, 4))
+    for bad, error in (
+        (np.where(x == x[3, 1], np.inf, x), "infinity"),
+        (x[:, :3], "X has 3 features, but Standardizer is expecting 4"),
+        (x[:0], "0 sample"),
+        (x[0], "Expected 2D array"),
+    ):
+        scaler = Standardizer().fit(x)
+        before = scaler.moments_.to_dict()
+        with pytest.raises(ValueError, match=error):
+            scaler.partial_fit(bad)
+        assert scaler.moments_.to_dict() == before
+    holed = np.where(x == x[3, 1], np.nan, x)
+    assert Standardizer().fit(x).partial_fit(holed).n_samples_seen_.tolist() == [100, 99, 100, 100]
+    frame = pd.DataFrame(x, columns=list("abcd"))
+    assert not hasattr(Standardizer().fit(frame).fit(x), "feature_names_in_")
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        Standardizer().fit(frame).partial_fit(x)
+    with pytest.raises(ValueError, match="sample_weight"):
+        Standardizer().fit(x, sample_weight=-np.ones(50))
+    for kind in (np.asfortranarray(x), x[::-1], x.astype(">f8"), x.astype(np.float32), x.tolist()):
+        np.testing.assert_allclose(Standardizer().fit(kind).mean_, np.mean(kind, axis=0), rtol=1e-6)
