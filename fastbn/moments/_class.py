@@ -153,11 +153,10 @@ class Moments:
 
         Notes
         -----
-        Parallel kernels read x, mask and weights where they lie, in any order of memory without holes in which the mask
-        or the weights change along x as it lies.  All else is brought together some 262,144 elements at a time (at
-        least one for every group), so no temporary is as large as x.  Error: of float data, mean and variance are those
-        of exact sums to some 1e-12 of the spread and of the variance, whatever the mean; a mean is rounded to float64
-        once more.
+        Parallel kernels read x where it lies, and beside it `where` and `weights`, which may be broadcast.  Where x has
+        holes, or they lie in another order, parts of some 262,144 elements (at least one for every group) are brought
+        together first, so no temporary is as large as x.  Error: of float data, mean and variance are those of exact
+        sums to some 1e-12 of the spread and of the variance, whatever the mean; a mean is rounded to float64 once more.
         """
         self._add(measured(x, self._axes, where, weights), "x")
         return self
