@@ -99,6 +99,7 @@ def check_library(folder, *operations, dtypes=("float32",), backward=False):
     return made
 
 
+@pytest.mark.full
 def test_a_library_has_the_bits_of_python(tmp_path):
     made = check_library(tmp_path, "rms_norm")
     assert made.nbytes < 40_000
