@@ -79,9 +79,9 @@ def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
     reshaped, final = spec.shape != (view.weights,) or not plain, spec.shape
     stats_axes = None if view.stats_axes is None else arrays.inverse(view.stats_axes)
     simple = order is None and prepared is None and shared is None and direct and not reshaped and not view.columns
-    contiguous = weight is None or weight.flags.c_contiguous
+    contiguous = all(v is None or v.flags.c_contiguous for v in operands[:5])
     if simple and contiguous and run is not None and spec.through_statistics:
-        return by_runs.small_backward(view, x, spec.centered)
+        return by_runs.small_backward(view, operands, spec.centered)
     del x, weight
 
     def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:

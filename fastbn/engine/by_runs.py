@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbn._quiet import quietly
 from fastbn.engine import numbers
-from fastbn.engine.entries import Entries
+from fastbn.engine.entries import Entries, entry_point
 from fastbn.engine.integers import ceil_div
 from fastbn.engine.operands import LIKE, NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
@@ -40,27 +40,26 @@ def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> F
 
 def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any) -> Callable[..., Any]:
     """A plan for small arrays in C order without residual or mask: the fewest steps."""
-    x, w, b, most = *operands[:3], len(operands) - 3
-    kernel, eps, wanted = Entries(runs.forward), spec.eps, bool(spec.returns)
+    x, w, b, given = *operands[:3], operands[-1] is not None
+    eps, wanted = spec.eps, bool(spec.returns)
     plan = numbers.forward(view, numbers.of(x), spec.centered, spec.returns == 2)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
     empty, with_mean, counted = np.empty, wanted and spec.centered, spec.returns == 1
     affine = (w, b, None, None) if by_channel else (None, None, w, b)
-    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
+    entry = entry_point(runs.forward.serial, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
     del x, w, b, affine, operands
 
-    def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...] | None) -> Any:
-        out = None if others is None or len(others) < most else others[-1]
-        y = empty(shape, dtype) if out is None else out
+    def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Any:
+        y = others[-1] if given else empty(shape, dtype)
         mean = var = UNWANTED
         if wanted:
             var = empty(groups)
             if with_mean:
                 mean = empty(groups)
         if by_channel:
-            entry(plan, x.ravel(), y.ravel(), w, b, None, None, eps, mean, var, extras)
+            entry(plan, x, y, w, b, None, None, eps, mean, var, extras)
         else:
-            entry(plan, x.ravel(), y.ravel(), None, None, w, b, eps, mean, var, extras)
+            entry(plan, x, y, None, None, w, b, eps, mean, var, extras)
         if not wanted:
             return y
         return (y, mean, var, None) if counted else (y, mean, var)
@@ -112,16 +111,15 @@ def scale(view: View, y: Array, eps: float | None) -> Forward:
 
 def small_scale(view: View, operands: tuple[Any, ...], eps: float, extras: Any) -> Callable[..., Any]:
     """As `small_forward`, with given statistics."""
-    x, w, b, mean, var, *_ = operands
-    plan, kernel, shape, dtype = numbers.scale(view, numbers.of(x)), Entries(runs.scale), x.shape, x.dtype
+    x, w, b, mean, var, *_, out = operands
+    plan, shape, dtype, given = numbers.scale(view, numbers.of(x)), x.shape, x.dtype, out is not None
     empty, of_elements = np.empty, None if extras is None else extras.of_elements
-    entry = kernel.find(False, (plan, x.ravel(), x.ravel(), w, b, eps, mean, var, of_elements))
-    del x, w, b, mean, var, operands, _
+    entry = entry_point(runs.scale.serial, (plan, x.ravel(), x.ravel(), w, b, eps, mean, var, of_elements))
+    del x, w, b, mean, var, operands, out, _
 
-    def normalize(x: Array, w: Maybe, b: Maybe, others: tuple[Any, ...]) -> Array:
-        out = others[4] if len(others) == 5 else None
-        y = empty(shape, dtype) if out is None else out
-        entry(plan, x.ravel(), y.ravel(), w, b, eps, others[0], others[1], of_elements)
+    def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Array:
+        y: Array = others[-1] if given else empty(shape, dtype)
+        entry(plan, x, y, w, b, eps, others[0], others[1], of_elements)
         return y
 
     return normalize
@@ -183,27 +181,25 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
     return run
 
 
-def small_backward(view: View, x: Array, centered: bool) -> Callable[..., Any]:
+def small_backward(view: View, operands: tuple[Any, ...], centered: bool) -> Callable[..., Any]:
     """A plan for small arrays in C order, as is the weight, of one axis, if any; of which nothing else is asked."""
+    x, rstd, mean, w, given = *operands[1:5], operands[-1] is not None
     plan, _ = numbers.backward(view, numbers.of(x), centered)
     by_element, compute = view.affine == "element", computed_in(x.dtype)
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
-    kernel, collect = Entries(runs.rows_backward if by_element else runs.backward), collecting(size)
-    shape, dtype, weights, empty, entry = x.shape, x.dtype, view.weights, np.empty, None
-    beside = (LIKE[compute], None) if by_element else (None,)
+    shape, dtype, weights, empty = x.shape, x.dtype, view.weights, np.empty
+    beside, units = (LIKE[compute], None) if by_element else (None,), _units_of_collecting(size)
+    grads, flat = empty(size), (x.ravel(), rstd.ravel(), None if mean is None else mean.ravel())
+    kernel = runs.rows_backward if by_element else runs.backward
+    entry = entry_point(kernel.serial, (plan, flat[0], flat[0], flat[0], w, flat[2], flat[1], grads, *beside))
+    collect = entry_point(runs.collect_rows.serial, (units, grads, empty(weights, compute), empty(weights, compute)))
+    del x, rstd, mean, w, operands, grads, flat
 
-    def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:
-        nonlocal entry
-        mean, out = others[0], others[6] if len(others) == 7 else None
-        dx = empty(shape, dtype) if out is None else out
+    def differentiate(dy: Array, x: Array, rstd: Array, others: Any) -> Any:
+        dx = others[-1] if given else empty(shape, dtype)
         dweight, dbias, grads = empty(weights, compute), empty(weights, compute), empty(size)
-        if mean is not None:
-            mean = mean.ravel()
-        args = plan, dy.ravel(), x.ravel(), dx.ravel(), others[1], mean, rstd.ravel(), grads, *beside
-        if entry is None:
-            entry = kernel.find(False, args)
-        entry(*args)
-        collect(1, grads, dweight, dbias)
+        entry(plan, dy, x, dx, others[1], others[0], rstd, grads, *beside)
+        collect(units, grads, dweight, dbias)
         return dx, dweight, dbias
 
     return differentiate
@@ -292,9 +288,13 @@ def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
     return run
 
 
+def _units_of_collecting(size: tuple[int, int, int]) -> int:
+    return ceil_div(size[0] * size[1] * size[2], runs.COLLECTED)
+
+
 def collecting(size: tuple[int, int, int]) -> Callable[..., None]:
     """What adds up gradients of blocks, of this size: a function of (threads, grads, dweight, dbias)."""
-    units, kernel = ceil_div(size[0] * size[1] * size[2], runs.COLLECTED), Entries(runs.collect_rows)
+    units, kernel = _units_of_collecting(size), Entries(runs.collect_rows)
 
     def collect(threads: int, grads: Array, dweight: Array, dbias: Array) -> None:
         kernel(threads > 1 and units > 1, (units, grads, dweight, dbias))

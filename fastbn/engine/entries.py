@@ -7,7 +7,9 @@ import numpy as np
 from numba import from_dtype, typeof, types
 from numpy.typing import NDArray
 
+from fastbn.kernels import likeness
 from fastbn.kernels.jit import Driver
+from fastbn.kernels.lent import KNOWN
 
 Array = NDArray[Any]
 
@@ -38,14 +40,26 @@ class Entries(list[Any]):
 def entry_point(build: Any, args: tuple[Any, ...]) -> Callable[..., None]:
     """What runs a build on arguments like these; where Numba does not tell, the build itself, given what it knows.
 
-    Numba's own entry reads memory as its signature says.  So one for writable arrays of the integers that hold the bits
-    of half precision also takes read-only arrays, which kernels never write to, and arrays of half precision.
+    Arrays of one axis stand for any others in C order, which are taken as flat.  Numba's own entry reads memory as its
+    signature says.  So one for writable arrays of the integers that hold the bits of half precision also takes
+    read-only arrays, which kernels never write to, and arrays of half precision.
     """
+    flat = [type(v) is np.ndarray and v.ndim == 1 for v in args]
     if hasattr(build, "compile"):
-        found = build.compile(tuple(_type(a) for a in args))
+        found = build.compile(tuple(_type(v) for v in args))
         if found is not None:
-            return found
-    return lambda *args: build(*(_as_bits(a) for a in args))
+            return found if KNOWN else lambda *args: found(*map(_flattened, args, flat))
+    return lambda *args: build(*map(_as_bits, map(_flattened, args, flat)))
+
+
+def comparing(noted: Array) -> Callable[..., int]:
+    """`likeness.alike`, for objects of all kinds."""
+    found = likeness.alike.compile((typeof(noted), *[likeness.OBJECT] * 4)) if KNOWN else None
+    return likeness.alike if found is None else found
+
+
+def _flattened(value: Any, flat: bool) -> Any:
+    return value.reshape(-1) if flat else value
 
 
 def _type(value: Any) -> Any:

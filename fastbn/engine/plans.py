@@ -10,12 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.engine import entries
+from fastbn.kernels import likeness
+from fastbn.kernels.likeness import ALIKE, DIFFERENT
+
 MOST = 2048  # plans that are kept
 
-_recent: dict[Any, "Plan"] = {}  # those used since
-_older: dict[Any, "Plan"] = {}  # these were put aside, of which what is used again comes back
+_MOST_OF_A_SHAPE = 16  # of one operation, which differ by dtypes, memory, and which operands there are
 
-_NONE = None, None
+# By operation, settings, and the shape of the first operand:
+_recent: dict[Any, tuple["Plan", ...]] = {}  # plans used since
+_older: dict[Any, tuple["Plan", ...]] = {}  # these were put aside, of which what is used again comes back
+_many = 0  # that are in the former
+
+_alike: Any = None  # `likeness.alike`, compiled when the first plan is kept
+_NONE = object(), None, None, False
 
 _operations: list["Operation"] = []
 
@@ -27,27 +36,27 @@ _ndarray = np.ndarray
 class Plan:
     """How to do all calls like one."""
 
-    __slots__ = ("own", "run")
+    __slots__ = ("kinds", "noted", "own", "run")
 
     def __init__(self, run: Callable[..., Any], own: bool) -> None:
         self.run = run  # takes the operands
         self.own = own  # whether all of them own their memory, so that only one and the same overlaps another
+        self.noted: Any = None  # what operands are compared to, see `likeness`,
+        self.kinds: Any = None  # and the dtypes of which that tells where they lie
 
 
 class Operation:
     """What a public function does."""
 
-    __slots__ = ("check", "last", "make", "most", "names", "same", "updates", "written")
+    __slots__ = ("check", "last", "make", "names", "same", "written")
 
     def __init__(self, names: str, check: Callable[..., Any], make: Callable[..., Any], same: int = 1) -> None:
         self.names = tuple(names.split())  # of the operands: three and others, the last of which is "out"
         self.check = check  # (settings, all operands) -> operands as they are planned for, specification
         self.make = make  # (specification, all operands) -> what runs the plan: a function of three operands and others
         self.same = same  # "out" may be one of so many first operands
-        self.most = len(self.names) - 3  # others
-        self.updates = "running_mean" in self.names
         self.written = tuple(k for k, name in enumerate(self.names) if name in ("running_mean", "running_var", "out"))
-        self.last: Any = _NONE  # key and plan of the last call: to compare keys takes a third of looking one up
+        self.last: Any = _NONE  # settings of the last call, and of its plan what is asked for in the next one
         _operations.append(self)
 
     def all(self, a: Any, b: Any, c: Any, others: tuple[Any, ...] | None) -> tuple[Any, ...]:
@@ -63,72 +72,41 @@ def call(
 
     settings: of types that need no check.  specification: what `operation.check` made of both, where it was asked.
     """
-    if type(a) is not _ndarray or not (b is None or type(b) is _ndarray) or not (c is None or type(c) is _ndarray):
-        return _first(operation, settings, operation.all(a, b, c, others), None, specification)
-    contiguous = flags = a.flags.num
-    key: Any
-    key_b: Any = None
-    key_c: Any = None
-    key_others: Any = None
-    if b is not None:
-        contiguous &= (of_b := b.flags.num)
-        key_b = b.shape, b.dtype, of_b
-    if c is not None:
-        contiguous &= (of_c := c.flags.num)
-        key_c = c.shape, c.dtype, of_c
-    if others is not None:
-        u, v = others[0], others[1]
-        if len(others) == 2 and type(u) is _ndarray and type(v) is _ndarray:
-            of_u, of_v = u.flags.num, v.flags.num
-            contiguous &= of_u & of_v
-            key_others = u.shape, u.dtype, of_u, v.shape, v.dtype, of_v
-        else:
-            of_others: list[Any] = []
-            for v in others:
-                if v is None:
-                    of_others.append(None)
-                elif type(v) is _ndarray:
-                    of_v = v.flags.num
-                    contiguous &= of_v
-                    of_others += v.shape, v.dtype, of_v
-                else:
-                    return _first(operation, settings, operation.all(a, b, c, others), None, specification)
-            key_others = tuple(of_others)
-    key = settings, a.shape, a.dtype, flags, key_b, key_c, key_others
-    if not contiguous & 1:
-        key = *key, *(None if v is None else v.strides for v in operation.all(a, b, c, others))
-    last, plan = operation.last
+    known, noted, run, own = operation.last
     try:
-        if key != last:
-            plan = _find(operation, key)
+        like = _alike(noted, a, b, c, others) if settings == known else DIFFERENT
     except ValueError:  # an array, which cannot be a setting, is not compared
-        key = plan = None
-    if plan is None:
-        return _first(operation, settings, operation.all(a, b, c, others), key, specification)
-    written = others is not None and (operation.updates or (len(others) == operation.most and others[-1] is not None))
-    if written and (not plan.own or _repeated(operation, a, b, c, others)):
-        check_apart(operation, operation.all(a, b, c, others), plan.own)
-    return plan.run(a, b, c, others)
+        like = DIFFERENT
+    if like == DIFFERENT:
+        plan = _find(operation, settings, a, b, c, others)
+        if plan is None:
+            return _first(operation, settings, a, b, c, others, specification)
+        _, noted, run, own = operation.last = settings, plan.noted, plan.run, plan.own
+        like = _alike(noted, a, b, c, others)
+    if like != ALIKE:
+        check_apart(operation, operation.all(a, b, c, others), own)
+    return run(a, b, c, others)
 
 
-def _first(operation: Operation, settings: Any, operands: tuple[Any, ...], key: Any, specification: Any) -> Any:
-    """A call of which there is no plan; key: None where an operand is no ordinary array."""
+def _first(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: Any, specification: Any) -> Any:
+    """A call of which there is no plan."""
+    operands = operation.all(a, b, c, others)
     if specification is None:
         checked, specification = operation.check(settings, operands)
         check_apart(operation, operands)
         out = checked[-1]
         if out is not None and type(out) is not _ndarray:  # a matrix, say, which would stay two-dimensional
             checked = *checked[:-1], np.asarray(out)
-        if any(a is not b for a, b in zip(checked, operands, strict=True)):
-            a, b, c, *others = checked
-            result = call(operation, settings, a, b, c, tuple(others), specification)
+        if any(v is not u for v, u in zip(checked, operands, strict=True)):
+            first, second, third, *rest = checked
+            result = call(operation, settings, first, second, third, tuple(rest), specification)
             return result if checked[-1] is out else _in_place_of(checked[-1], out, result)
-    own = all(a is None or a.flags.owndata for a in operands)
+    own = all(v is None or v.flags.owndata for v in operands)
     plan = Plan(operation.make(specification, operands), own)
     check_apart(operation, operands, own)
-    result = plan.run(*operands[:3], operands[3:])
-    if key is not None:  # kept once it has come to its end
-        _keep(operation, key, plan)
+    result = plan.run(a, b, c, others)
+    if all(v is None or type(v) is _ndarray for v in operands):
+        _keep(operation, settings, plan, a, b, c, others)  # once it has come to its end
     return result
 
 
@@ -139,43 +117,44 @@ def _in_place_of(plain: Any, out: Any, result: Any) -> Any:
     return out if result is plain else result
 
 
-def _find(operation: Operation, key: tuple[Any, ...]) -> Plan | None:
+def _find(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: Any) -> Plan | None:
     """The plan of an earlier call than the last one of its operation."""
+    global _many
+    if type(a) is not _ndarray:
+        return None
+    place = operation, settings, a.shape
     try:
-        found = _recent.get((operation, *key))
-        if found is None:
-            found = _older.pop((operation, *key), None)
-            if found is None:
+        plans = _recent.get(place)
+        if plans is None:
+            plans = _older.pop(place, None)
+            if plans is None:
                 return None
-            _keep(operation, key, found)
-        operation.last = key, found
-        return found
+            _recent[place] = plans
+            _many += len(plans)
     except TypeError:  # something that cannot be a setting
         return None
+    for plan in plans:
+        if _alike(plan.noted, a, b, c, others):
+            return plan
+    return None
 
 
-def _keep(operation: Operation, key: tuple[Any, ...], plan: Plan) -> None:
-    global _recent, _older
+def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: Any, others: Any) -> None:
+    global _alike, _recent, _older, _many
+    operands = operation.all(a, b, c, others)
+    written = [k - 3 for k in operation.written if operands[k] is not None]
+    plan.noted, plan.kinds = likeness.noted(a, b, c, others, written, plan.own), [getattr(v, "dtype", v) for v in operands]
+    if _alike is None:
+        _alike = entries.comparing(plan.noted)
+    if _many >= MOST // 2:
+        _recent, _older, _many = {}, _recent, 0
+    place = operation, settings, a.shape
     try:
-        if len(_recent) >= MOST // 2:
-            _recent, _older = {}, _recent
-        _recent[(operation, *key)] = plan
+        _recent[place] = plan, *_recent.get(place, ())[: _MOST_OF_A_SHAPE - 1]
     except TypeError:
         return
-    operation.last = key, plan
-
-
-def _repeated(operation: Operation, a: Any, b: Any, c: Any, others: tuple[Any, ...]) -> bool:
-    """Whether an operand that is written to is there twice, as out may be."""
-    for k in operation.written:
-        if k - 3 < len(others):
-            v, times = others[k - 3], (others[k - 3] is a) + (others[k - 3] is b) + (others[k - 3] is c)
-            for u in others:
-                if u is v:
-                    times += 1
-            if times > 1 and v is not None:
-                return True
-    return False
+    _many += 1
+    operation.last = settings, plan.noted, plan.run, plan.own
 
 
 def check_apart(operation: Operation, operands: tuple[Any, ...], own: bool = False) -> None:
@@ -206,11 +185,13 @@ def _same(a: Any, b: Any) -> bool:
 
 def count() -> int:
     """How many plans are kept."""
-    return len(_recent) + len(_older)
+    return sum(map(len, (*_recent.values(), *_older.values())))
 
 
 def clear() -> None:
     """Keep none."""
+    global _many
+    _many = 0
     for kept in (_recent, _older, *elsewhere):
         kept.clear()
     for operation in _operations:

@@ -20,7 +20,7 @@ import numba
 from numba.core import config
 from numba.core.errors import NumbaWarning
 
-from fastbn.kernels import folders, sources
+from fastbn.kernels import folders, lent, sources
 
 try:
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
@@ -94,7 +94,7 @@ class _KernelCache(FunctionCache):
         self._cache_file = _Store(self._folders, self._impl.filename_base)
 
     def _index_key(self, sig, codegen):
-        options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
+        options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT, lent.KNOWN)
         return (*super()._index_key(sig, codegen), numba.__version__, self._sources, options)
 
     def load_overload(self, sig, target_context):

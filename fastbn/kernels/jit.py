@@ -11,7 +11,7 @@ from numba.core import config
 from numba.core.compiler import Compiler
 
 from fastbn._quiet import quietly
-from fastbn.kernels import cache
+from fastbn.kernels import cache, lent
 
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
 _OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
@@ -62,6 +62,14 @@ class _TileCompiler(Compiler):
         return super().compile_extra(func)
 
 
+class _DriverCompiler(Compiler):
+    """Has a driver borrow arrays from its callers in Python."""
+
+    def compile_extra(self, func):
+        lent.lend(self.state.targetctx)
+        return super().compile_extra(func)
+
+
 def _compiled(function, **options):
     function.__signature__ = inspect.signature(function)  # Numba asks twice, which is a tenth of what an import takes
     return njit(**options)(function)
@@ -77,12 +85,15 @@ def inlined(function):
     return tile(function, forceinline=True)
 
 
+_CALLED = _OWN | {"pipeline_class": _DriverCompiler}  # from Python
+
+
 def driver(function):
     """A loop over work items, as a serial and as a parallel build of the same source."""
     if config.DISABLE_JIT:
         return Driver(quietly(function), quietly(function))
-    serial = _compiled(_renamed(function, "serial"), **_OWN)
-    parallel = _compiled(_renamed(function, "parallel"), **_OWN, parallel=True, boundscheck=False)
+    serial = _compiled(_renamed(function, "serial"), **_CALLED)
+    parallel = _compiled(_renamed(function, "parallel"), **_CALLED, parallel=True, boundscheck=False)
     for build in (serial, parallel):
         cache.attach(build)
     return Driver(serial, parallel)
@@ -105,7 +116,7 @@ def whole(function):
     """A small function called from Python that no other thread's Python can see half done: it keeps the lock."""
     if config.DISABLE_JIT:
         return quietly(function)
-    build = njit(**_OWN | {"nogil": False})(function)
+    build = njit(**_CALLED | {"nogil": False})(function)
     cache.attach(build)
     return build
 
