@@ -5,7 +5,7 @@ together is written by one call that is compiled, before which nothing has been 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import repeat
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn._quiet import quiet
+from fastbn.engine.entries import entry_point
 from fastbn.kernels import statistics
 
 Array = NDArray[Any]
@@ -20,8 +21,8 @@ Array = NDArray[Any]
 Running = tuple[Array | None, Array | None, Array | None]
 """running_mean and running_var, of any float dtype, strides and byte order; num_batches_tracked."""
 
-_NO_COUNTER = np.empty(0, np.int64)
-_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+NO_COUNTER = np.empty(0, np.int64)  # for the kernel, in the place of one
+_kernels: dict[np.dtype[Any], Callable[..., None]] = {}  # by the dtype of running arrays
 
 
 def commit(targets: Iterable[Array], values: Iterable[Any]) -> None:
@@ -47,9 +48,10 @@ def update(
     batches: how many the counter, if there is one, counts.
     """
     running_mean, running_var, counter = running
-    if type(factor) is float and _direct(running_mean, running_var):
-        of_batch = mean, var, factor, momentum, eps, batches
-        statistics.update(*of_batch, running_mean, running_var, _NO_COUNTER if counter is None else counter.ravel())
+    blend = kernel(running_mean, running_var) if type(factor) is float else None
+    if blend is not None:
+        count = NO_COUNTER if counter is None else counter
+        blend(mean, var, factor, momentum, eps, batches, running_mean, running_var, count)
         return
     with quiet():
         new: list[Any] = [] if running_mean is None else [(running_mean, _blended(running_mean, mean, momentum))]
@@ -62,11 +64,17 @@ def update(
         statistics.take_roots(var, eps)
 
 
-def _direct(mean: Array | None, var: Array | None) -> bool:
-    """Whether the kernel takes the arrays as they are."""
+def kernel(mean: Array | None, var: Array | None) -> Callable[..., None] | None:
+    """`statistics.update`, if it takes running arrays like these as they are."""
     if type(mean) is not np.ndarray or type(var) is not np.ndarray or mean.dtype != var.dtype:
-        return False
-    return (mean.dtype == _FLOAT32 or mean.dtype == _FLOAT64) and mean.flags.carray and var.flags.carray
+        return None
+    if not (mean.flags.carray and var.flags.carray):
+        return None
+    dtype = mean.dtype
+    if dtype not in _kernels and (dtype == np.float32 or dtype == np.float64):
+        of_batch = np.empty(0), np.empty(0), 1.0, 1.0, 1.0, 1
+        _kernels[dtype] = entry_point(statistics.update, (*of_batch, mean.ravel(), var.ravel(), NO_COUNTER))
+    return _kernels.get(dtype)
 
 
 def _blended(running: Array, batch: Array, momentum: float) -> Array:

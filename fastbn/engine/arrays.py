@@ -1,6 +1,6 @@
 """Arrays as the kernels see them: flat, in the order of memory; and results as users see them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,11 @@ def target(x: Array, order: Any) -> Array:
 def is_in_order(a: Array, order: Any) -> bool:
     """Whether the array has no holes and this memory order."""
     return (a if order is None else a.transpose(order)).flags.c_contiguous
+
+
+def all_in_c_order(operands: Iterable[Array | None]) -> bool:
+    """Whether kernels may take those that there are as they lie."""
+    return all(a is None or a.flags.c_contiguous for a in operands)
 
 
 # Weights and statistics -----------------------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
     reshaped, final = spec.shape != (view.weights,) or not plain, spec.shape
     stats_axes = None if view.stats_axes is None else arrays.inverse(view.stats_axes)
     simple = order is None and prepared is None and shared is None and direct and not reshaped and not view.columns
-    contiguous = all(v is None or v.flags.c_contiguous for v in operands[:5])
-    if simple and contiguous and run is not None and spec.through_statistics:
+    if simple and run is not None and spec.through_statistics and arrays.all_in_c_order(operands):
         return by_runs.small_backward(view, operands, spec.centered)
     del x, weight
 

@@ -38,7 +38,7 @@ def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> F
     return run
 
 
-def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any) -> Callable[..., Any]:
+def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any, blending: Any) -> Callable[..., Any]:
     """A plan for small arrays in C order without residual or mask: the fewest steps."""
     x, w, b, given = *operands[:3], operands[-1] is not None
     eps, wanted = spec.eps, bool(spec.returns)
@@ -62,7 +62,7 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any)
             entry(plan, x, y, None, None, w, b, eps, mean, var, extras)
         if not wanted:
             return y
-        return (y, mean, var, None) if counted else (y, mean, var)
+        return (y, mean, var, blending) if counted else (y, mean, var)
 
     return normalize
 

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn import _running
 from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace, plans, views
 from fastbn.engine.operands import UNWANTED, Extras
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
 
-ONLY_Y, VARIANCE, RSTD = 0, 1, 2  # what is returned of a forward: y; y, mean, variance and counts; y, mean and rstd
+ONLY_Y, VARIANCE, RSTD = 0, 1, 2  # what is returned of a forward: y; y, mean, variance and `Blending`; y, mean and rstd
 
 
 class Statistics(NamedTuple):
@@ -27,6 +28,13 @@ class Statistics(NamedTuple):
     kept: tuple[int, ...] = ()  # axes of x that the statistics keep,
     groups: int = 0  # the last of which is split into so many, unless 0
     accept: Callable[[Array], None] | None = None  # raises where a mask leaves too few elements, given their counts
+
+
+class Blending(NamedTuple):
+    """How the variance of a batch goes into a running one."""
+
+    factor: Any  # which makes it unbiased: a number, or one a group; None where the batch is empty
+    kernel: Callable[..., None] | None = None  # `_running.kernel`, if it takes the factor and the running arrays
 
 
 class Reading(NamedTuple):
@@ -90,10 +98,10 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     plain_weights = view.weight_order is None and all(w is None or w.ndim == 1 for w in operands[1:3])
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
     extras = _extras(spec, read, operands)
-    most = len(operands) - 3
+    most, blending = len(operands) - 3, _blending(spec, view, operands)
     plain = order is None and shared is None and direct and flat_stats and plain_weights and not view.columns
-    if plain and operands[-3] is None and operands[-2] is None:
-        return by_runs.small_forward(view, operands, spec, None if extras is None else extras())
+    if plain and operands[-3] is operands[-2] is None and arrays.all_in_c_order(operands):
+        return by_runs.small_forward(view, operands, spec, None if extras is None else extras(), blending)
     del x
 
     def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
@@ -124,10 +132,19 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
             mean, var = mean.transpose(stats_axes) if with_mean else mean, var.transpose(stats_axes)
         if returns == RSTD:
             return y, mean, var
-        counts = None if own is None or own.counts is None else own.counts.reshape(stats_shape)
-        return y, mean, var, counts
+        if own is None or own.counts is None:
+            return y, mean, var, blending
+        counts = own.counts.reshape(stats_shape)
+        return y, mean, var, Blending(counts / (counts - 1))
 
     return normalize
+
+
+def _blending(spec: Statistics, view: views.View, operands: tuple[Any, ...]) -> Blending:
+    """Of calls without a mask."""
+    count = operands[0].size // view.groups
+    direct = spec.returns == VARIANCE and len(operands) == 7 and operands[-2] is None and len(view.stats_shape) == 1
+    return Blending(count / max(count - 1, 1), _running.kernel(operands[3], operands[4]) if direct else None)
 
 
 def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[..., Any]:
@@ -141,7 +158,7 @@ def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[...
             return y
         var = arrays.shaped_statistics(np.full(view.stats_shape, np.nan), view)
         mean = var.copy() if spec.centered else UNWANTED
-        return (y, mean, var) if returns == RSTD else (y, mean, var, None)
+        return (y, mean, var) if returns == RSTD else (y, mean, var, Blending(None))
 
     return normalize
 
@@ -222,7 +239,7 @@ def plan_with_statistics(spec: GivenStatistics, operands: tuple[Any, ...]) -> Ca
     direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
     extras = _extras(spec, read, operands)
     plain = order is None and shared is None and run is not None and direct and not view.columns
-    if plain and operands[-3] is None and operands[-2] is None:
+    if plain and operands[-3] is operands[-2] is None and arrays.all_in_c_order(operands):
         return by_runs.small_scale(view, operands, spec.eps, None if extras is None else extras())
     del x
 

@@ -74,10 +74,12 @@ def call(
     """
     known, noted, run, own = operation.last
     try:
-        like = _alike(noted, a, b, c, others) if settings == known else DIFFERENT
+        like = settings == known and _alike(noted, a, b, c, others)
     except ValueError:  # an array, which cannot be a setting, is not compared
         like = DIFFERENT
-    if like == DIFFERENT:
+    if like == ALIKE:
+        return run(a, b, c, others)
+    if not like:
         plan = _find(operation, settings, a, b, c, others)
         if plan is None:
             return _first(operation, settings, a, b, c, others, specification)
@@ -143,7 +145,10 @@ def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: An
     global _alike, _recent, _older, _many
     operands = operation.all(a, b, c, others)
     written = [k - 3 for k in operation.written if operands[k] is not None]
-    plan.noted, plan.kinds = likeness.noted(a, b, c, others, written, plan.own), [getattr(v, "dtype", v) for v in operands]
+    plan.noted, plan.kinds = (
+        likeness.noted(a, b, c, others, written, plan.own),
+        [getattr(v, "dtype", v) for v in operands],
+    )
     if _alike is None:
         _alike = entries.comparing(plan.noted)
     if _many >= MOST // 2:

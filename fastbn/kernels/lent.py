@@ -1,8 +1,8 @@
 """Arrays where NumPy keeps them, read by compiled code itself.
 
-Numba's own way to take an array makes an object that counts its users, and asks for Python's lock to let go of it: 60 ns
-an array.  But the caller holds its arguments while it waits for a call to return, so here they are only lent: a few
-loads.  One that is taken with one axis may have any number of them, and is then flat.
+Numba's own way to take an array makes an object that counts its users, and asks for Python's lock to let go of it:
+60 ns an array.  But the caller holds its arguments while it waits for a call to return, so here they are only lent, by
+a few loads.  One that is taken with one axis may have any number of them, and is then flat.
 
 Where an object's fields lie is part of the binary interfaces that extension modules are compiled for.  `KNOWN` tells
 whether they lie there indeed, and whether Numba, in a part that is private to it, still asks for arrays in the way that

@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
 from fastbn.kernels.jit import tile, whole
-from fastbn.kernels.lent import DTYPE, FLAGS, ITEMS, KNOWN, LENGTH, NDIM, SHAPE, STRIDES, TYPE
+from fastbn.kernels.lent import DTYPE, FLAGS, ITEMS, LENGTH, NDIM, SHAPE, STRIDES, TYPE
 
 C_ORDER = 1  # the flag of an array whose strides follow from its shape
 
@@ -140,18 +140,15 @@ def alike(noted, a, b, c, others):
     return ALIKE
 
 
-if not KNOWN:
-
-    def alike(noted, a, b, c, others):
-        operands = (a, b, c) if others is None else (a, b, c, *others)
-        if any(type(v) is not np.ndarray for v in operands if v is not None):
-            return DIFFERENT
-        kinds = _kinds(a, b, c, others)
-        end = 2 + len(kinds)
-        if noted[2:end].tolist() != kinds:
-            return DIFFERENT
-        if noted[end] < 0:
-            return PERHAPS_OVERLAPPING
-        written = [operands[3 + w] for w in noted[end + 1 :]]
-        once = all(sum(v is w for v in operands) == 1 for w in written)
-        return ALIKE if once else PERHAPS_OVERLAPPING
+def alike_in_python(noted, a, b, c, others):
+    """As `alike`, where nothing is compiled, or objects lie in another way than it expects."""
+    operands = (a, b, c) if others is None else (a, b, c, *others)
+    if any(type(v) is not np.ndarray for v in operands if v is not None):
+        return DIFFERENT
+    kinds = _kinds(a, b, c, others)
+    end = 2 + len(kinds)
+    if noted[2:end].tolist() != kinds:
+        return DIFFERENT
+    written = [operands[3 + w] for w in noted[end + 1 :]]
+    once = noted[end] >= 0 and all(sum(v is w for v in operands) == 1 for w in written)
+    return ALIKE if once else PERHAPS_OVERLAPPING

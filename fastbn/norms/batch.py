@@ -115,10 +115,9 @@ def batch_norm(
     if training is not False and arguments.flag(training, "training"):
         others: Any = None if residual is where is out is None else (residual, where, out)
         if running_mean is running_var is None:
-            arguments.real(momentum, "momentum")
-            return plans.call(_BATCH, (axis, eps, activation), x, weight, bias, others)
-        given = (x, weight, bias), (running_mean, running_var, None), others
-        return train(_BATCH_TRAINING, (axis, eps, activation), *given, momentum, wanted=False)[0]
+            return plans.call(_BATCH, (axis, eps, activation, momentum), x, weight, bias, others)
+        running, settings = (running_mean, running_var, None), (axis, eps, activation)
+        return train(_BATCH_TRAINING, settings, (x, weight, bias), running, others, momentum, False)[0]
     others = running_mean, running_var
     if not (residual is where is out is None):
         others = running_mean, running_var, residual, where, out
@@ -168,8 +167,8 @@ def batch_norm_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    running, extras = (running_mean, running_var, None), (activation, residual, where)
-    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, *extras)
+    running = running_mean, running_var, None
+    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, activation, residual, where)
 
 
 def batch_norm_with_running(
@@ -190,8 +189,7 @@ def batch_norm_with_running(
         axis = arguments.integer(axis, "axis")
     others = None if residual is where is out is None else (residual, where, out)
     if running[0] is running[1] is None:
-        arguments.real(momentum, "momentum")
-        return plans.call(_BATCH_FORWARD, (axis, eps, activation), x, weight, bias, others)
+        return plans.call(_BATCH_FORWARD, (axis, eps, activation, momentum), x, weight, bias, others)
     return train(_BATCH_TRAINING, (axis, eps, activation), (x, weight, bias), running, others, momentum)
 
 
@@ -323,7 +321,7 @@ def batch_norm_backward(
 def _check_statistics_of_batch(
     returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
-    axis, eps, activation = settings
+    axis, eps, activation, *momentum = settings
     x, weight, bias, *running, residual, where, out = operands
     x = arguments.array(x, "x")
     arguments.rank(x, 2)
@@ -331,6 +329,8 @@ def _check_statistics_of_batch(
     shape = (x.shape[channel],)
     w, b = affine(weight, bias, shape, x)
     eps = arguments.eps(eps, zero=False)
+    for number in momentum:
+        arguments.real(number, "momentum")
     if running:
         arguments.running(*running, shape)
     activation, mask, added = arguments.extras(x, activation, where, residual)

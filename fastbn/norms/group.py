@@ -247,7 +247,7 @@ def check_statistics_of_groups(
     returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], forward.Statistics]:
     """num_groups: None for instance norm."""
-    num_groups, axis, eps, activation = settings
+    num_groups, axis, eps, activation, *momentum = settings
     x, weight, bias, *running, residual, where, out = operands
     x = arguments.array(x, "x")
     arguments.rank(x, 2)
@@ -256,6 +256,8 @@ def check_statistics_of_groups(
     groups = channels if num_groups is None else arguments.groups(num_groups, channels)
     w, b = affine(weight, bias, (channels,), x)
     eps = arguments.eps(eps)
+    for number in momentum:
+        arguments.real(number, "momentum")
     if running:
         arguments.running(*running, (channels,))
     activation, mask, added = arguments.extras(x, activation, where, residual)

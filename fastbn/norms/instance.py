@@ -86,11 +86,10 @@ def instance_norm(
         axis = arguments.integer(axis, "axis")
     if arguments.flag(use_input_stats, "use_input_stats"):
         if running_mean is running_var is None:
-            arguments.real(momentum, "momentum")
             others: Any = None if where is out is None else (None, where, out)
-            return plans.call(_INSTANCE, (None, axis, eps, activation), x, weight, bias, others)
-        given = (x, weight, bias), (running_mean, running_var, None), (None, where, out)
-        return train(_INSTANCE_TRAINING, (None, axis, eps, activation), *given, momentum, wanted=False)[0]
+            return plans.call(_INSTANCE, (None, axis, eps, activation, momentum), x, weight, bias, others)
+        running, settings, others = (running_mean, running_var, None), (None, axis, eps, activation), (None, where, out)
+        return train(_INSTANCE_TRAINING, settings, (x, weight, bias), running, others, momentum, False)[0]
     others = running_mean, running_var, None, where, out
     return plans.call(_INSTANCE_EVALUATION, (axis, eps, momentum, activation), x, weight, bias, others)
 
@@ -204,12 +203,12 @@ def instance_norm_with_running(
     if type(axis) is not int:
         axis = arguments.integer(axis, "axis")
     activation, where = extras
-    settings = None, axis, eps, activation
+    weight, bias = affine
     if running[0] is running[1] is None:
-        arguments.real(momentum, "momentum")
         others = None if where is out is None else (None, where, out)
-        return plans.call(_INSTANCE_FORWARD, settings, x, *affine, others)
-    return train(_INSTANCE_TRAINING, settings, (x, *affine), (*running, None), (None, where, out), momentum)
+        return plans.call(_INSTANCE_FORWARD, (None, axis, eps, activation, momentum), x, weight, bias, others)
+    settings, operands = (None, axis, eps, activation), (x, weight, bias)
+    return train(_INSTANCE_TRAINING, settings, operands, (*running, None), (None, where, out), momentum)
 
 
 def _check_instance_evaluation(

@@ -45,23 +45,23 @@ def train(
         momentum = arguments.real(momentum, "momentum")
     x, weight, bias = operands
     others = running[:2] if others is None else (*running[:2], *others)
-    y, mean, var, counts = plans.call(operation, settings, x, weight, bias, others)
+    y, mean, var, (factor, blend) = plans.call(operation, settings, x, weight, bias, others)
     eps = float(settings[-2]) if wanted else -1.0
-    if mean.ndim == 2:
-        if y.size:
-            _update_by_samples(running, mean, var, y.size // mean.size if counts is None else counts, momentum, eps)
-    elif y.size:
-        count: Any = y.size // mean.size if counts is None else counts
-        _running.update(running, mean, var, count / (count - 1), momentum, eps)
+    if blend is not None:
+        running_mean, running_var, counter = running
+        count = _running.NO_COUNTER if counter is None else counter
+        blend(mean, var, factor, momentum, eps, 1, running_mean, running_var, count)
+    elif factor is not None:
+        (_update_by_samples if mean.ndim == 2 else _running.update)(running, mean, var, factor, momentum, eps)
     return y, mean, var
 
 
 @quietly
 def _update_by_samples(
-    running: _running.Running, mean: Array, var: Array, count: Any, momentum: float, eps: float
+    running: _running.Running, mean: Array, var: Array, factor: Any, momentum: float, eps: float
 ) -> None:
     """Take the averages over the samples into running statistics; then put rstd in the place of var."""
-    unbiased = var * (count / (count - 1))
+    unbiased = var * factor
     _running.update(running, mean.mean(0), unbiased.mean(0), 1.0, momentum)
     if eps >= 0:
         take_roots(var, eps)
