@@ -262,6 +262,17 @@ def _reduce(x, where, view, place, centered, in_float64, ahead):
     return shift, s, q
 
 
+@tile
+def _expect_beside(x, i, n, extras):
+    """Fetch what `_apply` will be the first to read of a run: residual and dy, and with dy, x."""
+    residual, _, _, dy = extras
+    if residual is not None:
+        expect(residual, i, n)
+    if dy is not None:
+        expect(dy, i, n)
+        expect(x, i, n)
+
+
 @inlined
 def _apply(x, y, view, place, statistics, affine, extras, ahead):
     """Normalize a piece of a group.
@@ -282,6 +293,8 @@ def _apply(x, y, view, place, statistics, affine, extras, ahead):
         first, last = max(e0, k * length), min(e1, (k + 1) * length)
         for j in range(j0, j1):
             start = (j * groups + g) * parts * length + first
+            if count > 1 and length <= SHORT:  # there is little of it, and the same of the next group lies behind it
+                _expect_beside(x, start + parts * length, last - first, extras)
             past = min(past_cache, 1) if fetched > 0 and not _written_first(j) else past_cache
             of = splat(x, hi), splat(x, a), splat(x, t), we, be
             normalize(x, y, (start, last - first, f + first), of, extras, past, None, _lead(y, start, last - first))
@@ -400,6 +413,22 @@ def apply(units, threads, x, y, view, per_group, w, b, we, be, eps, past_cache, 
         _apply(address(x), address(y), named(view, Runs), place, own, affine, extras, (past_cache, 0))
 
 
+@inlined
+def _scale(x, y, view, u, statistics, affine, eps, beside):
+    """Piece u of `scale`; beside: what `beginnings` makes, and `past_cache`."""
+    groups, length, (mean, var), (w, b) = view.groups, view.length, statistics, affine
+    j0, j1, e0, e1 = _span(u, view.chunks * groups, length)
+    c = j0 % groups
+    for j in range(j0, j1):
+        m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
+        hi = rounded(x, m)
+        a = r * pick(w, c, 1.0)
+        of = splat(x, hi), splat(x, a), splat(x, pick(b, c, 0.0) - (m - hi) * a), None, None
+        start, n = j * length + e0, e1 - e0
+        normalize(x, y, (start, n, 0), of, beside[0], beside[1], None, _lead(y, start, n))
+        c = c + 1 if c + 1 < groups else 0
+
+
 @driver
 def scale(plan, x, y, w, b, eps, mean, var, of_elements):
     """y from given mean and variance, one a channel, in the order of memory; eps None: `var` is rstd.
@@ -409,18 +438,18 @@ def scale(plan, x, y, w, b, eps, mean, var, of_elements):
     """
     for u in prange(read(plan, Runs, RunsScale)[1].units):
         view, how = read(plan, Runs, RunsScale)
-        groups, length = view.groups, view.length
-        px, py, pw, pb, extras = address(x), address(y), address(w), address(b), beginnings(of_elements)
-        j0, j1, e0, e1 = _span(u, view.chunks * groups, length)
-        c = j0 % groups
-        for j in range(j0, j1):
-            m, r = pick(mean, c, 0.0), rooted(pick(var, c, 1.0), eps)
-            hi = rounded(px, m)
-            a = r * pick(pw, c, 1.0)
-            of = splat(px, hi), splat(px, a), splat(px, pick(pb, c, 0.0) - (m - hi) * a), None, None
-            start, n = j * length + e0, e1 - e0
-            normalize(px, py, (start, n, 0), of, extras, how.past_cache, None, _lead(py, start, n))
-            c = c + 1 if c + 1 < groups else 0
+        statistics = address(mean), address(var)
+        affine, extras = (address(w), address(b)), beginnings(of_elements)
+        _scale(address(x), address(y), view, u, statistics, affine, eps, (extras, how.past_cache))
+
+
+@entry
+def scale_at(plan, x, y, w, b, eps, mean, var, activation):
+    """`scale` by addresses, as `forward_at`."""
+    view, how = read(plan, Runs, RunsScale)
+    for u in range(how.units):
+        beside = beginnings((None, activation, None, None)), how.past_cache
+        _scale(x, y, view, u, (mean, var), (w, b), eps, beside)
 
 
 # Backward -------------------------------------------------------------------------------------------------------------

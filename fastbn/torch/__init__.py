@@ -1,5 +1,10 @@
 """PyTorch on a CPU: torch.nn's norms on fastbn's kernels.
 
+`convert`, `revert` and `report` take models; `batch_norm`, `layer_norm`, `group_norm`, `instance_norm` and `rms_norm`
+are those of torch.nn.functional; `BatchNorm1d` to 3d, `LayerNorm`, `GroupNorm`, `InstanceNorm1d` to 3d and `RMSNorm`
+those of torch.nn; `SyncBatchNorm` and `convert_sync_batchnorm` work over processes.  Classes that derive from torch's
+cannot be there before torch is, so `dir` and `help` show these names once torch has been imported.
+
 Examples
 --------
 >>> import torch, fastbn.torch
@@ -9,7 +14,7 @@ Examples
 torch.Size([2, 8, 6, 6])
 """
 
-from importlib.util import find_spec
+import sys
 from typing import Any
 
 _HOMES = {
@@ -40,8 +45,8 @@ __all__ = list(_HOMES)
 
 
 def __dir__() -> list[str]:
-    """Without torch, what cannot be had is not shown: help and inspect take every name that is."""
-    return sorted({*globals(), *(_HOMES if find_spec("torch") else ())})
+    """help and inspect take every name that is shown, and looking must not import torch."""
+    return sorted({*globals(), *(_HOMES if sys.modules.get("torch") else ())})
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fastbn import _running
-from fastbn.torch import _formulas
+from fastbn.torch import _formulas, _small
 from fastbn.torch._plans import Array, Plan, vector
 
 __all__ = ["Running", "normalized", "plain", "take_in"]
@@ -21,9 +21,20 @@ Running = tuple[Tensor | None, Tensor | None, float]  # running mean, running va
 
 
 def plain(
-    plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, running: Running | None
+    plan: Plan,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    direct: bool = False,
 ) -> tuple[Tensor, Array, Array]:
-    """y, mean and variance, of which the running statistics have taken in their share."""
+    """y, mean and variance, of which the running statistics have taken in their share.
+
+    direct: whether weight and bias are what `plan.small` takes, if there is one.
+    """
+    if direct and plan.small is not None:
+        return _small_one(plan, x, weight, bias, running)
     given = None
     if plan.frozen is not None:
         assert running is not None
@@ -31,6 +42,24 @@ def plain(
     y, mean, var = plan.forward(x, weight, bias, residual, given)
     if running is not None and given is None:
         _update(plan, running, mean, var)
+    return y, mean, var
+
+
+def _small_one(
+    plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, running: Running | None
+) -> tuple[Tensor, Array, Array]:
+    """`plain` by `plan.small`."""
+    assert plan.small is not None
+    groups = plan.view.groups
+    saved = np.empty(2 * groups)
+    y = plan.small(x, weight, bias, saved)
+    mean, var = saved[:groups] if plan.centered else saved[:0], saved[groups:]
+    if running is not None:
+        running_mean, running_var, momentum = running
+        if plan.kind == "batch" and _small.take(running_mean, running_var):
+            _small.take_in(running_mean, running_var, saved, plan.per_group / (plan.per_group - 1), momentum)
+        else:
+            _update(plan, running, mean, var)
     return y, mean, var
 
 
@@ -84,8 +113,9 @@ class _Norm(Function):
         residual: Tensor | None,
         plan: Plan,
         running: Running | None,
+        direct: bool,
     ) -> Tensor:
-        y, mean, var = plain(plan, x, weight, bias, residual, running)
+        y, mean, var = plain(plan, x, weight, bias, residual, running, direct)
         frozen = (None, None) if plan.frozen is None or running is None else running[:2]
         kept = (bias, residual) if plan.activated else (None, None)
         ctx.save_for_backward(x, weight, *kept, *frozen)
@@ -100,15 +130,16 @@ class _Norm(Function):
         plan, (mean, var), wanted = ctx.plan, ctx.statistics, ctx.needs_input_grad[:4]
         rstd = plan.rstd(var)
         if torch.is_grad_enabled():
-            return (*_again(ctx, dy, (x, weight, bias, residual), (mean, rstd)), None, None)
+            return (*_again(ctx, dy, (x, weight, bias, residual), (mean, rstd)), None, None, None)
         if not plan.activated and not any(wanted[:3]):
-            return None, None, None, dy, None, None
+            return None, None, None, dy, None, None, None
         dx, dweight, dbias, dz = plan.backward(dy, x, weight, bias, residual, (mean, rstd))
         return (
             dx if wanted[0] else None,
             _gradient(dweight, plan, ctx.dtypes[0]) if wanted[1] else None,
             _gradient(dbias, plan, ctx.dtypes[1]) if wanted[2] else None,
             dz if wanted[3] else None,
+            None,
             None,
             None,
         )

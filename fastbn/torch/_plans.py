@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numba.core import config
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fastbn.engine import arguments, arrays, backward, by_columns, by_runs, forw
 from fastbn.engine.operands import Extras, GradientExtras
 from fastbn.functional import rstd_of
 from fastbn.kernels import activations
+from fastbn.torch import _small
 
 Array = NDArray[Any]
 Maybe = Array | None
@@ -115,13 +117,26 @@ class Plan:
         self.back = None if self.order is None else arrays.inverse(self.order)
         # The shape, dtype and size of the arrays to come, without their memory:
         like = np.broadcast_to(np.empty((), self.stored), shape)
+        self.small: _small.Forward | None = None
+        self.small_given: _small.Given | None = None
+        direct, stored = self._is_direct(x), _small.Stored(self.stored, _NUMPY[self.compute], self.nbytes)
         if frozen is None:
             self._forward = forward.passes(like, view, self.eps, forward.VARIANCE, self.centered)
+            if direct and not view.columns:
+                self.small = _small.forward(view, stored, self.eps, self.centered, self.activation)
         else:
             scaled = views.batch_view(shape, self.order, 1, False)
             self._forward = (by_columns if scaled.columns else by_runs).scale(scaled, like, self.eps)
+            if direct and not scaled.columns and frozen in _NUMPY:
+                self.small_given = _small.given(scaled, stored, frozen, self.eps, self.activation)
         self._backward = backward.passes(like, view, self.centered, frozen is None)
         self._sums = (by_columns if view.columns else by_runs).sums(view, like)
+
+    def _is_direct(self, x: Tensor) -> bool:
+        """Whether x is small, has no residual, and is read and returned as it lies, by compiled code."""
+        if self.nbytes >= pace.SERIAL_BYTES or self.summed or config.DISABLE_JIT:
+            return False
+        return x.is_contiguous() and self.format is torch.contiguous_format
 
     def read(self, tensor: Tensor) -> Tensor:
         """A tensor of x's shape in the memory order that the kernels read; itself if it has it."""

@@ -28,17 +28,20 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function
 
-from fastbn.torch import _formulas, _operators
+from fastbn.torch import _formulas, _operators, _small
 from fastbn.torch._autograd import Running, normalized, plain
-from fastbn.torch._plans import COMPUTED_IN, Request, plan_of
+from fastbn.torch._known import PLAIN as _PLAIN
+from fastbn.torch._known import are_direct, fit_running, known, may_be_known, remember
+from fastbn.torch._plans import COMPUTED_IN, Plan, Request, plan_of
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
 Activation = str | tuple[str, float] | None
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_EPS = {dtype: torch.finfo(compute).eps for dtype, compute in COMPUTED_IN.items()}  # of RMS norm, where left out
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
+_is_grad_enabled = torch.is_grad_enabled
 
 
 def _how(x: Any, residual: Any) -> str:
@@ -73,18 +76,36 @@ def _eager(
     bias: Tensor | None,
     residual: Tensor | None,
     running: Running | None,
+    key: Any = None,
 ) -> Tensor:
-    """A call on the kernels, all of whose arguments fit."""
+    """A call on the kernels, all of whose arguments fit; key: that of later ones like it."""
     plan = plan_of(request, x)
-    wants_gradients = torch.is_grad_enabled() and (
+    if key is not None:
+        remember(key, plan)
+    return _computed(plan, x, weight, bias, residual, running)
+
+
+def _computed(
+    plan: Plan,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    direct: bool = False,
+) -> Tensor:
+    """A call as planned; direct: whether weight and bias are."""
+    wants_gradients = _is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     )
     if wants_gradients or forward_ad._current_level >= 0:
-        return normalized(x, weight, bias, residual, plan, running)
-    return plain(plan, x, weight, bias, residual, running)[0]
+        return normalized(x, weight, bias, residual, plan, running, direct)
+    if direct and running is not None and plan.small_given is not None and _small.take(*running[:2]):
+        return plan.small_given(x, weight, bias, *running[:2])
+    return plain(plan, x, weight, bias, residual, running, direct)[0]
 
 
 def _checked_residual(x: Tensor, residual: Tensor | None) -> None:
@@ -156,6 +177,16 @@ def batch_norm(
     tensor([[0., 0.],
             [1., 1.]])
     """
+    key = None
+    if residual is None and type(eps) is float and may_be_known(input):
+        frozen = None if training or running_mean is None else running_mean.dtype
+        given = weight is None, bias is None
+        key = "batch", input.shape, input.stride(), input.dtype, frozen, eps, activation, *given
+        plan = known.get(key)
+        if plan is not None and are_direct(plan, weight, bias):
+            running = None if running_mean is running_var is None else (running_mean, running_var, momentum)
+            if fit_running(plan, running, training):
+                return _computed(plan, input, weight, bias, None, running, True)
     how = _how(input, residual)
     if how == "override":
         arguments = input, running_mean, running_var, weight, bias, training, momentum, eps
@@ -173,7 +204,7 @@ def batch_norm(
             if how == "operator":
                 return _operators.norm(request, input, weight, bias, residual, running)
             tracked = None if running_mean is None and running_var is None else running
-            return _eager(request, input, weight, bias, residual, tracked)
+            return _eager(request, input, weight, bias, residual, tracked, key)
     y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _formulas.completed(y, activation, residual)
 
@@ -240,6 +271,14 @@ def instance_norm(
     >>> fastbn.torch.instance_norm(torch.tensor([[[1.0, 3.0]]])).round(decimals=3)
     tensor([[[-1.,  1.]]])
     """
+    key = None
+    of_itself = residual is running_mean is running_var is None and use_input_stats and type(eps) is float
+    if of_itself and may_be_known(input):
+        given = weight is None, bias is None
+        key = "instance", input.shape, input.stride(), input.dtype, eps, activation, *given
+        plan = known.get(key)
+        if plan is not None and are_direct(plan, weight, bias):
+            return _computed(plan, input, weight, bias, None, None, True)
     how = _how(input, residual)
     if how == "override":
         arguments = input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -265,7 +304,7 @@ def instance_norm(
             if how == "operator":
                 return _operators.norm(request, input, weight, bias, residual, running)
             tracked = None if running_mean is None and running_var is None else running
-            return _eager(request, input, weight, bias, residual, tracked)
+            return _eager(request, input, weight, bias, residual, tracked, key)
     empty = isinstance(input, Tensor) and input.ndim > 2 and input.shape[0] == 0 and input.shape[2:].numel() > 1
     if empty and use_input_stats and weight is not None:  # torch's own looks for a first sample, and fails
         y = F.group_norm(input, input.shape[1], weight, bias, eps)
@@ -314,6 +353,13 @@ def group_norm(
     >>> fastbn.torch.group_norm(torch.tensor([[1.0, 3.0, 10.0, 30.0]]), 2).round(decimals=3)
     tensor([[-1.,  1., -1.,  1.]])
     """
+    key = None
+    if residual is None and type(eps) is float and may_be_known(input):
+        given = weight is None, bias is None
+        key = "group", input.shape, input.stride(), input.dtype, num_groups, eps, activation, *given
+        plan = known.get(key)
+        if plan is not None and are_direct(plan, weight, bias):
+            return _computed(plan, input, weight, bias, None, None, True)
     how = _how(input, residual)
     if how == "override":
         arguments = input, num_groups, weight, bias, eps
@@ -326,8 +372,9 @@ def group_norm(
             request = Request(
                 "group", num_groups, eps, activation, weight is not None, bias is not None, residual is not None
             )
-            run = _operators.norm if how == "operator" else _eager
-            return run(request, input, weight, bias, residual, None)
+            if how == "operator":
+                return _operators.norm(request, input, weight, bias, residual, None)
+            return _eager(request, input, weight, bias, residual, None, key)
     y = F.group_norm(input, num_groups, weight, bias, eps)
     return _formulas.completed(y, activation, residual)
 
@@ -379,6 +426,16 @@ def layer_norm(
     >>> fastbn.torch.layer_norm(torch.tensor([[0.0, 2.0, 4.0, 6.0]]), (4,)).round(decimals=3)
     tensor([[-1.3420, -0.4470,  0.4470,  1.3420]])
     """
+    key = None
+    if type(normalized_shape) is list:
+        normalized_shape = tuple(normalized_shape)
+    if residual is None and type(eps) is float and may_be_known(input):
+        key = "layer", input.shape, input.dtype, normalized_shape, eps, activation, weight is None, bias is None
+        plan = known.get(key)
+        if plan is not None and are_direct(plan, weight, bias):
+            if plan.small is not None and not _is_grad_enabled() and forward_ad._current_level < 0:
+                return plan.small(input, weight, bias)
+            return _computed(plan, input, weight, bias, None, None, True)
     how = _how(input, residual)
     if how == "override":
         arguments = input, normalized_shape, weight, bias, eps
@@ -392,8 +449,9 @@ def layer_norm(
             request = Request(
                 "layer", axes, eps, activation, weight is not None, bias is not None, residual is not None
             )
-            run = _operators.norm if how == "operator" else _eager
-            return run(request, input, weight, bias, residual, None)
+            if how == "operator":
+                return _operators.norm(request, input, weight, bias, residual, None)
+            return _eager(request, input, weight, bias, residual, None, key)
     y = F.layer_norm(input, normalized_shape, weight, bias, eps)
     return _formulas.completed(y, activation, residual)
 
@@ -447,17 +505,26 @@ def rms_norm(
     >>> fastbn.torch.rms_norm(torch.tensor([[1.0, -1.0, 7.0, 7.0]]), (4,))
     tensor([[ 0.2000, -0.2000,  1.4000,  1.4000]])
     """
+    key = None
+    if type(normalized_shape) is list:
+        normalized_shape = tuple(normalized_shape)
+    if residual is None and (eps is None or type(eps) is float) and may_be_known(input):
+        key = "rms", input.shape, input.dtype, normalized_shape, eps, activation, weight is None
+        plan = known.get(key)
+        if plan is not None and are_direct(plan, weight, None):
+            return _computed(plan, input, weight, None, None, None, True)
     how = _how(input, residual)
     if how == "override":
         arguments = input, normalized_shape, weight, eps
         return handle_torch_function(rms_norm, (input, residual), *arguments, activation=activation, residual=residual)
     if how != "torch":
         _checked_residual(input, residual)
-        real = torch.finfo(COMPUTED_IN[input.dtype]).eps if eps is None else eps
+        real = _EPS[input.dtype] if eps is None else eps
         if _trailing_fits(input, normalized_shape, real, weight):
             axes = len(normalized_shape)
             request = Request("rms", axes, real, activation, weight is not None, False, residual is not None)
-            run = _operators.norm if how == "operator" else _eager
-            return run(request, input, weight, None, residual, None)
+            if how == "operator":
+                return _operators.norm(request, input, weight, None, residual, None)
+            return _eager(request, input, weight, None, residual, None, key)
     y = F.rms_norm(input, normalized_shape, weight, eps)
     return _formulas.completed(y, activation, residual)

@@ -41,7 +41,8 @@ import inspect, pydoc, sys, fastbn
 known = {{name.partition(".")[0] for name in sys.modules}}
 dir(fastbn), inspect.getmembers(fastbn), pydoc.render_doc(fastbn)
 for name in {fastbn._DOORS}:
-    dir(getattr(fastbn, name))
+    module = getattr(fastbn, name)
+    dir(module), inspect.getmembers(module), pydoc.render_doc(module), hasattr(module, "no_such_name")
 loaded = {{name.partition(".")[0] for name in sys.modules}} - known
 print(sorted(loaded - set(sys.stdlib_module_names)))
 """

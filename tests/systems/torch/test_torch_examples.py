@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,19 @@ def run(code):
 
 
 def test_torch_is_imported_on_use_alone():
-    code = "import fastbn, inspect, sys; inspect.getmembers(fastbn); dir(fastbn.torch); print('torch' in sys.modules)"
+    code = """
+import fastbn, inspect, pydoc, sys
+for module in (fastbn, fastbn.torch):
+    dir(module), inspect.getmembers(module), pydoc.render_doc(module)
+print('torch' in sys.modules)
+"""
     assert run(code) == "False"
+
+
+def test_all_names_are_shown_once_torch_is_there():
+    members = {name for name, _ in inspect.getmembers(fbt)}
+    assert members >= set(fbt.__all__)
+    assert members >= {"convert", "layer_norm", "BatchNorm2d", "SyncBatchNorm"}
 
 
 def test_without_torch_the_command_is_named():

@@ -1,0 +1,111 @@
+"""Calls on small tensors in the fewest steps of Python: kernels are told where elements lie.
+
+To make an array over a tensor's memory takes 0.3 us, and there are four of them; a layer norm of 768 elements takes
+0.5 us.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastbn.engine import numbers
+from fastbn.engine.entries import entry_point
+from fastbn.engine.pace import SERIAL_BYTES
+from fastbn.engine.views import View
+from fastbn.kernels import small
+
+__all__ = ["Forward", "Given", "Stored", "forward", "given", "take", "take_in"]
+
+Array = NDArray[Any]
+
+_UNREAD = np.empty(SERIAL_BYTES)  # where statistics go that nobody reads: room for two for each element of x
+_KINDS = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_empty_like = torch.empty_like
+
+
+class Stored(NamedTuple):
+    """How elements lie in memory."""
+
+    dtype: np.dtype[Any]  # of x, by bits where it is half precision
+    compute: np.dtype[Any]  # of weights and biases
+    nbytes: int  # of x
+
+
+Forward = Callable[..., Tensor]  # of (x, weight, bias, saved): y; saved: float64 (2 groups,), means and then variances
+Given = Callable[..., Tensor]  # of (x, weight, bias, mean, var): y
+
+
+def forward(view: View, stored: Stored, eps: float, centered: bool, activation: Any) -> Forward:
+    """What normalizes by x's own statistics, on the calling thread, without a residual.
+
+    Tensors are contiguous; there is a weight in every call or in none, and a bias.
+    """
+    dtype, compute, _ = stored
+    plan = numbers.forward(view, numbers.Elements(stored.nbytes, dtype.itemsize), centered, False)
+    place, by_channel, entry = plan.ctypes.data, view.affine == "channel", None
+
+    def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Array = _UNREAD) -> Tensor:
+        nonlocal entry
+        y = _empty_like(x)
+        w = None if weight is None else weight.data_ptr()
+        b = None if bias is None else bias.data_ptr()
+        if entry is None:
+            assert plan is not None  # held as long as its address is known
+            affine = (w, b, None, None) if by_channel else (None, None, w, b)
+            entry = entry_point(small.forward, (dtype, compute, place, 0, 0, *affine, eps, _UNREAD, activation))
+        if by_channel:
+            entry(dtype, compute, place, x.data_ptr(), y.data_ptr(), w, b, None, None, eps, saved, activation)
+        else:
+            entry(dtype, compute, place, x.data_ptr(), y.data_ptr(), None, None, w, b, eps, saved, activation)
+        return y
+
+    return normalize
+
+
+def given(view: View, stored: Stored, frozen: torch.dtype, eps: float, activation: Any) -> Given:
+    """As `forward`, by given statistics of one dtype, a channel each."""
+    dtype, compute, _ = stored
+    plan = numbers.scale(view, numbers.Elements(stored.nbytes, dtype.itemsize))
+    place, kind, entry = plan.ctypes.data, _KINDS[frozen], None
+
+    def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
+        nonlocal entry
+        y = _empty_like(x)
+        w = None if weight is None else weight.data_ptr()
+        b = None if bias is None else bias.data_ptr()
+        m, v = mean.data_ptr(), var.data_ptr()
+        if entry is None:
+            assert plan is not None  # held as long as its address is known
+            entry = entry_point(small.scale, (dtype, compute, kind, place, 0, 0, w, b, eps, m, v, activation))
+        entry(dtype, compute, kind, place, x.data_ptr(), y.data_ptr(), w, b, eps, m, v, activation)
+        return y
+
+    return normalize
+
+
+def take(mean: Tensor | None, var: Tensor | None) -> bool:
+    """Whether the kernels here take running statistics, of which it is known that they fit."""
+    return (
+        mean is not None
+        and var is not None
+        and mean.dtype is var.dtype
+        and mean.dtype in _KINDS
+        and mean.is_contiguous()
+        and var.is_contiguous()
+    )
+
+
+_taking_in: dict[torch.dtype, Any] = {}
+
+
+def take_in(mean: Any, var: Any, saved: Array, factor: float, momentum: float) -> None:
+    """Take what a call has saved into running statistics, whose version counters stay."""
+    kind = _KINDS[mean.dtype]
+    entry = _taking_in.get(mean.dtype)
+    if entry is None:
+        entry = _taking_in[mean.dtype] = entry_point(small.take_in, (kind, _UNREAD, factor, momentum, 0, 0))
+    entry(kind, saved, factor, momentum, mean.data_ptr(), var.data_ptr())
