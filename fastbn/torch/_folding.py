@@ -16,6 +16,7 @@ from torch.nn.modules import module as _module
 from torch.utils._pytree import tree_map_only
 
 from fastbn.torch import _formulas, functional
+from fastbn.torch._known import PLAIN
 from fastbn.torch._pending import calling_frame
 from fastbn.torch._plans import Array
 
@@ -133,7 +134,7 @@ class Folding:
         vectors: list[Any] = [v for v in (bias, norm.weight, norm.bias, mean, var) if v is not None]
         if any(v.shape != weight.shape[:1] or not v.is_contiguous() for v in vectors):
             return False
-        known = (type(v) in functional._PLAIN and v.dtype is torch.float32 and v.is_cpu for v in (weight, *vectors))
+        known = (type(v) in PLAIN and v.dtype is torch.float32 and v.is_cpu for v in (weight, *vectors))
         if not all(known) or any(v.is_inference() for v in (weight, *vectors)):
             return False
         return bool(weight.is_contiguous() or _has_channels_last(weight))

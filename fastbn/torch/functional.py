@@ -30,8 +30,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from fastbn.torch import _formulas, _operators, _small
 from fastbn.torch._autograd import Running, normalized, plain
-from fastbn.torch._known import PLAIN as _PLAIN
-from fastbn.torch._known import are_direct, fit_running, known, may_be_known, remember
+from fastbn.torch._known import PLAIN, are_direct, fit_running, known, may_be_known, remember
 from fastbn.torch._plans import COMPUTED_IN, Plan, Request, plan_of
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
@@ -48,7 +47,7 @@ def _how(x: Any, residual: Any) -> str:
     """Which way a call goes: "kernel", "operator" (while graphs are captured), "torch" or "override"."""
     if torch.compiler.is_compiling():
         return "operator" if x.dtype in COMPUTED_IN and x.device.type == "cpu" else "torch"
-    if type(x) not in _PLAIN or (residual is not None and type(residual) not in _PLAIN):
+    if type(x) not in PLAIN or (residual is not None and type(residual) not in PLAIN):
         if has_torch_function((x, residual)):
             return "override"
         if not isinstance(x, Tensor):
@@ -64,7 +63,7 @@ def _how(x: Any, residual: Any) -> str:
 def _fits(x: Tensor, shape: Sequence[int], *vectors: Tensor | None) -> bool:
     """Whether weights and statistics are ordinary tensors of this shape."""
     for v in vectors:
-        if v is not None and (type(v) not in _PLAIN or v.shape != shape or not v.is_cpu or v.dtype not in COMPUTED_IN):
+        if v is not None and (type(v) not in PLAIN or v.shape != shape or not v.is_cpu or v.dtype not in COMPUTED_IN):
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""Calls like an earlier one go a shorter way, small ones by addresses: the same bits, checks and errors as the first."""
+"""Calls like an earlier one go a shorter way, small ones by addresses: with the bits, checks and errors it had."""
 
 import pytest
 import torch
@@ -37,9 +37,10 @@ def given(call, dtype, affine=(True, True)):
     return drawn(SHAPE, dtype) + 3, w, b, running(compute)
 
 
-@pytest.mark.parametrize(
-    "affine", [(True, True), (True, False), (False, False)], ids=["weight, bias", "weight", "none"]
-)
+AFFINE = {"weight and bias": (True, True), "weight": (True, False), "none": (False, False)}
+
+
+@pytest.mark.parametrize("affine", AFFINE.values(), ids=AFFINE)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("call", CALLS)
 def test_later_calls_give_the_bits_of_the_first(call, dtype, affine):
