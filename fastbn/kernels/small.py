@@ -5,14 +5,17 @@ Addresses, lengths and types are the caller's to check.
 
 import numpy as np
 from numba import carray, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastbn.kernels import runs, statistics
-from fastbn.kernels.jit import whole
-from fastbn.kernels.plans import Runs, RunsForward, RunsScale
+from fastbn.kernels.jit import tile, whole
+from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, RunsScale, named
 from fastbn.kernels.simd import address, advance
 
-_FORWARD, _SCALE = (len(Runs._fields) + len(more._fields) for more in (RunsForward, RunsScale))
+_FORWARD, _SCALE, _BACKWARD, _ROWS_BACKWARD = (
+    len(Runs._fields) + len(more._fields) for more in (RunsForward, RunsScale, RunsBackward, RowsBackward)
+)
+_backward, _rows_backward, _collect = runs.backward.serial, runs.rows_backward.serial, runs.collect_rows.serial
 
 
 @intrinsic
@@ -26,6 +29,28 @@ def memory(typing, place, dtype):
         return builder.inttoptr(args[0], context.get_value_type(pointer))
 
     return pointer(types.int64, dtype), codegen
+
+
+def vector(place, dtype, count):
+    """An array at an address; None stays None."""
+
+
+@overload(vector)
+def _vector(place, dtype, count):
+    if isinstance(place, types.NoneType):
+        return lambda place, dtype, count: None
+    return lambda place, dtype, count: carray(memory(place, dtype), count)
+
+
+def means(saved, uncentered):
+    """Those that were saved, if `uncentered` is None."""
+
+
+@overload(means)
+def _means(saved, uncentered):
+    if isinstance(uncentered, types.NoneType):
+        return lambda saved, uncentered: saved[: saved.size // 2]
+    return lambda saved, uncentered: None
 
 
 @whole
@@ -55,3 +80,39 @@ def scale(dtype, compute, of_statistics, numbers, x, y, w, b, eps, mean, var, ac
     plan = carray(memory(numbers, np.int64), _SCALE)
     affine, given = (memory(w, compute), memory(b, compute)), (memory(mean, of_statistics), memory(var, of_statistics))
     runs.scale_at(plan, memory(x, dtype), memory(y, dtype), *affine, eps, *given, activation)
+
+
+@tile
+def _roots(saved, eps):
+    groups = saved.size // 2
+    rstd = np.empty(groups)
+    for g in range(groups):
+        rstd[g] = 1.0 / np.sqrt(saved[groups + g] + eps)
+    return rstd
+
+
+@whole
+def backward(dtype, compute, numbers, blocks, dy, x, dx, w, eps, saved, dweight, dbias):
+    """`runs.backward` by addresses, with what `forward` has saved; blocks: of gradients of the weights."""
+    plan = carray(memory(numbers, np.int64), _BACKWARD)
+    view = named(plan, Runs)
+    size, groups = view.chunks * view.groups * view.parts * view.length, view.groups
+    arrays = carray(memory(dy, dtype), size), carray(memory(x, dtype), size), carray(memory(dx, dtype), size)
+    grads = np.empty((blocks, 2, view.weights))
+    weight = vector(w, compute, view.weights)
+    _backward(plan, *arrays, weight, saved[:groups], _roots(saved, eps), grads, None)
+    _collect(1, grads, carray(memory(dweight, compute), view.weights), carray(memory(dbias, compute), view.weights))
+
+
+@whole
+def rows_backward(dtype, compute, numbers, blocks, dy, x, dx, w, eps, saved, dweight, dbias, uncentered):
+    """As `backward`, of `runs.rows_backward`; uncentered: None, or the means are not taken away."""
+    plan = carray(memory(numbers, np.int64), _ROWS_BACKWARD)
+    view = named(plan, Runs)
+    size = view.chunks * view.groups * view.parts * view.length
+    arrays = carray(memory(dy, dtype), size), carray(memory(x, dtype), size), carray(memory(dx, dtype), size)
+    grads, like = np.empty((blocks, 2, view.weights)), carray(memory(dweight, compute), 0)
+    weight = vector(w, compute, view.weights)
+    mean = means(saved, uncentered)
+    _rows_backward(plan, *arrays, weight, mean, _roots(saved, eps), grads, like, None)
+    _collect(1, grads, carray(memory(dweight, compute), view.weights), carray(memory(dbias, compute), view.weights))

@@ -121,6 +121,8 @@ class _Norm(Function):
         ctx.save_for_backward(x, weight, *kept, *frozen)
         # Given statistics are the memory of buffers that training may change before backward comes.
         ctx.plan, ctx.statistics = plan, (mean, var) if plan.frozen is None else (mean.copy(), var.copy())
+        # What a small call has saved lies in one array, of which the variances are a part.
+        ctx.saved = var.base if direct and plan.small_back is not None else None
         ctx.dtypes = tuple(None if t is None else t.dtype for t in (weight, bias))
         return y
 
@@ -128,6 +130,11 @@ class _Norm(Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, bias, residual, *_ = ctx.saved_tensors
         plan, (mean, var), wanted = ctx.plan, ctx.statistics, ctx.needs_input_grad[:4]
+        if ctx.saved is not None and not torch.is_grad_enabled() and _fits_small(dy):
+            dweight = torch.empty_like(weight) if wanted[1] else None
+            dbias = torch.empty(plan.weight_shape, dtype=plan.compute) if wanted[2] else None
+            dx = plan.small_back(dy, x, weight, ctx.saved, (dweight, dbias))
+            return dx if wanted[0] else None, dweight, dbias, None, None, None, None
         rstd = plan.rstd(var)
         if torch.is_grad_enabled():
             return (*_again(ctx, dy, (x, weight, bias, residual), (mean, rstd)), None, None, None)
@@ -150,6 +157,10 @@ class _Norm(Function):
             "a norm of fastbn.torch met a dual tensor, and it has no forward-mode derivative; use reverse mode "
             "(torch.autograd.grad), torch.func.jvp, or fastbn.torch.revert(model)"
         )
+
+
+def _fits_small(dy: Tensor) -> bool:
+    return type(dy) is Tensor and dy.layout is torch.strided and dy.is_contiguous()
 
 
 def _again(ctx: Any, dy: Tensor, tensors: tuple[Any, ...], statistics: tuple[Array, Array]) -> list[Tensor | None]:

@@ -118,12 +118,15 @@ class Plan:
         # The shape, dtype and size of the arrays to come, without their memory:
         like = np.broadcast_to(np.empty((), self.stored), shape)
         self.small: _small.Forward | None = None
+        self.small_back: _small.Backward | None = None
         self.small_given: _small.Given | None = None
         direct, stored = self._is_direct(x), _small.Stored(self.stored, _NUMPY[self.compute], self.nbytes)
         if frozen is None:
             self._forward = forward.passes(like, view, self.eps, forward.VARIANCE, self.centered)
             if direct and not view.columns:
                 self.small = _small.forward(view, stored, self.eps, self.centered, self.activation)
+                if not self.activated:
+                    self.small_back = _small.backward(view, stored, self.eps, self.centered)
         else:
             scaled = views.batch_view(shape, self.order, 1, False)
             self._forward = (by_columns if scaled.columns else by_runs).scale(scaled, like, self.eps)

@@ -1,7 +1,7 @@
 """Calls on small tensors in the fewest steps of Python: kernels are told where elements lie.
 
 To make an array over a tensor's memory takes 0.3 us, and there are four of them; a layer norm of 768 elements takes
-0.5 us.
+0.2 us.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from fastbn.engine.pace import SERIAL_BYTES
 from fastbn.engine.views import View
 from fastbn.kernels import small
 
-__all__ = ["Forward", "Given", "Stored", "forward", "given", "take", "take_in"]
+__all__ = ["Backward", "Forward", "Given", "Stored", "backward", "forward", "given", "take", "take_in"]
 
 Array = NDArray[Any]
 
@@ -36,6 +36,7 @@ class Stored(NamedTuple):
 
 
 Forward = Callable[..., Tensor]  # of (x, weight, bias, saved): y; saved: float64 (2 groups,), means and then variances
+Backward = Callable[..., Tensor]  # of (dy, x, weight, saved, (dweight, dbias)): dx; the two may be None
 Given = Callable[..., Tensor]  # of (x, weight, bias, mean, var): y
 
 
@@ -54,9 +55,9 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
         w = None if weight is None else weight.data_ptr()
         b = None if bias is None else bias.data_ptr()
         if entry is None:
-            assert plan is not None  # held as long as its address is known
             affine = (w, b, None, None) if by_channel else (None, None, w, b)
-            entry = entry_point(small.forward, (dtype, compute, place, 0, 0, *affine, eps, _UNREAD, activation))
+            of_plan = dtype, compute, plan.ctypes.data  # so that the plan lives as long as its place is known
+            entry = entry_point(small.forward, (*of_plan, 0, 0, *affine, eps, _UNREAD, activation))
         if by_channel:
             entry(dtype, compute, place, x.data_ptr(), y.data_ptr(), w, b, None, None, eps, saved, activation)
         else:
@@ -79,12 +80,40 @@ def given(view: View, stored: Stored, frozen: torch.dtype, eps: float, activatio
         b = None if bias is None else bias.data_ptr()
         m, v = mean.data_ptr(), var.data_ptr()
         if entry is None:
-            assert plan is not None  # held as long as its address is known
-            entry = entry_point(small.scale, (dtype, compute, kind, place, 0, 0, w, b, eps, m, v, activation))
+            of_plan = dtype, compute, kind, plan.ctypes.data  # as above
+            entry = entry_point(small.scale, (*of_plan, 0, 0, w, b, eps, m, v, activation))
         entry(dtype, compute, kind, place, x.data_ptr(), y.data_ptr(), w, b, eps, m, v, activation)
         return y
 
     return normalize
+
+
+def backward(view: View, stored: Stored, eps: float, centered: bool) -> Backward:
+    """The gradients of `forward` without an activation; dx is a new tensor."""
+    dtype, compute, nbytes = stored
+    plan, _ = numbers.backward(view, numbers.Elements(nbytes, dtype.itemsize), centered)
+    place, blocks, entry = plan.ctypes.data, numbers.blocks_of_gradients(view, dtype.itemsize), None
+    kernel: Any = small.backward
+    more: tuple[Any, ...] = ()
+    if view.affine != "channel":
+        kernel, more = small.rows_backward, (None if centered else 1,)
+    first, second = _UNREAD.ctypes.data, _UNREAD[_UNREAD.size // 2 :].ctypes.data  # gradients that nobody reads
+
+    def differentiate(dy: Tensor, x: Tensor, weight: Tensor | None, saved: Array, of_weights: Any) -> Tensor:
+        nonlocal entry
+        dx = _empty_like(x)
+        w = None if weight is None else weight.data_ptr()
+        dweight, dbias = of_weights
+        dw = first if dweight is None else dweight.data_ptr()
+        db = second if dbias is None else dbias.data_ptr()
+        if entry is None:
+            of_plan = dtype, compute, plan.ctypes.data, blocks  # as above
+            entry = entry_point(kernel, (*of_plan, 0, 0, 0, w, eps, saved, 0, 0, *more))
+        places = dy.data_ptr(), x.data_ptr(), dx.data_ptr()
+        entry(dtype, compute, place, blocks, *places, w, eps, saved, dw, db, *more)
+        return dx
+
+    return differentiate
 
 
 def take(mean: Tensor | None, var: Tensor | None) -> bool:

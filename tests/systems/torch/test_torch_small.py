@@ -49,18 +49,21 @@ def test_later_calls_give_the_bits_of_the_first(call, dtype, affine):
         x, w, b, s = given(call, dtype, affine)
         with torch.no_grad():
             found.append([CALLS[call](fbt, lay(x), w, b, s), *s])
-        leaf = x.requires_grad_()
-        y = CALLS[call](fbt, lay(leaf), w, b, s)
-        y.sum().backward()
-        found[-1] += [y.detach(), leaf.grad, *s]
+        leaves = [None if t is None else t.requires_grad_() for t in (x, w, None if call == "rms" else b)]
+        y = CALLS[call](fbt, lay(x), w, b, s)
+        y.backward(lay(drawn(SHAPE, dtype, 9)))
+        found[-1] += [y.detach(), *(t.grad for t in leaves if t is not None), *s]
     for later in found[1:]:
         for got, first in zip(later, found[0], strict=True):
             assert torch.equal(got, first)
     x, w, b, s = given(call, dtype, affine)
-    wide = [None if t is None else t.double() for t in (x, w, b)]
+    wide = [None if t is None else t.double().requires_grad_() for t in (x, w, None if call == "rms" else b)]
     truth = CALLS[call](F, *wide, [t.double() for t in s])
     tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     assert (found[-1][0].double() - truth).abs().max() < tolerance * truth.abs().max()
+    truth.backward(drawn(SHAPE, dtype, 9).double())
+    for got, leaf in zip(found[-1][4:], (t for t in wide if t is not None), strict=False):
+        assert (got.double() - leaf.grad).abs().max() < 10 * tolerance * leaf.grad.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("call", CALLS)
