@@ -67,7 +67,7 @@ def written_out(graph: Graph, node: Any) -> tuple[Norm | Unknown, Any] | None:
     if axes is None or sorted(axes) != list(range(-len(axes), 0)):
         return None
     subtraction = graph.maker(base)
-    centred = subtraction is not None and subtraction.op_type == "Sub" and _is_mean(graph, subtraction)
+    centred = subtraction is not None and subtraction.op_type == "Sub" and _is_mean(graph, subtraction, axes)
     source = graph.origin(subtraction.input[0]) if centred else base
     arrays, last = affine(graph, scaled, None)
     kind = "layer" if centred else "rms"
@@ -132,9 +132,10 @@ def _axes(graph: Graph, node: Any) -> list[int] | None:
     return None if known is None else [n - len(known) if n >= 0 else n for n in axes]
 
 
-def _is_mean(graph: Graph, node: Any) -> bool:
-    """Whether a Sub takes a value's own mean from it."""
+def _is_mean(graph: Graph, node: Any, axes: list[int]) -> bool:
+    """Whether a Sub takes a value's own mean over these axes from it."""
     mean = graph.maker(node.input[1])
-    return (
-        mean is not None and mean.op_type == "ReduceMean" and graph.origin(mean.input[0]) == graph.origin(node.input[0])
-    )
+    if mean is None or mean.op_type != "ReduceMean" or graph.origin(mean.input[0]) != graph.origin(node.input[0]):
+        return False
+    over = _axes(graph, mean)
+    return over is not None and sorted(over) == sorted(axes)
