@@ -26,6 +26,8 @@ _many = 0  # that are in the former
 _alike: Any = None  # `likeness.alike`, compiled when the first plan is kept
 _NONE = object(), None, None, False
 
+_unusual: dict[Any, Any] = {}  # dtypes of the other byte order: of equal ones, the object that plans tell them by
+
 _operations: list["Operation"] = []
 
 elsewhere: list[dict[Any, Any]] = []  # what others keep of calls
@@ -93,6 +95,11 @@ def call(
 def _first(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: Any, specification: Any) -> Any:
     """A call of which there is no plan."""
     operands = operation.all(a, b, c, others)
+    alike = _of_known_dtypes(operands)
+    if alike is not operands:
+        first, second, third, *rest = alike
+        result = call(operation, settings, first, second, third, tuple(rest), specification)
+        return result if alike[-1] is operands[-1] else _in_place_of(alike[-1], operands[-1], result)
     if specification is None:
         checked, specification = operation.check(settings, operands)
         check_apart(operation, operands)
@@ -110,6 +117,23 @@ def _first(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: 
     if all(v is None or type(v) is _ndarray for v in operands):
         _keep(operation, settings, plan, a, b, c, others)  # once it has come to its end
     return result
+
+
+def _of_known_dtypes(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands, or views of them where a dtype is another object than the equal one that plans tell it by.
+
+    That of an array which was unpickled, or has the other byte order, is an object of its own.
+    """
+    views = {}
+    for v in operands:
+        if type(v) is _ndarray and (known := _known(v.dtype)) is not v.dtype:
+            views[id(v)] = v.view(known)
+    return tuple(views.get(id(v), v) for v in operands) if views else operands
+
+
+def _known(dtype: Any) -> Any:
+    usual = np.dtype(dtype.type)
+    return usual if usual == dtype else _unusual.get(dtype, dtype)
 
 
 def _in_place_of(plain: Any, out: Any, result: Any) -> Any:
@@ -149,6 +173,9 @@ def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: An
         likeness.noted(a, b, c, others, written, plan.own),
         [getattr(v, "dtype", v) for v in operands],
     )
+    for dtype in plan.kinds:
+        if dtype is not None and not dtype.isnative:
+            _unusual.setdefault(dtype, dtype)
     if _alike is None:
         _alike = entries.comparing(plan.noted)
     if _many >= MOST // 2:

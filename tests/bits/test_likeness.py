@@ -1,12 +1,16 @@
 """Whether a call is like an earlier one is found out by compiled code, which reads objects where they lie in memory."""
 
 import hashlib
+import pickle
 
 import numba
 import numpy as np
 import pytest
+import remembered
 from internals import entries, lent, likeness
 from processes import python
+
+import fastbn
 
 SHAPE = 3, 4
 
@@ -133,3 +137,22 @@ def test_arrays_that_numba_takes_in_its_own_way_give_the_same_bits(tmp_path):
     (own, _), (borrowed, _) = (python(RESULTS.format(changed=changed)) for changed in (True, False))
     assert own == borrowed
     assert len(own.strip()) == hashlib.sha256().digest_size * 2
+
+
+@pytest.mark.parametrize("order", ["=", ">"])
+def test_dtypes_that_are_equal_are_alike(order):
+    """That of an array which was unpickled, or was given a byte order, is an object of its own."""
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(f"{order}f4")
+    dtypes = [x.dtype.newbyteorder(order) for _ in range(3)]
+    if order == "=":
+        dtypes.append(pickle.loads(pickle.dumps(x)).dtype)
+    assert all(dtype is not x.dtype for dtype in dtypes)
+
+    expected = fastbn.layer_norm(x, 6)
+    kept = remembered.number()
+    for dtype in dtypes:
+        same, out = x.view(dtype), np.empty(x.shape, np.dtype(np.float32).newbyteorder("="))
+        assert fastbn.layer_norm(same, 6).tobytes() == expected.tobytes()
+        assert fastbn.layer_norm(same, 6, out=out) is out
+        assert out.tobytes() == expected.tobytes()
+    assert remembered.number() <= kept + 2
