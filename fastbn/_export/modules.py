@@ -8,11 +8,13 @@ entry, where the working memory is known.
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.binding as llvm
 from numba import types
+from numba.core import config
 
 from fastbn._export import entries, entries_back, halves
 from fastbn._export.errors import ExportError
@@ -21,7 +23,16 @@ from fastbn._export.targets import Target, parsed
 
 _INT64 = types.int64
 _ALLOCATE = "NRT_MemInfo_alloc_aligned"
-_SHARED = "runs7_reduceB"  # the sums of a group, which are the same with weights and without: one function, called
+
+# Functions that are called where LLVM would have several copies of them: calls are few beside what is done in one.
+_SHARED = re.compile(
+    "4runs7_reduceB"  # the same with weights and without
+    "|4runs5_sumsB.*13Vec16xfloat64|5loops11add_momentsB|5loops12add_productsB"
+    "|6serialB"  # kernels: an entry is made small, and they are not
+    "|7columns(5_fold|7_gather|7_repeat|6_clear|4_add|9_doubtful|6_apply)B|6memory(4fill|6filled)B"
+)
+# And those in which time goes by once a call, or where float32 was not enough: loops are as they are written.
+_SMALL = re.compile("7_export|4runs5_sumsB.*10float32_2a.*13Vec16xfloat64")
 _COUNTING = ("NRT_incref", "NRT_decref")
 
 # A block: its count of references, the block before it (as an offset), and at the bytes where Numba looks on a machine
@@ -151,7 +162,7 @@ def build(function: Function, target: Target, machine: Any) -> Any:
         text = _laid_out(text)
     module = parsed(_without_library(text), target, machine)
     _hide(module, function)
-    builder = _pass_builder(machine, 3)
+    builder = _pass_builder(machine, 2)  # at 3, loops are there several times, for what is decided before them
     builder.getModulePassManager().run(module, builder)
     module.verify()
     _check_alone(module)
@@ -165,13 +176,24 @@ def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
     texts, names = [], []
     for name, signature in ((function.entry, function.signature()), (function.workspace, (*sizes, _INT64, _INT64))):
         dispatcher = getattr(entries_back if function.backward else entries, name)
-        dispatcher.compile(signature)
+        with _function_passes(2):
+            dispatcher.compile(signature)
         result = dispatcher.overloads[signature]
         texts.append(str(result.library._final_module))
         names.append(result.fndesc.llvm_func_name)
     module = llvm.parse_assembly(texts[0])
     module.link_in(llvm.parse_assembly(texts[1]))
     return str(module), (names[0], names[1])
+
+
+@contextmanager
+def _function_passes(level: int) -> Iterator[None]:
+    """Numba's optimization of functions one by one; see `build`."""
+    before, config.OPT = config.OPT, level
+    try:
+        yield
+    finally:
+        config.OPT = before
 
 
 def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str:
@@ -182,7 +204,7 @@ def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str
     narrowed = "" if target.bits == 64 else "  %size = trunc i64 %value to i32\n"
     returned = f"i{target.bits} {'%value' if target.bits == 64 else '%size'}"
     return f"""
-define signext i32 @{function.name}({declared}) nounwind {{
+define signext i32 @{function.name}({declared}) nounwind optsize {{
   %result = alloca i64, align 8
   %raised = alloca ptr, align 8
   %failed = call i32 @"{names[0]}"(ptr %result, ptr %raised, {declared}, i64 {target.most})
@@ -193,7 +215,7 @@ define signext i32 @{function.name}({declared}) nounwind {{
   ret i32 %returned
 }}
 
-define i{target.bits} @{function.name}_workspace({sizes}) nounwind {{
+define i{target.bits} @{function.name}_workspace({sizes}) nounwind optsize {{
   %result = alloca i64, align 8
   %raised = alloca ptr, align 8
   %failed = call i32 @"{names[1]}"(ptr %result, ptr %raised, {sizes}, i64 {function.dtype.item}, i64 {target.most})
@@ -214,7 +236,7 @@ def _without_runtime(text: str) -> str:
 
 
 def _inlining(text: str) -> str:
-    """With every function that asks for memory inlined where it is called."""
+    """With every function that asks for memory inlined where it is called, and others not."""
     bodies = {match[1].strip('"'): match[0] for match in _DEFINITION.finditer(text)}
     calls = {name: {c.strip('"') for c in _CALLED.findall(body)} for name, body in bodies.items()}
     asking, before = {_ALLOCATE}, 0
@@ -224,9 +246,13 @@ def _inlining(text: str) -> str:
 
     def marked(match: re.Match[str]) -> str:
         name, (first, rest) = match[1].strip('"'), match[0].split("\n", 1)
-        if first.startswith("define signext") or not (name in asking or _SHARED in name):
+        if first.startswith("define signext"):
             return match[0]
-        return re.sub(r" (#\d+ )?\{$", " noinline {" if _SHARED in name else " alwaysinline {", first) + "\n" + rest
+        shared = _SHARED.search(name) is not None and name not in asking
+        how = " noinline" if shared else " alwaysinline" if name in asking else ""
+        how += " optsize" if _SMALL.search(name) else ""
+        pattern = r"( #\d+)? \{$" if shared else r" \{$"  # a group of attributes may have one that says otherwise
+        return re.sub(pattern, f"{how} {{", first) + "\n" + rest
 
     return _DEFINITION.sub(marked, text)
 
@@ -276,15 +302,15 @@ def _hide(module: Any, function: Function) -> None:
 
 
 def _rename(module: Any, function: Function) -> None:
-    """Give what is hidden short names: they are in the object as well."""
+    """Give what is hidden names that are not in the object."""
     hidden = [v for v in (*module.functions, *module.global_variables) if v.linkage == llvm.Linkage.internal]
     for k, value in enumerate(hidden):
-        value.name = f"{function.name}.{k}"
+        value.name, value.linkage = f"{function.name}.{k}", "private"
 
 
 def _pass_builder(machine: Any, level: int) -> Any:
     options = llvm.create_pipeline_tuning_options(level)
-    options.loop_vectorization, options.slp_vectorization = level > 0, False
+    options.loop_vectorization, options.slp_vectorization, options.loop_interleaving = level > 0, False, False
     return llvm.create_pass_builder(machine, options)
 
 

@@ -262,7 +262,7 @@ def _sums(x, where, view, panel, rows, shift, sums):
     if rows.whole < rows.end and rows.rest > panel.first:
         m = min(rows.rest - panel.first, panel.n)
         last = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
-        add_moments(x, where, last, shift, sums, min(lead, m), False)
+        add_moments(x, where, last, shift, sums, min(lead, m), _far(view))  # of the same types: one function
 
 
 @tile
@@ -534,7 +534,7 @@ def _reduce_back(arrays, view, panel, rows, columns, rw, sums):
     if rows.whole < rows.end and rows.rest > panel.first:
         m = min(rows.rest - panel.first, n)
         last = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
-        add_products(arrays, last, of, rows.whole, sums, min(lead, m), False)
+        add_products(arrays, last, of, rows.whole, sums, min(lead, m), _far(view))
     for c in range(n):
         q[c] = completed(s[c], q[c], np.float64(t[c]))
 
