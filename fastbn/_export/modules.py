@@ -302,10 +302,11 @@ def _hide(module: Any, function: Function) -> None:
 
 
 def _rename(module: Any, function: Function) -> None:
-    """Give what is hidden names that are not in the object."""
+    """Give what is hidden short names, or none in the object where it needs none (linkers of others move functions)."""
+    linkage = "internal" if module.triple.startswith(("wasm", "riscv")) else "private"
     hidden = [v for v in (*module.functions, *module.global_variables) if v.linkage == llvm.Linkage.internal]
     for k, value in enumerate(hidden):
-        value.name, value.linkage = f"{function.name}.{k}", "private"
+        value.name, value.linkage = f"{function.name}.{k}", linkage
 
 
 def _pass_builder(machine: Any, level: int) -> Any:
