@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from fastbn import _running
 from fastbn.torch import _formulas, _small
+from fastbn.torch._known import is_plain
 from fastbn.torch._plans import Array, Plan, vector
 
 __all__ = ["Running", "normalized", "plain", "take_in"]
@@ -160,7 +161,7 @@ class _Norm(Function):
 
 
 def _fits_small(dy: Tensor) -> bool:
-    return type(dy) is Tensor and dy.layout is torch.strided and dy.is_contiguous()
+    return type(dy) is Tensor and dy.layout is torch.strided and is_plain(dy)
 
 
 def _again(ctx: Any, dy: Tensor, tensors: tuple[Any, ...], statistics: tuple[Array, Array]) -> list[Tensor | None]:

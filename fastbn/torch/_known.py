@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastbn.torch._plans import COMPUTED_IN, Plan
 
-__all__ = ["PLAIN", "are_direct", "fit_running", "known", "may_be_known", "remember"]
+__all__ = ["PLAIN", "are_direct", "fit_running", "is_plain", "known", "may_be_known", "remember"]
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -24,6 +24,11 @@ _tracing = torch._C._get_tracing_state
 _strided = torch.strided
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether the values of x lie in memory one after the other, and not those with the other sign."""
+    return x.is_contiguous() and not x.is_neg()
+
+
 def may_be_known(x: Any) -> bool:
     """Whether a call of x without a residual is looked for among the earlier ones."""
     return (
@@ -31,7 +36,7 @@ def may_be_known(x: Any) -> bool:
         and type(x) in PLAIN
         and x.is_cpu
         and x.layout is _strided
-        and x.is_contiguous()
+        and is_plain(x)
         and not _modes()
         and not _transforms_active()
         and _tracing() is None
@@ -43,10 +48,8 @@ def are_direct(plan: Plan, weight: Tensor | None, bias: Tensor | None) -> bool:
     shape, compute = plan.weight_shape, plan.compute
     w, b = weight, bias  # in a loop it would take a tenth of a microsecond more
     return (
-        w is None or (type(w) in PLAIN and w.dtype is compute and w.is_cpu and w.shape == shape and w.is_contiguous())
-    ) and (
-        b is None or (type(b) in PLAIN and b.dtype is compute and b.is_cpu and b.shape == shape and b.is_contiguous())
-    )
+        w is None or (type(w) in PLAIN and w.dtype is compute and w.is_cpu and w.shape == shape and is_plain(w))
+    ) and (b is None or (type(b) in PLAIN and b.dtype is compute and b.is_cpu and b.shape == shape and is_plain(b)))
 
 
 def fit_running(plan: Plan, running: tuple[Any, Any, float] | None, training: bool) -> bool:

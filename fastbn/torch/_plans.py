@@ -76,7 +76,7 @@ def vector(tensor: Tensor | None, dtype: torch.dtype) -> Maybe:
     """A weight, bias or statistic as a flat array of float32 or float64, over its own memory where it can be."""
     if tensor is None:
         return None
-    tensor = tensor.detach()
+    tensor = tensor.detach().resolve_neg()
     if tensor.dtype is not dtype:
         tensor = tensor.to(dtype)
     values: Array = tensor.numpy()
@@ -143,7 +143,7 @@ class Plan:
 
     def read(self, tensor: Tensor) -> Tensor:
         """A tensor of x's shape in the memory order that the kernels read; itself if it has it."""
-        return tensor.contiguous(memory_format=self.read_as)
+        return tensor.resolve_neg().contiguous(memory_format=self.read_as)
 
     def flat(self, tensor: Tensor) -> Array:
         """What `read` returned, as the kernels take it."""

@@ -141,3 +141,24 @@ def test_modes_and_transforms_see_later_calls_too():
     assert "fastbn.norm" in graph.code
     traced = torch.jit.trace(lambda v: fbt.layer_norm(v, (4, 6), w, b), x)
     assert torch.allclose(traced(x), batched, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_values_that_are_kept_with_the_other_sign(rows):
+    """As the imaginary part of a conjugate is, until somebody reads it."""
+    x, dy = (torch.randn(rows, 24, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    w, b = torch.rand(24) + 0.5, torch.randn(24)
+
+    def results(x, dy, w, b):
+        x, w, b = (t.detach().requires_grad_() for t in (x, w, b))
+        y = fbt.layer_norm(x, (24,), w, b)
+        y.backward(dy)
+        return [y.detach(), x.grad, w.grad, b.grad, fbt.layer_norm(x.detach(), (24,), w.detach(), b.detach())]
+
+    expected = results(x, dy, w, b)
+    for place in range(4):
+        args = [x, dy, w, b]
+        args[place] = torch._neg_view(-args[place])
+        assert args[place].is_neg()
+        for _ in range(2):
+            assert all(torch.equal(p, q) for p, q in zip(results(*args), expected, strict=True))
