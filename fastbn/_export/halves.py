@@ -10,12 +10,14 @@ from typing import Any
 
 from llvmlite import ir
 
+from fastbn._export.errors import ExportError
 from fastbn._export.targets import Target, parsed
 from fastbn.kernels import simd
 
 _FLOATS, _BITS, _HALVES = "<16 x float>", "<16 x i16>", "<16 x half>"
-_WIDENS = re.compile(rf"(\S+) = fpext {_HALVES} (\S+) to {_FLOATS}")
+_WIDENS = re.compile(rf"(\S+) = fpext {_HALVES} (\S+) to <16 x (float|double)>")
 _NARROWS = re.compile(rf"(\S+) = fptrunc {_FLOATS} (\S+) to {_HALVES}")
+_WIDENS_ONE = re.compile(r"(\S+) = fpext half (\S+) to (float|double)")
 _NAMES = "|".join(map(re.escape, (simd.WIDENING, simd.NARROWING)))
 _BODIES = re.compile(rf'^define [^@\n]*@"?(?:{_NAMES})"?\(.*?^}}\n', re.M | re.S)
 
@@ -42,10 +44,14 @@ def converting(text: str, target: Target, machine: Any) -> str:
     numbers = count()
 
     def widened(match: re.Match[str]) -> str:
-        result, value = match.groups()
-        bits = f"%fastbn.bits.{next(numbers)}"
-        cast = f"{bits} = bitcast {_HALVES} {value} to {_BITS}"
-        return f'{cast}\n  {result} = call {_FLOATS} @"{simd.WIDENING}"({_BITS} {bits})'
+        result, value, kind = match.groups()
+        k = next(numbers)
+        bits, found = f"%fastbn.bits.{k}", f"%fastbn.number.{k}" if kind == "double" else result
+        lines = [f"{bits} = bitcast {_HALVES} {value} to {_BITS}"]
+        lines.append(f'{found} = call {_FLOATS} @"{simd.WIDENING}"({_BITS} {bits})')
+        if kind == "double":
+            lines.append(f"{result} = fpext {_FLOATS} {found} to <16 x double>")
+        return "\n  ".join(lines)
 
     def narrowed(match: re.Match[str]) -> str:
         result, value = match.groups()
@@ -53,7 +59,25 @@ def converting(text: str, target: Target, machine: Any) -> str:
         call = f'{bits} = call {_BITS} @"{simd.NARROWING}"({_FLOATS} {value})'
         return f"{call}\n  {result} = bitcast {_BITS} {bits} to {_HALVES}"
 
+    def one_widened(match: re.Match[str]) -> str:
+        result, value, kind = match.groups()
+        k = next(numbers)
+        bits, lanes, vector, number = (f"%fastbn.{name}.{k}" for name in ("bits", "lanes", "vector", "number"))
+        last = f"fpext float {number} to double" if kind == "double" else f"fadd float {number}, -0.0"
+        return "\n  ".join(
+            (
+                f"{bits} = bitcast half {value} to i16",
+                f"{lanes} = insertelement {_BITS} zeroinitializer, i16 {bits}, i32 0",
+                f'{vector} = call {_FLOATS} @"{simd.WIDENING}"({_BITS} {lanes})',
+                f"{number} = extractelement {_FLOATS} {vector}, i32 0",
+                f"{result} = {last}",
+            )
+        )
+
+    text = _WIDENS_ONE.sub(one_widened, text)
     text = _NARROWS.sub(narrowed, _WIDENS.sub(widened, _BODIES.sub("", text)))
+    if left := re.search(r"fpext [^\n]*\bhalf\b[^\n]*|fptrunc [^\n]* to [^\n]*\bhalf\b[^\n]*", text):
+        raise ExportError(f"this version of Numba converts half precision as it was not tried: {left[0]}")
     return text + (_BY_INSTRUCTIONS if has_instructions(target, machine) else _by_integers())
 
 
