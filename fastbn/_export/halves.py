@@ -17,6 +17,7 @@ from fastbn.kernels import simd
 _FLOATS, _BITS, _HALVES = "<16 x float>", "<16 x i16>", "<16 x half>"
 _WIDENS = re.compile(rf"(\S+) = fpext {_HALVES} (\S+) to <16 x (float|double)>")
 _NARROWS = re.compile(rf"(\S+) = fptrunc {_FLOATS} (\S+) to {_HALVES}")
+_COMPARES = re.compile(rf"(\S+) = fcmp (\w+) {_HALVES} (\S+), (\S+)")
 _WIDENS_ONE = re.compile(r"(\S+) = fpext half (\S+) to (float|double)")
 _NAMES = "|".join(map(re.escape, (simd.WIDENING, simd.NARROWING)))
 _BODIES = re.compile(rf'^define [^@\n]*@"?(?:{_NAMES})"?\(.*?^}}\n', re.M | re.S)
@@ -59,6 +60,13 @@ def converting(text: str, target: Target, machine: Any) -> str:
         call = f'{bits} = call {_BITS} @"{simd.NARROWING}"({_FLOATS} {value})'
         return f"{call}\n  {result} = bitcast {_BITS} {bits} to {_HALVES}"
 
+    def compared(match: re.Match[str]) -> str:
+        result, how, a, b = match.groups()
+        k = next(numbers)
+        wide = [(f"%fastbn.{name}.{k}", value) for name, value in (("first", a), ("second", b))]
+        lines = [f"{name} = fpext {_HALVES} {value} to {_FLOATS}" for name, value in wide]
+        return "\n  ".join([*lines, f"{result} = fcmp {how} {_FLOATS} {wide[0][0]}, {wide[1][0]}"])
+
     def one_widened(match: re.Match[str]) -> str:
         result, value, kind = match.groups()
         k = next(numbers)
@@ -74,11 +82,14 @@ def converting(text: str, target: Target, machine: Any) -> str:
             )
         )
 
-    text = _WIDENS_ONE.sub(one_widened, text)
+    text = _WIDENS_ONE.sub(one_widened, _COMPARES.sub(compared, text))
     text = _NARROWS.sub(narrowed, _WIDENS.sub(widened, _BODIES.sub("", text)))
-    if left := re.search(r"fpext [^\n]*\bhalf\b[^\n]*|fptrunc [^\n]* to [^\n]*\bhalf\b[^\n]*", text):
+    if left := re.search(r"(fpext|fptrunc|fcmp|fadd|fsub|fmul|fneg) [^\n]*\bhalf\b[^\n]*", text):
         raise ExportError(f"this version of Numba converts half precision as it was not tried: {left[0]}")
-    return text + (_BY_INSTRUCTIONS if has_instructions(target, machine) else _by_integers())
+    if has_instructions(target, machine):
+        return text + _BY_INSTRUCTIONS
+    # No type of halves is left, with which LLVM makes no end on WebAssembly.
+    return re.sub(r"\bhalf\b", "i16", text) + _by_integers()
 
 
 def has_instructions(target: Target, machine: Any) -> bool:

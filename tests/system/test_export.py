@@ -109,7 +109,15 @@ def test_half_precision_is_converted_as_the_target_does():
     text = """define <16 x half> @f(<16 x half> %0) {
   %2 = fpext <16 x half> %0 to <16 x float>
   %3 = fptrunc <16 x float> %2 to <16 x half>
-  ret <16 x half> %3
+  %4 = fpext <16 x half> %3 to <16 x double>
+  %5 = extractelement <16 x half> %0, i64 0
+  %6 = fpext half %5 to double
+  %7 = insertelement <16 x double> %4, double %6, i64 0
+  %8 = fptrunc <16 x double> %7 to <16 x float>
+  %9 = fptrunc <16 x float> %8 to <16 x half>
+  %10 = fcmp olt <16 x half> %3, %9
+  %11 = select <16 x i1> %10, <16 x half> %3, <16 x half> %9
+  ret <16 x half> %11
 }
 """
     by_instructions = []

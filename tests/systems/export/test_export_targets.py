@@ -23,8 +23,8 @@ def needed(*names):
     return path
 
 
-def make(folder, target, dtype):
-    order = library.Order(interface.OPERATIONS, (dtype,), LAYOUTS, target, folder, backward=True)
+def make(folder, target, dtype, operations=interface.OPERATIONS):
+    order = library.Order(operations, (dtype,), LAYOUTS, target, folder, backward=operations is interface.OPERATIONS)
     return library.export(order)
 
 
@@ -48,8 +48,16 @@ def test_the_self_test_passes(target, dtype, tmp_path):
     assert "1.82337" in run(*emulator, "./example", folder=tmp_path)
 
 
-def test_the_self_test_passes_in_webassembly(tmp_path):
-    node, made = needed("node", "nodejs"), make(tmp_path, "wasm32", "float32")
+def test_half_precision_passes_without_instructions_for_it(tmp_path):
+    compiler, emulator = needed(COMPILERS["riscv64"]), needed(*EMULATORS["riscv64"])
+    make(tmp_path, "riscv64", "float16", ("group_norm",))
+    run(compiler, "-static", "-O1", "selftest.c", "libfastbn.a", "-o", "selftest", folder=tmp_path)
+    assert "0 of " in run(emulator, "./selftest", folder=tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "operations"), [("float32", interface.OPERATIONS), ("float16", ("group_norm",))])
+def test_the_self_test_passes_in_webassembly(dtype, operations, tmp_path):
+    node, made = needed("node", "nodejs"), make(tmp_path, "wasm32", dtype, operations)
     if made.linker is None:
         pytest.skip("wasm-ld is not installed, so nothing is known of WebAssembly")
     assert "0 of " in run(node, "selftest.mjs", folder=tmp_path)
