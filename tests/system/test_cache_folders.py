@@ -45,10 +45,10 @@ def given_away(folder):
 def files_open_to_all(folder):
     """As in /tmp, where anyone may put a file of the right name."""
     folder.chmod(0o1777)
-    entries = sorted(folder.rglob("*.nbc"))
+    entries = list(folder.rglob("*.nbc"))
     for entry in entries:
         entry.chmod(0o666)
-    return entries[0]
+    return entries[0].parent  # the file that is told is the one that is looked for first
 
 
 HARM = {
