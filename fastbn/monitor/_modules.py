@@ -72,7 +72,11 @@ def _keep_hook() -> None:
 
         _hook = register_module_forward_hook(disable(_after_forward), with_kwargs=True)
     elif not _armed and _hook is not None:
+        from torch.nn.modules import module
+
         _hook.remove()
+        # torch 2.13 forgets this half of a hook, by which it tells whether there are any
+        getattr(module, "_global_forward_hooks_with_kwargs", {}).pop(_hook.id, None)
         _hook = None
 
 

@@ -124,6 +124,14 @@ def test_a_model_that_is_compiled():
     assert not hooks(network)
 
 
+def test_nothing_is_left_in_torch():
+    network = model()
+    for _ in range(2):
+        with Monitor(network):
+            network(torch.randn(4, 3, 9, 9))
+        assert not torch.nn.modules.module._has_any_global_hook()
+
+
 def test_what_has_no_norm():
     with pytest.raises(ValueError, match="Linear without a normalization module"):
         Monitor(torch.nn.Linear(3, 3))
