@@ -230,6 +230,16 @@ def test_expanded_and_strided_gradients():
         assert torch.equal(results[1], results[2])
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_instance_norms_gradient_where_dy_alone_is_channels_last(samples):
+    """Of one sample, torch 2.13's is wrong: compared with torch in contiguous memory."""
+    x, dy = (torch.randn(samples, 8, 4, 4) for _ in range(2))
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    F.instance_norm(a).backward(dy)
+    fbt.instance_norm(b).backward(dy.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(a.grad, b.grad, atol=1e-5)
+
+
 def test_forward_mode_is_refused_in_words():
     x = torch.randn(3, 4)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
