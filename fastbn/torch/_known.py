@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastbn.torch._plans import COMPUTED_IN, Plan
 
-__all__ = ["PLAIN", "are_direct", "fit_running", "is_plain", "known", "may_be_known", "remember"]
+__all__ = ["PLAIN", "direct_plan", "fit_running", "is_plain", "may_be_known", "remember"]
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
-known: dict[Any, Plan] = {}  # by what decides about a call, of contiguous tensors without a residual
+_known: dict[Any, Plan] = {}  # by what decides about a call, of contiguous tensors without a residual
 _MOST = 4096
 
 _is_compiling = torch.compiler.is_compiling
@@ -43,13 +43,23 @@ def may_be_known(x: Any) -> bool:
     )
 
 
-def are_direct(plan: Plan, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether weight and bias can be told by their addresses; there are such as there were in the earlier call."""
+def direct_plan(key: Any, weight: Tensor | None, bias: Tensor | None) -> Plan | None:
+    """The plan of an earlier call with this key, if weight and bias can be told by their addresses.
+
+    There are such as there were in that call.
+    """
+    try:
+        plan = _known.get(key)
+    except TypeError:  # something that is to be refused in other words
+        return None
+    if plan is None:
+        return None
     shape, compute = plan.weight_shape, plan.compute
     w, b = weight, bias  # in a loop it would take a tenth of a microsecond more
-    return (
+    fit = (
         w is None or (type(w) in PLAIN and w.dtype is compute and w.is_cpu and w.shape == shape and is_plain(w))
     ) and (b is None or (type(b) in PLAIN and b.dtype is compute and b.is_cpu and b.shape == shape and is_plain(b)))
+    return plan if fit else None
 
 
 def fit_running(plan: Plan, running: tuple[Any, Any, float] | None, training: bool) -> bool:
@@ -66,6 +76,6 @@ def fit_running(plan: Plan, running: tuple[Any, Any, float] | None, training: bo
 
 def remember(key: Any, plan: Plan) -> None:
     """Know calls with this key from now on."""
-    if len(known) >= _MOST:
-        known.clear()
-    known[key] = plan
+    if len(_known) >= _MOST:
+        _known.clear()
+    _known[key] = plan

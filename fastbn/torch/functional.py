@@ -30,7 +30,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from fastbn.torch import _formulas, _operators, _small
 from fastbn.torch._autograd import Running, normalized, plain
-from fastbn.torch._known import PLAIN, are_direct, fit_running, known, may_be_known, remember
+from fastbn.torch._known import PLAIN, direct_plan, fit_running, may_be_known, remember
 from fastbn.torch._plans import COMPUTED_IN, Plan, Request, plan_of
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
@@ -181,8 +181,8 @@ def batch_norm(
         frozen = None if training or running_mean is None else running_mean.dtype
         given = weight is None, bias is None
         key = "batch", input.shape, input.stride(), input.dtype, frozen, eps, activation, *given
-        plan = known.get(key)
-        if plan is not None and are_direct(plan, weight, bias):
+        plan = direct_plan(key, weight, bias)
+        if plan is not None:
             running = None if running_mean is running_var is None else (running_mean, running_var, momentum)
             if fit_running(plan, running, training):
                 return _computed(plan, input, weight, bias, None, running, True)
@@ -275,8 +275,8 @@ def instance_norm(
     if of_itself and may_be_known(input):
         given = weight is None, bias is None
         key = "instance", input.shape, input.stride(), input.dtype, eps, activation, *given
-        plan = known.get(key)
-        if plan is not None and are_direct(plan, weight, bias):
+        plan = direct_plan(key, weight, bias)
+        if plan is not None:
             return _computed(plan, input, weight, bias, None, None, True)
     how = _how(input, residual)
     if how == "override":
@@ -353,11 +353,11 @@ def group_norm(
     tensor([[-1.,  1., -1.,  1.]])
     """
     key = None
-    if residual is None and type(eps) is float and may_be_known(input):
+    if residual is None and type(eps) is float and type(num_groups) is int and may_be_known(input):
         given = weight is None, bias is None
         key = "group", input.shape, input.stride(), input.dtype, num_groups, eps, activation, *given
-        plan = known.get(key)
-        if plan is not None and are_direct(plan, weight, bias):
+        plan = direct_plan(key, weight, bias)
+        if plan is not None:
             return _computed(plan, input, weight, bias, None, None, True)
     how = _how(input, residual)
     if how == "override":
@@ -430,8 +430,8 @@ def layer_norm(
         normalized_shape = tuple(normalized_shape)
     if residual is None and type(eps) is float and may_be_known(input):
         key = "layer", input.shape, input.dtype, normalized_shape, eps, activation, weight is None, bias is None
-        plan = known.get(key)
-        if plan is not None and are_direct(plan, weight, bias):
+        plan = direct_plan(key, weight, bias)
+        if plan is not None:
             if plan.small is not None and not _is_grad_enabled() and forward_ad._current_level < 0:
                 return plan.small(input, weight, bias)
             return _computed(plan, input, weight, bias, None, None, True)
@@ -509,8 +509,8 @@ def rms_norm(
         normalized_shape = tuple(normalized_shape)
     if residual is None and (eps is None or type(eps) is float) and may_be_known(input):
         key = "rms", input.shape, input.dtype, normalized_shape, eps, activation, weight is None
-        plan = known.get(key)
-        if plan is not None and are_direct(plan, weight, None):
+        plan = direct_plan(key, weight, None)
+        if plan is not None:
             return _computed(plan, input, weight, None, None, None, True)
     how = _how(input, residual)
     if how == "override":

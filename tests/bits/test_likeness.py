@@ -7,6 +7,7 @@ import numba
 import numpy as np
 import pytest
 import remembered
+from cases import misaligned, read_only
 from internals import entries, lent, likeness
 from processes import python
 
@@ -19,18 +20,6 @@ def array(shape=SHAPE, dtype=np.float32):
     return np.ones(shape, dtype)
 
 
-def readonly(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def misaligned(a):
-    b = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    b[...] = a
-    return b
-
-
 OTHERS = {
     "None": lambda a: None,
     "another length": lambda a: array((3, 5)),
@@ -41,7 +30,7 @@ OTHERS = {
     "another dtype of the same size": lambda a: a.astype(np.int32),
     "another dtype": lambda a: a.astype(np.float64),
     "the other byte order": lambda a: a.astype(">f4"),
-    "read-only": readonly,
+    "read-only": read_only,
     "misaligned": misaligned,
     "another order": np.asfortranarray,
     "steps": lambda a: np.repeat(a, 2, axis=-1)[:, ::2],

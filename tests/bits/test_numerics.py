@@ -24,6 +24,8 @@ from cases import (
     channels_last_view,
     gradient_scales,
     ids,
+    misaligned,
+    read_only,
     strided,
     trailing,
 )
@@ -522,18 +524,6 @@ IN_MEMORY = [
     *trailing((4, 6, 35), 35),
     *trailing((5, 3, 7), (3, 7)),
 ]
-
-
-def read_only(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def misaligned(a):
-    room = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    room[...] = a
-    return room
 
 
 GIVEN_AS = {

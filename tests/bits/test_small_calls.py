@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 import remembered
-from cases import Case, assert_same_bits
+from cases import Case, assert_same_bits, misaligned, read_only
 from internals import Driver, Entries, arguments, pace, runs
 
 import fastbn
@@ -112,18 +112,6 @@ def owning(function):
     return {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in right(function).items()}
 
 
-def readonly(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def misaligned(a):
-    b = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    b[...] = a
-    return b
-
-
 def shifted(a, by=1):
     """An array over the memory beside that of a, and most of a's."""
     return np.lib.stride_tricks.as_strided(a.reshape(-1)[by:], a.shape, a.strides)
@@ -135,7 +123,7 @@ ARRAYS = {
     "masked": np.ma.masked_array,
     "of the other byte order": lambda a: a.astype(a.dtype.newbyteorder()),
     "misaligned": misaligned,
-    "read-only": readonly,
+    "read-only": read_only,
     "of integers": lambda a: a.astype(np.int32),
     "of bool": lambda a: a > 0,
     "of another float type": lambda a: a.astype(np.float16),
@@ -278,7 +266,7 @@ calls = []
 def test_each_build_is_compiled_once_for_types_that_any_array_of_a_kind_has():
     serial, parallel = Build(), Build()
     kernel = Entries(Driver(serial, parallel))
-    for a in (np.ones(3, np.float16), readonly(np.ones(4, np.float16))):
+    for a in (np.ones(3, np.float16), read_only(np.ones(4, np.float16))):
         for way in (False, True, True):
             kernel(way, (a, None, (a, 1.0)))
     integers = numba.types.Array(numba.uint16, 1, "C")
@@ -312,7 +300,7 @@ def test_what_numba_compiled_has_an_entry():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda a: readonly(a),
+        lambda a: read_only(a),
         lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
         lambda a: np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1),
         lambda a: a[::-1].copy()[::-1],

@@ -17,6 +17,8 @@ from cases import (
     gradient_tolerance,
     ids,
     memory_order,
+    misaligned,
+    read_only,
     strided,
     trailing,
 )
@@ -90,19 +92,6 @@ def memory_mapped(a, mode="r"):
         file.write(a.tobytes())
         file.flush()
         return np.memmap(file, a.dtype, mode, shape=a.shape)
-
-
-def misaligned(a):
-    view = np.frombuffer(bytearray(a.nbytes + 1), a.dtype, a.size, offset=1).reshape(a.shape)
-    view[...] = a
-    assert not view.flags.aligned
-    return view
-
-
-def read_only(a):
-    a = a.copy()
-    a.setflags(write=False)
-    return a
 
 
 def far_apart(a):

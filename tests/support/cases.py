@@ -297,6 +297,19 @@ def strided(x):
     return view
 
 
+def read_only(a):
+    a = a.copy()
+    a.setflags(write=False)
+    return a
+
+
+def misaligned(a):
+    view = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    assert not view.flags.aligned or a.size == 0 or a.itemsize == 1
+    return view
+
+
 LAYOUTS = {
     "plain": np.ascontiguousarray,
     "channels-last-view": channels_last_view,

@@ -162,3 +162,20 @@ def test_values_that_are_kept_with_the_other_sign(rows):
         assert args[place].is_neg()
         for _ in range(2):
             assert all(torch.equal(p, q) for p, q in zip(results(*args), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (lambda x: fbt.group_norm(x, 3), lambda x: fbt.group_norm(x, 3.0)),
+        (lambda x: fbt.group_norm(x, 1), lambda x: fbt.group_norm(x, True)),
+        (lambda x: fbt.layer_norm(x, (5,)), lambda x: fbt.layer_norm(x, ([5],))),
+        (lambda x: fbt.rms_norm(x, (5,)), lambda x: fbt.rms_norm(x, ([5],))),
+    ],
+)
+def test_what_is_wrong_is_refused_in_torchs_words_after_right_calls_too(right, wrong):
+    x = torch.randn(4, 6, 5)
+    for _ in range(3):
+        right(x)
+        with pytest.raises(TypeError, match=r"norm\(\): argument 'n\w+' \(position 2\) must be"):
+            wrong(x)
