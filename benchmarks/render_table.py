@@ -4,9 +4,11 @@ python benchmarks/render_table.py            # writes the table between the two 
 python benchmarks/render_table.py --check    # exit code 1 if docs/speed.md has another one
 python benchmarks/render_table.py program.json --marks program
 python benchmarks/render_table.py program.json --marks program --page README.md --line    # a line instead of a table
+python benchmarks/render_table.py steps.json more.json --marks torch    # of suite torch: the cells of several files
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -54,6 +56,27 @@ def render(results):
     return "\n".join([*lines, "", where])
 
 
+def text_of(paths, in_a_line):
+    """What goes between the marks, from files of one suite."""
+    from fastbn.cli._errors import CommandError
+    from fastbn.cli.bench import _torch_report
+    from fastbn.cli.bench._results import Results
+    from fastbn.cli.bench._torch_results import SUITE, TorchResults
+
+    try:
+        suite = json.loads(paths[0].read_text(encoding="utf-8")).get("suite")
+    except (OSError, ValueError, AttributeError):
+        suite = None  # which is told below
+    if suite == SUITE:
+        first, *others = map(TorchResults.load, paths)
+        results = first.joined(others)
+        return _torch_report.line(results) if in_a_line else _torch_report.markdown(results)
+    if len(paths) > 1:
+        raise CommandError(f"{len(paths)} files; expected one, other than of suite {SUITE}")
+    results = Results.load(paths[0])
+    return line(results) if in_a_line else render(results)
+
+
 def insert(page, text, name="loop"):
     """The page with `text` between the marks of that name, in place of what stood there."""
     first, last = marks(name)
@@ -67,10 +90,9 @@ def insert(page, text, name="loop"):
 def main(argv=None):
     # here, not at the top: asv imports every file of this folder, and fastbn only in the forks that measure it
     from fastbn.cli._errors import CommandError
-    from fastbn.cli.bench._results import Results
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("results", nargs="?", type=Path, default=ROOT / "benchmarks" / "results.json")
+    parser.add_argument("results", nargs="*", type=Path, help="JSON files (benchmarks/results.json)")
     parser.add_argument(
         "--page", type=Path, default=ROOT / "docs" / "speed.md", help="the file with the marks (docs/speed.md)"
     )
@@ -78,16 +100,17 @@ def main(argv=None):
     parser.add_argument("--line", action="store_true", help="write one sentence instead of a table")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the table is another one")
     args = parser.parse_args(argv)
+    paths = args.results or [ROOT / "benchmarks" / "results.json"]
     try:
-        results = Results.load(args.results)
+        text = text_of(paths, args.line)
         page = args.page.read_text(encoding="utf-8")
-        fresh = insert(page, line(results) if args.line else render(results), args.marks)
+        fresh = insert(page, text, args.marks)
     except (CommandError, OSError, ValueError) as error:
         print(f"{parser.prog}: {args.page.name}: {error}", file=sys.stderr)
         return 2
     if args.check:
         if page != fresh:
-            print(f"{args.page.name} has another table than {args.results.name}: run {parser.prog}", file=sys.stderr)
+            print(f"{args.page.name} has another table than {paths[-1].name}: run {parser.prog}", file=sys.stderr)
         return int(page != fresh)
     args.page.write_text(fresh, encoding="utf-8")
     return 0

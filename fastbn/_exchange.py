@@ -8,14 +8,20 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 
 
+def _size(comm: Any) -> int:
+    if not hasattr(comm, "Allgatherv"):
+        raise TypeError(f"comm is of type {type(comm).__name__}; expected a communicator of mpi4py")
+    return int(comm.Get_size())
+
+
 def give_up(comm: Any) -> None:
     """Tell the ranks that wait in `gathered` that this one has failed; the caller raises its own error then."""
-    comm.Allgather(np.array([-1], np.int64), np.empty(comm.Get_size(), np.int64))
+    comm.Allgather(np.array([-1], np.int64), np.empty(_size(comm), np.int64))
 
 
 def gathered(words: Words, comm: Any, what: str) -> list[Words]:
     """The words of every rank, in the order of their bytes: whoever adds them up in this order gets the same bits."""
-    lengths = np.empty(comm.Get_size(), np.int64)
+    lengths = np.empty(_size(comm), np.int64)
     comm.Allgather(np.array([words.size], np.int64), lengths)
     failed = np.flatnonzero(lengths < 0)
     if failed.size:

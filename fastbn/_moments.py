@@ -10,8 +10,8 @@ from fastbn.engine import arrays, forward
 
 Array = NDArray[Any]
 
-_ZERO = np.zeros(())
-_ZERO.flags.writeable = False
+NO_POWER = np.zeros(())
+NO_POWER.flags.writeable = False
 
 
 def unwarned() -> np.errstate:
@@ -26,7 +26,7 @@ class Sums(NamedTuple):
     shift: Array  # one of the elements
     offset: Array  # mean - shift
     m2: Array  # the sum of squared deviations from the mean, in units of 4**power,
-    power: Array = _ZERO  # where their squares would leave the range of float64; else 0
+    power: Array = NO_POWER  # where their squares would leave the range of float64; else 0
 
     @quietly
     def mean(self) -> Array:

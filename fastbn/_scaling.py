@@ -30,8 +30,9 @@ class Numbers(NamedTuple):
     t: Array
 
     def fit(self) -> bool:
-        """Whether no factor is near the ends of float64, where it would lose digits."""
-        return bool(((abs(self.a) > _NARROWEST) & (abs(self.a) < _WIDEST)).all())
+        """Whether no number is near the ends of float64, where it would lose digits."""
+        factors = abs(self.a), *(np.where(v == 0, 1.0, abs(v)) for v in (self.hi, self.t))
+        return all(bool(((v > _NARROWEST) & (v < _WIDEST)).all()) for v in factors)
 
     def in_type(self, narrow: bool) -> "Numbers":
         """In float32, where it does, else in float64; t makes up for what hi loses."""

@@ -38,7 +38,7 @@ _FEATURES = ((8, 16, 1), (64, 8192, 1), (4096, 64, 1))  # for batch norm these a
 _ROWS = ((8, 64), (256, 1024), (1, 1 << 18))
 _OVER_CHANNELS = ((2, 16, 256), (8, 64, 512), (1, 4096, 64))
 _IMAGES = ((2, 8, 8), (2, 64, 64), (8, 256, 256))  # (N, H, W): of short runs and of long ones, and for threads
-_CALLS = 6  # of each kind: one that is checked, four serial ones and a parallel one, to find out which is faster
+_CALLS = 2  # of each kind: one that is checked, and one like it
 
 
 class Warmup(NamedTuple):
@@ -117,11 +117,7 @@ def warmup(
     with quiet(), _asked_for() as kernels:  # kernels are named and not run: what they would fill holds anything
         for op, dtype, layout in steps:
             for (x, axis), affine in product(_inputs(op, dtype, layout), (True, False)):
-                pace.clear_paces()
-                with threads.num_threads(min(2, config.NUMBA_NUM_THREADS)):  # which shapes need pieces depends on it
-                    for _ in range(_CALLS):
-                        _call(op, x, axis, affine, activation, residual, where)
-        pace.clear_paces()
+                _ask(op, x, axis, affine, activation, residual, where)
     for done, (build, types) in enumerate(kernels):
         if progress:
             progress(done, len(kernels), build.py_func.__qualname__)
@@ -217,6 +213,13 @@ def _inputs(op: str, dtype: np.dtype[Any], layout: str) -> Iterator[tuple[Array,
 
 def _array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.resize(np.array([-1.0, 0.0, 2.0], dtype), shape)
+
+
+def _ask(op: str, x: Array, axis: int, affine: bool, activation: Any, residual: bool, where: bool) -> None:
+    """Have calls of a kind ask for their kernels, serial ones and those of two threads."""
+    with pace.all_ways(), threads.num_threads(min(2, config.NUMBA_NUM_THREADS)):
+        for _ in range(_CALLS):
+            _call(op, x, axis, affine, activation, residual, where)
 
 
 def _call(op: str, x: Array, axis: int, affine: bool, activation: Any, residual: bool, where: bool) -> None:

@@ -1,6 +1,7 @@
 """Statistics and normalization of Dask arrays; needs ``pip install "fastbn[dask]"``."""
 
 from collections.abc import Iterable
+from copy import copy
 from functools import reduce
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ from fastbn._doors import need
 from fastbn.engine import arguments
 from fastbn.engine.threads import num_threads
 from fastbn.moments import Moments
-from fastbn.moments._measure import axes_of, measured, without_nan
+from fastbn.moments._measure import axes_of, kept_axes, measured, without_nan
 from fastbn.moments._states import State, concatenated, merged
 
 __all__ = ["moments", "normalize"]
@@ -55,8 +56,9 @@ def moments(
     ImportError
         If Dask is not installed.
     TypeError, ValueError
-        If the array is no Dask array, lacks a kept axis, or has chunks of unknown size; as `fastbn.Moments.update` when
-        it is computed.
+        If the array is no Dask array, is not of numbers, lacks a kept axis, or has chunks of unknown size; if `where`
+        is not of bool or `weights` not of numbers, or either does not broadcast; for a weight that is negative or not
+        finite, when it is computed.
 
     Notes
     -----
@@ -74,6 +76,7 @@ def moments(
     """
     delayed = need("dask", "dask").delayed
     axes, kept = _kept(array, axis)
+    _of_numbers(array, "array")
     skip = arguments.flag(skipna, "skipna")
     beside = [_as_chunked(v, name, array) for v, name in ((where, "where"), (weights, "weights"))]
     # To Dask the states are an array as well, so that one task reads and measures a chunk.
@@ -111,15 +114,32 @@ def normalize(array: Any, moments: Any, *, eps: float = 0.0) -> Any:
     ImportError
         If Dask is not installed.
     TypeError, ValueError
-        As `fastbn.Moments.normalize`, when it is computed; at once if `array` is no Dask array or `eps` is negative.
+        If `array` is no Dask array or not of numbers, `eps` is negative, or `moments` are of another shape; as
+        `fastbn.Moments.normalize` when it is computed.
     """
     _checked(array)
     if not isinstance(moments, Moments) and not hasattr(moments, "dask"):
-        raise TypeError(f"moments is a {type(moments).__name__}; expected Moments, or a Delayed of them")
+        raise TypeError(f"moments is of type {type(moments).__name__}; expected Moments, or a Delayed of them")
     number = arguments.eps(eps)
-    dtype = np.dtype(np.float32) if array.dtype.kind in "iub" else array.dtype
+    _of_numbers(array, "array")
+    _refuse_mask(array, "array")
+    if isinstance(moments, Moments):
+        _fitting(moments, array.shape)
+        moments = copy(moments)  # what they count from now on is of no concern to a result that is made later
+    dtype = np.dtype(np.float32) if array.dtype.kind in "iub" else array.dtype.newbyteorder("=")
     empty = np.empty((0,) * array.ndim, dtype)
     return array.map_blocks(_normalized, moments, array.shape, number, dtype=dtype, meta=empty)
+
+
+def _fitting(moments: Moments, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that the moments keep of an array of this shape, in its order."""
+    kept = kept_axes(moments._axes, np.broadcast_to(0, shape))
+    given, own = tuple(shape[a] for a in kept), moments._state.n.shape
+    if own != given and not moments._state.n.any():
+        raise ValueError(f"{moments} has counted nothing; expected the moments of data")
+    if own != given:
+        raise ValueError(f"array has shape {given} along the kept axes ({moments.axis}); expected {own}")
+    return kept
 
 
 # Graph ----------------------------------------------------------------------------------------------------------------
@@ -127,7 +147,7 @@ def normalize(array: Any, moments: Any, *, eps: float = 0.0) -> Any:
 
 def _checked(array: Any) -> None:
     if not isinstance(array, need("dask.array", "dask").Array):
-        raise TypeError(f"array is a {type(array).__name__}; expected a Dask array")
+        raise TypeError(f"array is of type {type(array).__name__}; expected a Dask array")
     if any(n != n for n in array.shape):
         raise ValueError("array has chunks of unknown size; expected known ones: call array.compute_chunk_sizes()")
 
@@ -136,7 +156,7 @@ def _kept(array: Any, axis: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes as given, and as axes of the array, in its order."""
     _checked(array)
     axes = axes_of(axis)
-    kept = sorted(arguments.axis(a, array) for a in axes)
+    kept = sorted(arguments.axis(a, array, of="array") for a in axes)
     if len(set(kept)) < len(kept):
         raise ValueError(f"axis is {axis}, which names an axis of array, of shape {array.shape}, twice")
     return axes, tuple(kept)
@@ -147,10 +167,30 @@ def _as_chunked(value: Any, name: str, array: Any) -> Any:
     if value is None:
         return None
     da = need("dask.array", "dask")
+    given = da.asarray(value if hasattr(value, "dask") else arguments.ndarray(value, name))
+    _refuse_mask(given, name)
+    if name == "where" and given.dtype != bool:
+        raise TypeError(f"where has dtype {given.dtype}; expected bool, true where an element counts")
+    if name == "weights":
+        if given.dtype == bool:
+            raise TypeError("weights has dtype bool; expected numbers, or where=, which takes what counts as booleans")
+        _of_numbers(given, name)
     try:
-        return da.broadcast_to(da.asarray(value), array.shape).rechunk(array.chunks)
+        return da.broadcast_to(given, array.shape).rechunk(array.chunks)
     except ValueError:
         raise ValueError(f"{name} has shape {np.shape(value)}; expected one that broadcasts to {array.shape}") from None
+
+
+def _of_numbers(array: Any, name: str) -> None:
+    """Refuse now what the kernels would refuse in the first task."""
+    arguments.number_dtype(array.dtype, name)
+
+
+def _refuse_mask(array: Any, name: str) -> None:
+    if isinstance(array._meta, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array, and its mask would be ignored; expected dask.array.ma.filled({name}, value)"
+        )
 
 
 def _with(place: tuple[int, ...], kept: tuple[int, ...], numbers: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
@@ -189,13 +229,9 @@ def _assembled(axes: tuple[int, ...], shape: tuple[int, ...], states: list[Any])
 
 def _normalized(x: Array, moments: Moments, shape: tuple[int, ...], eps: float, block_info: Any = None) -> Array:
     if not isinstance(moments, Moments):
-        raise TypeError(f"moments is a {type(moments).__name__}; expected Moments, or a Delayed of them")
+        raise TypeError(f"moments is of type {type(moments).__name__}; expected Moments, or a Delayed of them")
     where = block_info[0]["array-location"] if block_info else [(0, n) for n in x.shape]
-    kept = sorted(a % len(shape) for a in moments._axes)
-    own = moments._state.n.shape
-    if own != tuple(shape[a] for a in kept):
-        given = tuple(shape[a] for a in kept)
-        raise ValueError(f"array has shape {given} along the kept axes ({moments.axis}); expected {own}")
+    kept, own = _fitting(moments, shape), moments._state.n.shape
     part = Moments(moments._axes)
     place = tuple(slice(*where[a]) for a in kept)
     part._state = type(moments._state)(*(np.broadcast_to(v, own)[place] for v in moments._state))

@@ -7,13 +7,14 @@ bits and errors holds here too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
 from fastbn._quiet import quietly
-from fastbn.engine import arguments, views
-from fastbn.engine.double_backward import Affine, Operands, differentiate
+from fastbn.engine import arguments, groups
+from fastbn.engine.double_backward import Operands, differentiate
 
 __all__ = [
     "batch_norm_double_backward",
@@ -95,15 +96,8 @@ def batch_norm_double_backward(
     >>> gweight.round(3), (2 * dx * dx).sum(axis=0).round(3)  # dx is proportional to weight, which is 1
     (array([0.827]), array([0.827]))
     """
-    dy, x = arguments.gradient(dy, x)
-    v = arguments.like(ddx, "ddx", x)
-    arguments.rank(x, 2)
-    channel = arguments.axis(axis, x)
-    shape = (x.shape[channel],)
-    m, r = arguments.float64_statistic(mean, "mean", shape), arguments.float64_statistic(rstd, "rstd", shape)
-    checked = Operands(v, dy, x, m, r, *_affine(weight, ddweight, ddbias, shape))
-    through = arguments.flag(training, "training")
-    return differentiate(checked, views.batch_view, (channel,), shape, through)
+    affine, through = (weight, ddweight, ddbias), arguments.flag(training, "training")
+    return _differentiated(groups.of_channels, (axis,), (ddx, dy, x), (rstd, mean), affine, through)
 
 
 @quietly
@@ -156,7 +150,7 @@ def layer_norm_double_backward(
     >>> bool(abs(ddy).max() < 1e-12)  # the elements of dx add up to 0, whatever dy is
     True
     """
-    return _trailing((ddx, dy, x), (mean, rstd), (weight, ddweight, ddbias), centered=True)
+    return _differentiated(groups.of_rows, (None,), (ddx, dy, x), (rstd, mean), (weight, ddweight, ddbias))
 
 
 @quietly
@@ -200,7 +194,7 @@ def rms_norm_double_backward(
     >>> bool(abs(ddy).max() < 1e-12)  # dx is perpendicular to x, whatever dy is
     True
     """
-    return _trailing((ddx, dy, x), (None, rstd), (weight, ddweight, None), centered=False)
+    return _differentiated(groups.of_rows, (None,), (ddx, dy, x), (rstd,), (weight, ddweight, None))
 
 
 @quietly
@@ -253,7 +247,7 @@ def group_norm_double_backward(
     >>> bool(abs(ddy).max() < 1e-12)  # the elements of dx add up to 0, whatever dy is
     True
     """
-    return _group((ddx, dy, x), (mean, rstd), (weight, ddweight, ddbias), axis, by_channel=False)
+    return _differentiated(groups.of_groups, (None, axis), (ddx, dy, x), (rstd, mean), (weight, ddweight, ddbias))
 
 
 @quietly
@@ -296,49 +290,30 @@ def instance_norm_double_backward(
     array([[[10., 10.],
             [20., 20.]]])
     """
-    return _group((ddx, dy, x), (mean, rstd), (weight, ddweight, ddbias), axis, by_channel=True)
+    return _differentiated(groups.of_instances, (axis,), (ddx, dy, x), (rstd, mean), (weight, ddweight, ddbias))
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
-def _affine(weight: Any, ddweight: Any, ddbias: Any, shape: tuple[int, ...]) -> Affine:
-    return (
-        arguments.vector(weight, "weight", shape),
-        arguments.vector(ddweight, "ddweight", shape),
-        arguments.vector(ddbias, "ddbias", shape),
-    )
-
-
-def _trailing(
-    arrays: tuple[Any, Any, Any], statistics: tuple[Any, Any], affine: tuple[Any, Any, Any], centered: bool
-) -> tuple[Array, Array, Array]:
-    """arrays: ddx, dy and x; statistics: mean and rstd; affine: weight, ddweight and ddbias."""
-    (ddx, dy, x), (mean, rstd) = arrays, statistics
-    dy, x = arguments.gradient(dy, x)
-    v = arguments.like(ddx, "ddx", x)
-    lead, shape = arguments.leading(rstd, "rstd", x)
-    r = arguments.float64_statistic(rstd, "rstd", lead)
-    m = arguments.float64_statistic(mean, "mean", lead) if centered else None
-    checked = Operands(v, dy, x, m, r, *_affine(*affine, shape))
-    return differentiate(checked, views.layer_view, (len(shape),), shape)
-
-
-def _group(
+def _differentiated(
+    groups_of: Callable[..., groups.Groups],
+    told: tuple[Any, ...],
     arrays: tuple[Any, Any, Any],
-    statistics: tuple[Any, Any],
-    affine: tuple[Any, Any, Any],
-    axis: Any,
-    by_channel: bool,
+    statistics: tuple[Any, ...],
+    affine: tuple[Any, ...],
+    through_statistics: bool = True,
 ) -> tuple[Array, Array, Array]:
-    """As `_trailing`; by_channel: a group a channel; else rstd tells their number."""
-    (ddx, dy, x), (mean, rstd) = arrays, statistics
+    """told: what groups_of takes beside; arrays: ddx, dy and x; statistics: rstd, and mean if there is one.
+
+    affine: weight, ddweight and ddbias.
+    """
+    (ddx, dy, x), (rstd, *means) = arrays, statistics
     dy, x = arguments.gradient(dy, x)
     v = arguments.like(ddx, "ddx", x)
-    arguments.rank(x, 2)
-    channel = arguments.sample_axis(axis, x)
-    channels = x.shape[channel]
-    groups = channels if by_channel else arguments.groups_of(rstd, channels)
-    m, r = (arguments.float64_statistic(s, name, (x.shape[0], groups)) for s, name in ((mean, "mean"), (rstd, "rstd")))
-    checked = Operands(v, dy, x, m, r, *_affine(*affine, (channels,)))
-    return differentiate(checked, views.group_view, (channel, groups), (channels,))
+    parted = groups_of(x, rstd, *told)
+    r = arguments.float64_statistic(rstd, "rstd", parted.statistics)
+    m = arguments.float64_statistic(means[0], "mean", parted.statistics) if means else None
+    named = zip(affine, ("weight", "ddweight", "ddbias"), strict=True)
+    w, a, b = (arguments.vector(value, name, parted.weights) for value, name in named)
+    return differentiate(Operands(v, dy, x, m, r, w, a, b), parted, through_statistics)

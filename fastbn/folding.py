@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbn._quiet import quietly
 from fastbn.engine import arguments
-from fastbn.functional import rstd_of
+from fastbn.norms.shared import rstd_of
 
 __all__ = ["fold"]
 
@@ -139,7 +139,7 @@ def _scale_and_shift(bn: Any, channels: int, before: bool) -> tuple[Array, Array
             )
     else:
         raise TypeError(
-            f"bn is a {type(bn).__name__}; expected a layer with running statistics, or a tuple "
+            f"bn is of type {type(bn).__name__}; expected a layer with running statistics, or a tuple "
             "(running_mean, running_var, weight, bias, eps)"
         )
     shape = (channels,)

@@ -52,18 +52,13 @@ from fastbn.norms.add import (
     add_rms_norm_backward,
     add_rms_norm_forward,
 )
-from fastbn.norms.batch import EVALUATION as EVALUATION
-from fastbn.norms.batch import STATISTICS_OF_BATCH as STATISTICS_OF_BATCH
 from fastbn.norms.batch import batch_norm, batch_norm_backward, batch_norm_forward
-from fastbn.norms.batch import batch_norm_with_running as batch_norm_with_running
 from fastbn.norms.group import group_norm, group_norm_backward, group_norm_forward
 from fastbn.norms.instance import instance_norm, instance_norm_backward, instance_norm_forward
-from fastbn.norms.instance import instance_norm_with_running as instance_norm_with_running
 from fastbn.norms.shared import Activation as Activation
 from fastbn.norms.shared import ActivationName as ActivationName
 from fastbn.norms.shared import Array as Array
 from fastbn.norms.shared import Statistics as Statistics
-from fastbn.norms.shared import rstd_of as rstd_of
 from fastbn.norms.trailing import (
     layer_norm,
     layer_norm_backward,

@@ -61,7 +61,7 @@ def convert(model: Any) -> Any:
             "KERAS_BACKEND=numpy before Keras is imported"
         )
     if not isinstance(model, keras.Model):
-        raise TypeError(f"model is a {type(model).__name__}; expected a keras.Model")
+        raise TypeError(f"model is of type {type(model).__name__}; expected a keras.Model")
     fast, converted = _layers(), []
 
     def clone(layer: Any) -> Any:

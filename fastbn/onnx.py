@@ -51,6 +51,13 @@ def _batch_normalization(x: Array, arrays: tuple[Array, ...], epsilon: float) ->
     return F.batch_norm(x, mean, var, scale, bias, eps=epsilon)
 
 
+def _trains(version: int, outputs: int, attributes: dict[str, Any]) -> bool:
+    """Whether a batch normalization of this version, of so many outputs, normalizes by the statistics of the batch."""
+    if version >= 14:
+        return bool(attributes.get("training_mode"))
+    return outputs > 1 if version >= 7 else not attributes.get("is_test")
+
+
 def _trained(x: Array, arrays: tuple[Array, ...], epsilon: float, momentum: float) -> tuple[Array, ...]:
     """y, and of the batch mean and biased variance, and both as the running ones take them in."""
     scale, bias, *running = arrays
@@ -95,19 +102,15 @@ def _classes(OpRun: Any) -> tuple[Any, ...]:
             *arrays: Array,
             epsilon: float = 1e-5,
             momentum: float = 0.9,
-            training_mode: int | None = None,
-            is_test: int = 0,
-            spatial: int = 1,
-            consumed_inputs: Any = None,
+            **attributes: Any,
         ) -> tuple[Array, ...]:
             shape = x.shape
             kept = arrays[0].shape
-            if not spatial:  # up to version 8: a mean and a variance of each element of a sample
+            if not attributes.get("spatial", 1):  # up to version 8: a mean and a variance of each element of a sample
                 x, arrays = x.reshape(len(x), -1), tuple(v.reshape(-1) for v in arrays)
             version = self.run_params["opsets"][self.onnx_node.domain]
             outputs = len(self.onnx_node.output)
-            trains = training_mode if version >= 14 else outputs > 1 if version >= 7 else not is_test
-            if not trains:
+            if not _trains(version, outputs, attributes):
                 return (_batch_normalization(x, arrays, epsilon).reshape(shape),)
             y, mean, var, running_mean, running_var = _trained(x, arrays, epsilon, momentum)
             given = [running_mean, running_var] if version >= 14 else [running_mean, running_var, mean, var]

@@ -14,6 +14,7 @@ __all__ = ["denormalize", "normalize"]
 
 Array = NDArray[Any]
 
+_LARGE = 1e150  # of std, beside which what a quarter of a number loses is nothing
 _LAYOUTS = ("channels_first", "channels_last")
 
 
@@ -80,7 +81,7 @@ def normalize(
     >>> fastbn.normalize(image[None], 127.5, 127.5, axis=-1, layout="channels_first").shape
     (1, 3, 1, 2)
     """
-    data = _data(x, "x")
+    data = arguments.numbers(arguments.ndarray(x, "x"), "x")
     target = _float_dtype(dtype)
     axes, groups = _groups(data, axis, mean, std)
     factor = _factor(scale)
@@ -91,7 +92,8 @@ def normalize(
         if numbers.fit():
             apply(data, moved, axes or (), numbers, _narrow(data) and target != np.float64)
         else:
-            by_definition(data, moved, axes or (), lambda v, k: (v * factor - m[k]) / s[k])
+            q, m, s = _quarters(m, s)
+            by_definition(data, moved, axes or (), lambda v, k: (v * q[k] * factor - m[k]) / s[k])
     return y
 
 
@@ -139,9 +141,7 @@ def denormalize(
     >>> fastbn.denormalize([[-1.0, 0.0, 0.2, 9.0]], 127.5, 127.5, dtype=np.uint8)
     array([[  0, 128, 153, 255]], dtype=uint8)
     """
-    data = _data(y, "y")
-    if data.dtype.kind in "iub":
-        raise TypeError(f"y has dtype {data.dtype}; expected float16, bfloat16 (of ml_dtypes), float32 or float64")
+    data = arguments.array(y, "y")
     target = data.dtype if dtype is None else _any_dtype(dtype)
     axes, groups = _groups(data, axis, mean, std, "y")
     factor = _factor(scale)
@@ -151,32 +151,30 @@ def denormalize(
     x, moved = _result(data, axes, layout, target, out, "y")
     with np.errstate(all="ignore"):
         numbers = Numbers(np.zeros(s.shape), s / factor, m / factor)
+        q, m, s = _quarters(m, s)
+
+        def back(v: Array, k: Any) -> Array:
+            return (v * s[k] + m[k]) / (factor * q[k])
+
         if target.kind in "iu" and target.itemsize == 8:
-            by_definition(data, moved, axes or (), lambda v, k: _rounded((v * s[k] + m[k]) / factor, target))
+            by_definition(data, moved, axes or (), lambda v, k: _rounded(back(v, k), target))
         elif numbers.fit():
             apply(data, moved, axes or (), numbers, _narrow(data) and target.kind not in "iu" and target != np.float64)
         else:
-            by_definition(data, moved, axes or (), lambda v, k: (v * s[k] + m[k]) / factor)
+            by_definition(data, moved, axes or (), back)
     return x
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 
-def _data(value: Any, name: str) -> Array:
-    """Floats, integers or booleans, native and aligned."""
-    x = arguments.ndarray(value, name)
-    if x.dtype.kind not in "iub":
-        return arguments.array(x, name)
-    x = x.astype(x.dtype.newbyteorder("="), copy=False)
-    return x if x.flags.aligned else x.copy()
-
-
 def _any_dtype(value: Any) -> np.dtype[Any]:
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise TypeError(f"dtype is {value!r}; expected a dtype") from None
+        dtype = None
+    if dtype is None or value is None:  # to NumPy, None is float64
+        raise TypeError(f"dtype is {value!r}; expected a dtype")
     if dtype.kind in "iu":
         return dtype.newbyteorder("=")
     if not arguments._supported(dtype):
@@ -197,7 +195,7 @@ def _groups(
     """The axes along which the statistics change, sorted, and their lengths; None where they were left out."""
     if axis is None:
         for value, which in ((mean, "mean"), (std, "std")):
-            if np.ndim(value):
+            if arguments.ndarray(value, which).ndim:
                 raise TypeError(
                     f"axis is missing; expected the axis of {name}, of shape {x.shape}, along which {which}, of shape "
                     f"{np.shape(value)}, changes"
@@ -207,7 +205,7 @@ def _groups(
         given = tuple(axis)
     except TypeError:
         given = (axis,)
-    axes = tuple(sorted(arguments.axis(a, x) for a in given))
+    axes = tuple(sorted(arguments.axis(a, x, name) for a in given))
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis is {given}, which names an axis of {name}, of shape {x.shape}, twice")
     return axes, tuple(x.shape[a] for a in axes)
@@ -233,6 +231,12 @@ def _deviations(value: Any, shape: tuple[int, ...]) -> Array:
             f"std is {float(std.min())} at least once; expected numbers greater than 0 (1 for what is constant)"
         )
     return std
+
+
+def _quarters(mean: Array, std: Array) -> tuple[Array, Array, Array]:
+    """1, or 1/4 where numbers are so large that their differences may not fit float64; mean and std times that."""
+    q = np.where(std > _LARGE, 0.25, 1.0)
+    return q, mean * q, std * q
 
 
 def _factor(value: Any) -> float:
@@ -263,7 +267,7 @@ def _result(
         y = out
         like = np.broadcast_to(np.empty((), dtype), shape)
         as_is = source == place and x.dtype == dtype  # so that the result may go where x is
-        arguments.out(y, (like, x) if as_is else (like,), *(() if as_is else (x,)))
+        arguments.out(y, (like, x) if as_is else (like,), *(() if as_is else (x,)), of="the result")
     return y, y.transpose(inverse)
 
 

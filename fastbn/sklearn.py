@@ -80,6 +80,9 @@ def _standardizer() -> Any:
         def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
             """Count X in, beside what was counted before."""
             first = not hasattr(self, "moments_")
+            if first:
+                for name in ("copy", "with_mean", "with_std"):
+                    arguments.flag(getattr(self, name), name)
             if sample_weight is None and self._needs_no_look(X, first):
                 state: Any = measured(X, (1,), None, None, "X")
                 if np.isfinite(state.offset).all():  # NaN or infinity would spoil it: no pass has to look for them
@@ -127,17 +130,22 @@ def _standardizer() -> Any:
             check_is_fitted(self)
             arguments.refuse_mask(X, "X")
             X = validation.check_array(X, **self._accepts())
+            if X.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"X has {X.shape[1]} features; expected {self.n_features_in_}, as {self} was fitted to"
+                )
             mean, scale = self._applied()
             return self._by(preprocessing.denormalize, X, mean, scale, self.copy if copy is None else copy)
 
         def _applied(self) -> tuple[Array, Array]:
             nothing = np.zeros(self.n_features_in_)
-            return self.mean_ if self.with_mean else nothing, nothing + 1 if self.scale_ is None else self.scale_
+            scale = self.scale_ if self.with_std else None
+            return self.mean_ if self.with_mean else nothing, nothing + 1 if scale is None else scale
 
         @staticmethod
         def _by(function: Any, X: Array, mean: Array, scale: Array, copy: bool) -> Array:
             usable = np.isfinite(mean) & np.isfinite(scale) & (scale > 0)
-            y = X if not copy and X.flags.writeable else None
+            y = X if not copy and X.flags.behaved else None
             if usable.all():
                 result: Array = function(X, mean, scale, axis=1, dtype=X.dtype, out=y)
                 return result

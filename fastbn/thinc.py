@@ -58,7 +58,7 @@ def LayerNorm(nI: int | None = None) -> Any:
 
 def _forward(model: Any, X: Array, is_train: bool) -> tuple[Array, Callable[[Array], Array]]:
     if type(X) is not np.ndarray:
-        raise TypeError(f"X is a {type(X).__name__}; expected a NumPy array: fastbn.thinc runs on CPUs")
+        raise TypeError(f"X is of type {type(X).__name__}; expected a NumPy array: fastbn.thinc runs on CPUs")
     G, b, width = model.get_param("G"), model.get_param("b"), X.shape[-1:]
     statistics: tuple[Array, ...] = ()
     if is_train:

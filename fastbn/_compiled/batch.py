@@ -57,8 +57,9 @@ def batch_norm(
         weight, bias = values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 0)
-        y = checks.prepared_channels(x, channel, weight, bias, running_mean, running_var, eps, momentum, memory)
-        step(x, y, channel, (weight, bias), (running_mean, running_var), momentum, eps, packed(activation))
+        affine, running = (weight, bias), (running_mean, running_var)
+        y = checks.prepared_channels(x, channel, affine, running, eps, momentum, memory)
+        step(x, y, channel, affine, running, momentum, eps, packed(activation))
         return values.result(out, y)
 
     return impl
@@ -103,9 +104,9 @@ def batch_norm_forward(
         weight, bias = values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 0)
-        y = checks.prepared_channels(x, channel, weight, bias, running_mean, running_var, eps, momentum, memory)
-        running, given = (running_mean, running_var), packed(activation)
-        mean, var = steps.train(x, y, channel, (weight, bias), running, momentum, eps, given)
+        affine, running = (weight, bias), (running_mean, running_var)
+        y = checks.prepared_channels(x, channel, affine, running, eps, momentum, memory)
+        mean, var = steps.train(x, y, channel, affine, running, momentum, eps, packed(activation))
         return values.result(out, y), mean, steps.roots(var, eps)
 
     return impl
@@ -160,7 +161,7 @@ def batch_norm_backward(
         if x.size > 0:
             arrays, parts = values.three(dy, x, dx), steps.split(x.shape, channel)
             saved = values.flat(mean, wide), values.flat(rstd, wide)
-            step(*arrays, parts, (weight, bias), *saved, dweight, dbias, packed(activation))
+            step(arrays, parts, (weight, bias), saved, (dweight, dbias), packed(activation))
         return values.result(out, dx), values.in_dtype(dweight, weight), values.in_dtype(dbias, weight)
 
     return impl

@@ -140,20 +140,20 @@ def prepared_rows(x, shape, weight, bias, eps, out):
 
 
 @small
-def prepared_channels(x, channel, weight, bias, running_mean, running_var, eps, momentum, out):
-    """As `prepared_rows`."""
+def prepared_channels(x, channel, affine, running, eps, momentum, out):
+    """As `prepared_rows`; affine: weight and bias."""
     check_eps(eps)
     if not math.isfinite(momentum):
         raise ValueError("momentum is not finite; expected a finite number")
     shape = (x.shape[channel],)
-    check_weight(weight, shape)
-    check_bias(bias, shape)
-    check_mean(running_mean, shape)
-    check_var(running_var, shape)
-    check_apart(out, weight)
-    check_apart(out, bias)
-    check_apart(out, running_mean)
-    check_apart(out, running_var)
+    check_weight(affine[0], shape)
+    check_bias(affine[1], shape)
+    check_mean(running[0], shape)
+    check_var(running[1], shape)
+    check_apart(out, affine[0])
+    check_apart(out, affine[1])
+    check_apart(out, running[0])
+    check_apart(out, running[1])
     return target(out, x)
 
 
@@ -175,7 +175,8 @@ def prepared_backward(dy, x, shape, weight, bias, mean, rstd, out):
 @small
 def channel_axis(axis, ndim, first):
     """The channels' axis, counted from the front."""
-    a = axis + ndim if axis < 0 else axis
+    a = np.int64(axis) if axis < ndim else ndim  # an unsigned number and another one would make a float
+    a = a + ndim if a < 0 else a
     if not first <= a < ndim:
         raise ValueError("axis is not one of the axes that x has for channels")
     return a

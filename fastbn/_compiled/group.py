@@ -25,12 +25,12 @@ def group_norm(
         x, weight, bias = values.borrowed(x), values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 1)
-        y = checks.prepared_channels(x, channel, weight, bias, None, None, eps, 0.0, memory)
+        y = checks.prepared_channels(x, channel, (weight, bias), (None, None), eps, 0.0, memory)
         parts = steps.split_groups(x.shape, channel, num_groups)
         if x.size > 0:
             given = packed(activation)
-            mean, rstd = values.statistics_of((parts[0], parts[2]))
-            step(*values.two(x, y), parts, weight, bias, eps, mean, rstd, given)
+            saved = values.statistics_of((parts[0], parts[2]))
+            step(values.two(x, y), parts, (weight, bias), eps, saved, given)
         return values.result(out, y)
 
     return impl
@@ -51,12 +51,12 @@ def group_norm_forward(
         x, weight, bias = values.borrowed(x), values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 1)
-        y = checks.prepared_channels(x, channel, weight, bias, None, None, eps, 0.0, memory)
+        y = checks.prepared_channels(x, channel, (weight, bias), (None, None), eps, 0.0, memory)
         parts = steps.split_groups(x.shape, channel, num_groups)
         shape = parts[0], parts[2]
         mean, rstd = values.statistics_of(shape)
         if x.size > 0:
-            step(*values.two(x, y), parts, weight, bias, eps, mean, rstd, packed(activation))
+            step(values.two(x, y), parts, (weight, bias), eps, (mean, rstd), packed(activation))
         return values.result(out, y), mean.reshape(shape), rstd.reshape(shape)
 
     return impl
@@ -110,7 +110,7 @@ def group_norm_backward(
         if x.size > 0:
             arrays, given = values.three(dy, x, dx), packed(activation)
             saved = values.flat(mean, wide), values.flat(rstd, wide)
-            step(*arrays, parts, (weight, bias), *saved, dweight, dbias, given)
+            step(arrays, parts, (weight, bias), saved, (dweight, dbias), given)
         return values.result(out, dx), values.in_dtype(dweight, weight), values.in_dtype(dbias, weight)
 
     return impl

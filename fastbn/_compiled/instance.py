@@ -53,8 +53,9 @@ def instance_norm(
         weight, bias = values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 1)
-        y = checks.prepared_channels(x, channel, weight, bias, running_mean, running_var, eps, momentum, memory)
-        step(x, y, channel, (weight, bias), (running_mean, running_var), momentum, eps, packed(activation))
+        affine, running = (weight, bias), (running_mean, running_var)
+        y = checks.prepared_channels(x, channel, affine, running, eps, momentum, memory)
+        step(x, y, channel, affine, running, momentum, eps, packed(activation))
         return values.result(out, y)
 
     return impl
@@ -69,7 +70,7 @@ def instance_norm_forward(x, weight=None, bias=None, eps=1e-5, axis=1, activatio
         x, weight, bias = values.borrowed(x), values.borrowed(weight), values.borrowed(bias)
         memory = values.borrowed(out)
         channel = checks.channel_axis(axis, x.ndim, 1)
-        y = checks.prepared_channels(x, channel, weight, bias, None, None, eps, 0.0, memory)
+        y = checks.prepared_channels(x, channel, (weight, bias), (None, None), eps, 0.0, memory)
         mean, rstd = step(x, y, channel, (weight, bias), (None, None), 0.0, eps, packed(activation))
         shape = x.shape[0], x.shape[channel]
         return values.result(out, y), mean.reshape(shape), rstd.reshape(shape)
@@ -101,7 +102,7 @@ def instance_norm_backward(
         if x.size > 0:
             arrays, given = values.three(dy, x, dx), packed(activation)
             saved = values.flat(mean, wide), values.flat(rstd, wide)
-            step(*arrays, parts, (weight, bias), *saved, dweight, dbias, given)
+            step(arrays, parts, (weight, bias), saved, (dweight, dbias), given)
         return values.result(out, dx), values.in_dtype(dweight, weight), values.in_dtype(dbias, weight)
 
     return impl

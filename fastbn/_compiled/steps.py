@@ -2,11 +2,15 @@
 """The passes of compiled calls over flat arrays, by the serial kernels and the plans of `engine.integers`."""
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
+from fastbn._compiled import INLINED
 from fastbn._compiled.checks import check_running_apart
 from fastbn._compiled.values import around, elements, flat, hold, jitable, small, statistics_of, two
 from fastbn.engine import integers
 from fastbn.kernels import columns, runs, statistics
+from fastbn.kernels.plans import Runs
 from fastbn.kernels.simd import address
 
 _COLLECTED = runs.COLLECTED
@@ -36,36 +40,40 @@ def _scale_extras(activation):
     return None, activation, None, None
 
 
-@small
-def rows(x, y, shape, weight, bias, eps, mean, rstd, centered, activation):
-    """Normalize rows, whose elements have weights of their own; shape: how many rows, their length, and weights.
+# Tuples hold what belongs together: `memory`, x and y, or dy, x and dx; `affine`, weight and bias; `saved`, mean and
+# rstd or variance, each None where not wanted; `grads`, dweight and dbias.
 
-    mean, rstd: None where not wanted.
-    """
-    view = 1, shape[0], 1, shape[1], shape[2]
-    plan = integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
-    w, b = flat(weight, y), flat(bias, y)
-    affine, saved = (None, None, address(w), address(b)), (address(mean), address(rstd))
-    _forward(plan, address(x), address(y), *affine, float(eps), *saved, activation)
+
+@small
+def rows(memory, shape, affine, eps, saved, centered, activation):
+    """Normalize rows, whose elements have weights of their own; shape: how many rows, their length, and weights."""
+    x, y = memory
+    view = Runs(1, shape[0], 1, shape[1], shape[2])
+    plan = view, integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
+    w, b = flat(affine[0], y), flat(affine[1], y)
+    places = None, None, address(w), address(b)
+    _forward(plan, address(x), address(y), *places, np.float64(eps), address(saved[0]), address(saved[1]), activation)
     hold(w)
     hold(b)
 
 
 @small
-def _by_runs(x, y, view, weight, bias, eps, mean, var, rooted, activation):
-    plan = integers.runs_forward(view, 1, x.size * x.itemsize, x.itemsize, 1, rooted)
-    w, b = flat(weight, y), flat(bias, y)
-    affine, saved = (address(w), address(b), None, None), (address(mean), address(var))
-    _forward(plan, address(x), address(y), *affine, float(eps), *saved, activation)
+def _by_runs(memory, view, affine, eps, saved, rooted, activation):
+    x, y = memory
+    plan = view, integers.runs_forward(view, 1, x.size * x.itemsize, x.itemsize, 1, rooted)
+    w, b = flat(affine[0], y), flat(affine[1], y)
+    places = address(w), address(b), None, None
+    _forward(plan, address(x), address(y), *places, np.float64(eps), address(saved[0]), address(saved[1]), activation)
     hold(w)
     hold(b)
 
 
 @jitable
-def _by_columns(x, y, blocks, view, weight, bias, eps, mean, var, rooted, activation):
-    plan = integers.columns_forward(view, blocks, x.size * x.itemsize, x.itemsize, 1, rooted)
-    w, b = flat(weight, y), flat(bias, y)
-    _columns_forward(plan, x, y, w, b, None, None, float(eps), mean, var, elements(y, 0), _extras(activation))
+def _by_columns(memory, blocks, view, affine, eps, saved, rooted, activation):
+    x, y = memory
+    plan = view, integers.columns_forward(view, blocks, x.size * x.itemsize, x.itemsize, 1, rooted)
+    w, b = flat(affine[0], y), flat(affine[1], y)
+    _columns_forward(plan, x, y, w, b, None, None, np.float64(eps), *saved, elements(y, 0), _extras(activation))
     hold(w)
     hold(b)
 
@@ -78,68 +86,68 @@ def split(shape, axis):
 
 
 @jitable
-def batch(x, y, parts, weight, bias, eps, mean, var, rooted, activation):
+def batch(memory, parts, affine, eps, saved, rooted, activation):
     """Normalize channels by their statistics; parts: what `split` returns."""
     outer, channels, inner = parts
     if integers.channels_are_columns(outer, channels, inner, 1):
         view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
-        _by_columns(x, y, 1, view, weight, bias, eps, mean, var, rooted, activation)
+        _by_columns(memory, 1, view, affine, eps, saved, rooted, activation)
     else:
-        _by_runs(x, y, (outer, channels, 1, inner, channels), weight, bias, eps, mean, var, rooted, activation)
+        _by_runs(memory, Runs(outer, channels, 1, inner, channels), affine, eps, saved, rooted, activation)
 
 
 @jitable
-def given(x, y, parts, weight, bias, eps, mean, var, activation, statistics):
-    """Normalize channels by given statistics; `statistics`: how columns are told from runs, see `integers`."""
-    outer, channels, inner = parts
-    w, b, nbytes, more = flat(weight, y), flat(bias, y), x.size * x.itemsize, _scale_extras(activation)
-    if integers.channels_are_columns(outer, channels, inner, statistics):
-        view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
-        plan = integers.columns_scale(view, 1, nbytes, x.itemsize, 1, 1)
-        _columns_scale(plan, x, y, w, b, None, None, float(eps), mean, var, elements(y, 0), more)
+def given(memory, parts, affine, eps, statistics, activation, computed):
+    """Normalize channels by given statistics; computed: how columns are told from runs, see `integers`."""
+    (x, y), (outer, channels, inner) = memory, parts
+    w, b, nbytes, more = flat(affine[0], y), flat(affine[1], y), x.size * x.itemsize, _scale_extras(activation)
+    if integers.channels_are_columns(outer, channels, inner, computed):
+        columns_view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
+        of_columns = columns_view, integers.columns_scale(columns_view, 1, nbytes, x.itemsize, 1, 1)
+        _columns_scale(of_columns, x, y, w, b, None, None, np.float64(eps), *statistics, elements(y, 0), more)
     else:
-        plan = integers.runs_scale((outer, channels, 1, inner, channels), 1, nbytes, x.itemsize)
-        _scale(plan, x, y, w, b, float(eps), mean, var, more)
+        view = Runs(outer, channels, 1, inner, channels)
+        plan = view, integers.runs_scale(view, 1, nbytes, x.itemsize)
+        _scale(plan, x, y, w, b, np.float64(eps), *statistics, more)
     hold(w)
     hold(b)
 
 
 @jitable
-def groups(x, y, parts, weight, bias, eps, mean, rstd, activation):
+def groups(memory, parts, affine, eps, saved, activation):
     """Normalize groups of channels; parts: samples, what lies before the channels, groups, their channels, the rest."""
     samples, before, of_sample, span, behind = parts
     channels = of_sample * span
     if before == 1 or channels == 1:
         plane = before * behind
         if plane == 1 and span > 1:
-            rows(x, y, (samples * of_sample, span, channels), weight, bias, eps, mean, rstd, 1, activation)
+            rows(memory, (samples * of_sample, span, channels), affine, eps, saved, 1, activation)
         else:
-            view = 1, samples * of_sample, span, plane, channels
-            _by_runs(x, y, view, weight, bias, eps, mean, rstd, 1, activation)
+            _by_runs(memory, Runs(1, samples * of_sample, span, plane, channels), affine, eps, saved, 1, activation)
     else:
         view = integers.columns(before, channels * behind, span * behind, behind, channels, 0)
-        _by_columns(x, y, samples, view, weight, bias, eps, mean, rstd, 1, activation)
+        _by_columns(memory, samples, view, affine, eps, saved, 1, activation)
 
 
 @jitable
-def groups_by_runs(x, y, parts, weight, bias, eps, mean, rstd, activation):
+def groups_by_runs(memory, parts, affine, eps, saved, activation):
     """As `groups`, where nothing lies before the channels, which saves compiling the other kernel."""
     samples, _, of_sample, span, plane = parts
+    channels = of_sample * span
     if plane == 1 and span > 1:
-        rows(x, y, (samples * of_sample, span, of_sample * span), weight, bias, eps, mean, rstd, 1, activation)
+        rows(memory, (samples * of_sample, span, channels), affine, eps, saved, 1, activation)
     else:
-        view = 1, samples * of_sample, span, plane, of_sample * span
-        _by_runs(x, y, view, weight, bias, eps, mean, rstd, 1, activation)
+        _by_runs(memory, Runs(1, samples * of_sample, span, plane, channels), affine, eps, saved, 1, activation)
 
 
 @small
 def split_groups(shape, channel, num_groups):
     """An array seen as samples, what lies before the channels, groups, their channels, and the rest."""
-    channels = shape[channel]
-    if num_groups != channels and (num_groups < 1 or channels % num_groups != 0):
+    channels, groups = shape[channel], np.int64(num_groups)  # which may be unsigned
+    if groups != channels and (groups < 1 or channels % groups != 0):
         raise ValueError("num_groups does not divide the channels; expected a divisor of their number")
     before, behind = around(shape[1:], channel - 1)
-    return shape[0], before, num_groups, channels // max(num_groups, 1), behind
+    return shape[0], before, groups, channels // max(groups, 1), behind
 
 
 @jitable
@@ -155,7 +163,7 @@ def instances(x, y, channel, affine, running, momentum, eps, activation):
     parts = split_groups(x.shape, channel, x.shape[channel])
     mean, rstd = _instance_statistics(x, parts)
     if x.size > 0:
-        groups(*two(x, y), parts, affine[0], affine[1], eps, mean, rstd, activation)
+        groups(two(x, y), parts, affine, eps, (mean, rstd), activation)
     return mean, rstd
 
 
@@ -165,7 +173,7 @@ def instances_by_runs(x, y, channel, affine, running, momentum, eps, activation)
     parts = split_groups(x.shape, channel, x.shape[channel])
     mean, rstd = _instance_statistics(x, parts)
     if x.size > 0:
-        groups_by_runs(*two(x, y), parts, affine[0], affine[1], eps, mean, rstd, activation)
+        groups_by_runs(two(x, y), parts, affine, eps, (mean, rstd), activation)
     return mean, rstd
 
 
@@ -173,9 +181,8 @@ def instances_by_runs(x, y, channel, affine, running, momentum, eps, activation)
 def evaluate(x, y, channel, affine, running, momentum, eps, activation):
     """Normalize channels by running statistics."""
     if x.size > 0:
-        mean, var = elements(running[0], running[0].size), elements(running[1], running[1].size)
-        parts = split(x.shape, channel)
-        given(*two(x, y), parts, affine[0], affine[1], eps, mean, var, activation, 0)
+        statistics = elements(running[0], running[0].size), elements(running[1], running[1].size)
+        given(two(x, y), split(x.shape, channel), affine, eps, statistics, activation, 0)
 
 
 @small
@@ -202,8 +209,7 @@ def train(x, y, channel, affine, running, momentum, eps, activation):
     for_running(x, affine, running)
     mean, var = statistics_of((channels,))
     if x.size > 0:
-        parts = split(x.shape, channel)
-        batch(*two(x, y), parts, affine[0], affine[1], eps, mean, var, 0, activation)
+        batch(two(x, y), split(x.shape, channel), affine, eps, (mean, var), 0, activation)
         update_running(mean, var, x.size // channels, momentum, running[0], running[1])
     return mean, var
 
@@ -220,14 +226,18 @@ def roots(var, eps):
 def update_running(mean, var, terms, momentum, running_mean, running_var):
     """Take the statistics of a batch, of so many elements a channel, into running ones; None: not wanted."""
     factor, kept = terms / (terms - 1), (_or_none(running_mean, var), _or_none(running_var, var))
-    _update(mean, var, factor, float(momentum), -1.0, 0, *kept, _counter())
+    _update(mean, var, factor, np.float64(momentum), -1.0, 0, *kept, _counter())
 
 
-@small
 def _or_none(running, like):
-    if running is None:
-        return like[:0]
-    return running
+    """Running statistics; where there are none, those of no channel."""
+
+
+@overload(_or_none, jit_options=INLINED)
+def _running_or_none(running, like):
+    if isinstance(running, types.NoneType | types.Omitted):
+        return lambda running, like: like[:0]
+    return lambda running, like: running
 
 
 @small
@@ -247,62 +257,62 @@ def _backward_extras(of_channel, of_element, activation, dy):
 
 
 @jitable
-def _add_up(grads, dweight, dbias):
-    _collect(integers.ceil_div(grads.size, _COLLECTED), grads, dweight, dbias)
+def _add_up(of_blocks, grads):
+    _collect(integers.ceil_div(of_blocks.size, _COLLECTED), of_blocks, *grads)
 
 
 @jitable
-def rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activation):
-    """Gradients of `rows`; affine: weight and bias."""
-    view = 1, shape[0], 1, shape[1], shape[2]
-    plan = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
-    grads = np.empty((integers.blocks_of_rows(shape[0])[0], 2, shape[2]))
+def rows_backward(memory, shape, affine, saved, grads, activation):
+    """Gradients of `rows`; returns that of what goes into the activation, as those below."""
+    dy, x, dx = memory
+    view = Runs(1, shape[0], 1, shape[1], shape[2])
+    how = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
+    of_blocks = np.empty((how.units, 2, view.weights))
     w, b = flat(affine[0], dx), flat(affine[1], dx)
     rest, dz = _backward_extras(None, b, activation, dy)
-    _rows_backward(plan, dz, x, dx, w, mean, rstd, grads, elements(dx, 0), rest)
+    _rows_backward((view, how), dz, x, dx, w, *saved, of_blocks, elements(dx, 0), rest)
     hold(w)
     hold(b)
-    _add_up(grads, dweight, dbias)
+    _add_up(of_blocks, grads)
     return dz
 
 
 @jitable
-def _runs_backward(dy, x, dx, view, affine, mean, rstd, dweight, dbias, activation):
-    plan = integers.runs_backward(view, x.size * x.itemsize, x.itemsize)
-    samples, per_block = integers.blocks_of_samples(view, x.itemsize)
-    grads = np.empty((integers.ceil_div(samples, per_block), 2, view[4]))
+def _runs_backward(memory, view, affine, saved, grads, activation):
+    dy, x, dx = memory
+    plan = view, integers.runs_backward(view, x.size * x.itemsize, x.itemsize)
+    of_blocks = np.empty((integers.blocks_of_samples(view, x.itemsize).number, 2, view.weights))
     w, b = flat(affine[0], dx), flat(affine[1], dx)
     rest, dz = _backward_extras(b, None, activation, dy)
-    _backward(plan, dz, x, dx, w, mean, rstd, grads, rest)
+    _backward(plan, dz, x, dx, w, *saved, of_blocks, rest)
     hold(w)
     hold(b)
-    _add_up(grads, dweight, dbias)
+    _add_up(of_blocks, grads)
     return dz
 
 
 @jitable
-def _of_columns(dy, x, dx, blocks, view, affine, mean, rstd, dweight, dbias, activation):
-    plan = integers.columns_backward(view, blocks, x.size * x.itemsize, x.itemsize, 1)
-    grads = np.empty((blocks, 2, view[5]))
+def _of_columns(memory, blocks, view, affine, saved, grads, activation):
+    dy, x, dx = memory
+    plan = view, integers.columns_backward(view, blocks, x.size * x.itemsize, x.itemsize, 1)
+    of_blocks = np.empty((blocks, 2, view.weights))
     w, b = flat(affine[0], dx), flat(affine[1], dx)
     rest, dz = _backward_extras(b, None, activation, dy)
-    _columns_backward(plan, dz, x, dx, w, None, mean, rstd, grads, None, elements(dx, 0), rest)
+    _columns_backward(plan, dz, x, dx, w, None, *saved, of_blocks, None, elements(dx, 0), rest)
     hold(w)
     hold(b)
-    _add_up(grads, dweight, dbias)
+    _add_up(of_blocks, grads)
     return dz
 
 
 @jitable
-def batch_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
-    """Gradients of `batch`; returns that of what goes into the activation."""
+def batch_backward(memory, parts, affine, saved, grads, activation):
+    """Gradients of `batch`."""
     outer, channels, inner = parts
     if integers.channels_are_columns(outer, channels, inner, 1):
         view = integers.columns(outer, channels * inner, inner, inner, channels, 0)
-        return _of_columns(dy, x, dx, 1, view, affine, mean, rstd, dweight, dbias, activation)
-    return _runs_backward(
-        dy, x, dx, (outer, channels, 1, inner, channels), affine, mean, rstd, dweight, dbias, activation
-    )
+        return _of_columns(memory, 1, view, affine, saved, grads, activation)
+    return _runs_backward(memory, Runs(outer, channels, 1, inner, channels), affine, saved, grads, activation)
 
 
 @jitable
@@ -311,38 +321,37 @@ def constant_backward(dz, dx, parts, weight, rstd):
     var = np.empty(rstd.size)
     for c in range(rstd.size):
         var[c] = 1.0 / (rstd[c] * rstd[c])
-    given(dz, dx, parts, weight, None, 0.0, np.zeros(rstd.size), var, None, 1)
+    given((dz, dx), parts, (weight, None), 0.0, (np.zeros(rstd.size), var), None, 1)
 
 
 @jitable
-def evaluated_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+def evaluated_backward(memory, parts, affine, saved, grads, activation):
     """Gradients where mean and rstd are constants: those of weight and bias are the same."""
-    dz = batch_backward(dy, x, np.empty(dx.shape, dx.dtype), parts, affine, mean, rstd, dweight, dbias, activation)
-    constant_backward(dz, dx, parts, affine[0], rstd)
+    dy, x, dx = memory
+    dz = batch_backward((dy, x, np.empty(dx.shape, dx.dtype)), parts, affine, saved, grads, activation)
+    constant_backward(dz, dx, parts, affine[0], saved[1])
 
 
 @jitable
-def groups_backward(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+def groups_backward(memory, parts, affine, saved, grads, activation):
     """Gradients of `groups`."""
     samples, before, of_sample, span, behind = parts
     channels = of_sample * span
     if before == 1 or channels == 1:
-        groups_backward_by_runs(
-            dy, x, dx, (samples, 1, of_sample, span, before * behind), affine, mean, rstd, dweight, dbias, activation
-        )
+        runs_of = samples, 1, of_sample, span, before * behind
+        groups_backward_by_runs(memory, runs_of, affine, saved, grads, activation)
     else:
         view = integers.columns(before, channels * behind, span * behind, behind, channels, 0)
-        _of_columns(dy, x, dx, samples, view, affine, mean, rstd, dweight, dbias, activation)
+        _of_columns(memory, samples, view, affine, saved, grads, activation)
 
 
 @jitable
-def groups_backward_by_runs(dy, x, dx, parts, affine, mean, rstd, dweight, dbias, activation):
+def groups_backward_by_runs(memory, parts, affine, saved, grads, activation):
     """As `groups_by_runs`."""
     samples, _, of_sample, span, plane = parts
     channels = of_sample * span
     if plane == 1 and span > 1:
-        shape = samples * of_sample, span, channels
-        rows_backward(dy, x, dx, shape, affine, mean, rstd, dweight, dbias, activation)
+        rows_backward(memory, (samples * of_sample, span, channels), affine, saved, grads, activation)
     else:
-        view = 1, samples * of_sample, span, plane, channels
-        _runs_backward(dy, x, dx, view, affine, mean, rstd, dweight, dbias, activation)
+        view = Runs(1, samples * of_sample, span, plane, channels)
+        _runs_backward(memory, view, affine, saved, grads, activation)

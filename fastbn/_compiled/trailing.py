@@ -34,7 +34,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5, activation
         y = prepared(x, x.shape[kept:], weight, bias, eps, memory)
         if x.size > 0:
             shape = values.product(x.shape[:kept]), n, n
-            steps.rows(x, y, shape, weight, bias, eps, None, None, 1, packed(activation))
+            steps.rows((x, y), shape, (weight, bias), eps, (None, None), 1, packed(activation))
         return values.result(out, y)
 
     return impl
@@ -52,7 +52,7 @@ def layer_norm_forward(x, normalized_shape, weight=None, bias=None, eps=1e-5, ac
         mean, rstd = values.statistics_of(x.shape[:kept])
         if x.size > 0:
             shape = values.product(x.shape[:kept]), n, n
-            steps.rows(x, y, shape, weight, bias, eps, mean, rstd, 1, packed(activation))
+            steps.rows((x, y), shape, (weight, bias), eps, (mean, rstd), 1, packed(activation))
         return values.result(out, y), values.shaped(mean, x.shape[:kept]), values.shaped(rstd, x.shape[:kept])
 
     return impl
@@ -70,7 +70,7 @@ def rms_norm(x, normalized_shape, weight=None, eps=None, activation=None, where=
         y = prepared(x, x.shape[kept:], weight, None, e, memory)
         if x.size > 0:
             shape = values.product(x.shape[:kept]), n, n
-            steps.rows(x, y, shape, weight, None, e, None, None, 0, packed(activation))
+            steps.rows((x, y), shape, (weight, None), e, (None, None), 0, packed(activation))
         return values.result(out, y)
 
     return impl
@@ -89,7 +89,7 @@ def rms_norm_forward(x, normalized_shape, weight=None, eps=None, activation=None
         rstd = values.statistic_of(x.shape[:kept])
         if x.size > 0:
             shape = values.product(x.shape[:kept]), n, n
-            steps.rows(x, y, shape, weight, None, e, None, rstd, 0, packed(activation))
+            steps.rows((x, y), shape, (weight, None), e, (None, rstd), 0, packed(activation))
         return values.result(out, y), values.shaped(rstd, x.shape[:kept])
 
     return impl
@@ -138,7 +138,7 @@ def layer_norm_backward(dy, x, mean, rstd, weight=None, bias=None, activation=No
         if x.size > 0:
             arrays, shape = values.three(dy, x, dx), (x.size // n, n, n)
             saved = values.flat(mean, wide), values.flat(rstd, wide)
-            steps.rows_backward(*arrays, shape, (weight, bias), *saved, dweight, dbias, packed(activation))
+            steps.rows_backward(arrays, shape, (weight, bias), saved, (dweight, dbias), packed(activation))
         dweight, dbias = values.in_dtype(dweight, weight), values.in_dtype(dbias, weight)
         return values.result(out, dx), dweight.reshape(tail), dbias.reshape(tail)
 
@@ -163,7 +163,7 @@ def rms_norm_backward(dy, x, rstd, weight=None, activation=None, where=None, y=N
         if x.size > 0:
             arrays, shape = values.three(dy, x, dx), (x.size // n, n, n)
             r, given = values.flat(rstd, wide), packed(activation)
-            steps.rows_backward(*arrays, shape, (weight, None), None, r, dweight, dbias, given)
+            steps.rows_backward(arrays, shape, (weight, None), (None, r), (dweight, dbias), given)
         return values.result(out, dx), values.in_dtype(dweight, weight).reshape(tail)
 
     return impl

@@ -5,6 +5,8 @@ The functions of `_compiled` beside those that take types are compiled by Numba 
 operation.
 """
 
+from inspect import isfunction
+
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
@@ -31,7 +33,7 @@ def small(function):
 
 for _function in (
     runs.pieces,
-    *(f for f in vars(integers).values() if getattr(f, "__module__", None) == integers.__name__),
+    *(f for f in vars(integers).values() if isfunction(f) and f.__module__ == integers.__name__),
 ):
     small(_function)
 

@@ -21,7 +21,9 @@ Array = NDArray[Any]
 class Argument(NamedTuple):
     """Of a call: a number, memory of `count` elements, drawn or filled with bytes of 0x7f, or memory told by others."""
 
-    kind: str  # "number", "size", "draw", "room", "null", "work", "same" (memory of argument `of`), "part" (of that)
+    # "number"; "size"; "draw"; "room"; "askew": a byte further on in it; "null"; "work"; "same": the memory of argument
+    # `of`; "part": an element further on in that
+    kind: str
     value: Any = 0  # of a number or size; of memory, the count, and of what is drawn what `drawn` takes
     of: int = 0
 
@@ -36,7 +38,7 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         left_out = [p.name for p, a in zip(self.function.parameters, self.arguments, strict=True) if a.kind == "null"]
-        moved = "".join(f" {a.kind}" for a in self.arguments if a.kind in ("same", "part"))
+        moved = "".join(f" {a.kind}" for a in self.arguments if a.kind in ("same", "part", "askew"))
         without = f" without {' '.join(left_out)}" if left_out else ""
         return f"{self.function.name} {'x'.join(map(str, self.sizes))}{without}{moved}"
 
@@ -296,6 +298,8 @@ def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
     at = {p.name: i for i, p in enumerate(function.parameters)}
     first, last = function.sizes[0].name, function.sizes[1].name
     target, source = ("dx", "dy") if function.backward else ("y", "x")
+    named = dict(zip((p.name for p in function.sizes), sizes, strict=True))
+    room = {name: _count(function, name, named) + 1 for name in (target, "weight", "rstd") if name in at}
     changes: list[tuple[int, dict[str, Argument]]] = [
         (entries.NULL, {source: Argument("null")}),
         (entries.NULL, {target: Argument("null")}),
@@ -304,6 +308,7 @@ def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
         (entries.SIZE, {first: Argument("size", 1 << 40), last: Argument("size", 1 << 40)}),
         (entries.OVERLAP, {target: Argument("part", of=0)}),
         (entries.OVERLAP, {"weight": Argument("same", of=at[target])}),
+        *((entries.ALIGNMENT, {name: Argument("askew", (room[name],))}) for name in room),
     ]
     if "eps" in at:
         changes.append((entries.SETTING, {"eps": Argument("number", -1.0)}))

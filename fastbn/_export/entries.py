@@ -19,17 +19,23 @@ from fastbn._export.memory import (
     filled,
     fits,
     item_of,
+    misaligned,
     null,
     opened,
     overlapping,
     room,
     wanted,
+    widened,
 )
 from fastbn.engine import integers
 from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.jit import tile
+from fastbn.kernels.plans import Runs
 
-OK, NULL, SIZE, OVERLAP, SETTING, FEW = range(6)  # what entries return
+# What entries call takes together what belongs together: `memory`, x and y, or dy, x and dx; `affine`, weight and bias;
+# `saved`, mean and rstd; `grads`, dweight and dbias.
+
+OK, NULL, SIZE, OVERLAP, SETTING, FEW, ALIGNMENT = range(7)  # what entries return
 
 _runs_forward, _runs_scale = tile(runs.forward.serial.py_func), tile(runs.scale.serial.py_func)
 _columns_forward, _columns_scale = tile(columns.forward.serial.py_func), tile(columns.scale.serial.py_func)
@@ -40,6 +46,14 @@ _update, _apart = tile(statistics.update.py_func), tile(columns.apart)
 def _wrong(eps, least):
     """Whether eps is not finite, negative, or zero where it must not be."""
     return not (eps < np.inf and (eps >= 0.0 if least == 0 else eps > 0.0))
+
+
+@tile
+def _misplaced(sources, target, written, read):
+    """A status, of memory as `overlapping` takes it."""
+    if overlapping(sources, target, written, read):
+        return OVERLAP
+    return ALIGNMENT if misaligned(sources, target, written, read) else OK
 
 
 # Layer and RMS norm ---------------------------------------------------------------------------------------------------
@@ -58,7 +72,8 @@ def _rows_refused(x, y, rows, cols, eps, most):
 @tile
 def _rows_plan(x, rows, cols, centered):
     item = item_of(x)
-    return integers.runs_forward((1, rows, 1, cols, cols), 0, rows * cols * item, item, centered, 1)
+    view = Runs(1, rows, 1, cols, cols)
+    return view, integers.runs_forward(view, 0, rows * cols * item, item, centered, 1)
 
 
 @tile
@@ -69,8 +84,9 @@ def layer_norm(x, y, weight, bias, rows, cols, eps, mean, rstd, work, most):
     item, size = item_of(x), rows * cols
     written = extent(mean, rows, 8), extent(rstd, rows, 8)
     read = extent(weight, cols, item_of(weight)), extent(bias, cols, item_of(weight))
-    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
-        return OVERLAP
+    refused = _misplaced((extent(x, size, item),), extent(y, size, item), written, read)
+    if refused:
+        return refused
     means, roots = wanted(mean, rows), wanted(rstd, rows)
     if size == 0:
         fill(means, np.nan)
@@ -97,8 +113,9 @@ def rms_norm(x, y, weight, rows, cols, eps, rstd, work, most):
         return refused
     item, size = item_of(x), rows * cols
     written, read = (extent(rstd, rows, 8),), (extent(weight, cols, item_of(weight)),)
-    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
-        return OVERLAP
+    refused = _misplaced((extent(x, size, item),), extent(y, size, item), written, read)
+    if refused:
+        return refused
     roots = wanted(rstd, rows)
     if size == 0:
         fill(roots, np.nan)
@@ -137,8 +154,8 @@ def _given_room(parts, item):
     blocks = 0
     if integers.channels_are_columns(outer, channels, inner, 0):
         view = _view_of_columns(parts)
-        blocks = (3 * _apart(view[1] * view[2]) + 16) * computed(item) + OVERHEAD
-    return room(2 * channels, item, 0, blocks)
+        blocks = (3 * _apart(view.width * view.fold) + 16) * computed(item) + OVERHEAD
+    return room(2 * channels, item, 2 * channels, blocks)
 
 
 @tile
@@ -153,7 +170,7 @@ def _batch_room(parts, item):
 @tile
 def _of_panel(view, item):
     """The bytes that `columns.forward` is given."""
-    n = view[6]
+    n = view.panel
     return 5 * _apart(n) * 8 + (3 * _apart(n) + 16) * computed(item) + 2 * n * 8 + 3 * OVERHEAD
 
 
@@ -170,7 +187,8 @@ def _nothing(batch, channels, plane, item, most):
 
 
 @tile
-def _given(x, y, weight, bias, mean, var, outer, channels, inner, eps, work, most):
+def _given(memory, affine, statistics, shape, eps, work, most):
+    (x, y), (weight, bias), (mean, var), (outer, channels, inner) = memory, affine, statistics, shape
     item, size = item_of(x), outer * channels * inner
     if not fits(outer, channels, inner, item, most):
         return SIZE
@@ -185,27 +203,35 @@ def _given(x, y, weight, bias, mean, var, outer, channels, inner, eps, work, mos
     if null(x) or null(y) or null(mean) or null(var) or null(work):
         return NULL
     own = item_of(weight)
-    affine, given = (extent(weight, channels, own), extent(bias, channels, own)), extent(mean, channels, own)
-    read = (*affine, given, extent(var, channels, own))
-    if overlapping(extent(x, size, item), extent(y, size, item), (extent(work, places[3], 1),), read):
-        return OVERLAP
+    of_affine, given = (extent(weight, channels, own), extent(bias, channels, own)), extent(mean, channels, own)
+    read = (*of_affine, given, extent(var, channels, own))
+    refused = _misplaced((extent(x, size, item),), extent(y, size, item), (extent(work, places[3], 1),), read)
+    if refused:
+        return refused
     base = opened(work, places)
     ones, zeros = base + places[0], base + places[0] + channels * own
     w, b = filled(weight, ones, channels, 1.0), filled(bias, zeros, channels, 0.0)
-    source, target, means, variances = array(x, size), array(y, size), array(mean, channels), array(var, channels)
+    # In float64, as statistics that are computed are: so functions of `_train` serve here, too.
+    means = widened(mean, base + places[1], work, channels)
+    variances = widened(var, base + places[1] + channels * 8, work, channels)
+    source, target = array(x, size), array(y, size)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 0):
-        plan = integers.columns_scale(_view_of_columns(parts), 1, size * item, item, 1, 1)
+        of_columns = _view_of_columns(parts)
+        plan = of_columns, integers.columns_scale(of_columns, 1, size * item, item, 1, 1)
         _columns_scale(plan, source, target, w, b, None, None, eps, means, variances, w[:0], None)
     else:
-        view = parts[0], parts[1], 1, parts[2], channels
-        shape = integers.runs_scale(view, 1, size * item, item)
-        _runs_scale(shape, source, target, w, b, eps, means, variances, None)
+        view = Runs(parts[0], parts[1], 1, parts[2], channels)
+        _runs_scale(
+            (view, integers.runs_scale(view, 1, size * item, item)), source, target, w, b, eps, means, variances, None
+        )
     return OK
 
 
 @tile
-def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, mean, rstd, work, most):
-    outer, channels, inner = shape
+def _train(memory, affine, shape, settings, running, saved, work, most):
+    """settings: eps and momentum."""
+    (x, y), (weight, bias), (outer, channels, inner), (eps, momentum) = memory, affine, shape, settings
+    (running_mean, running_var), (mean, rstd) = running, saved
     item, size = item_of(x), outer * channels * inner
     if not fits(outer, channels, inner, item, most):
         return SIZE
@@ -224,11 +250,12 @@ def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, 
     if null(x) or null(y) or null(work):
         return NULL
     own = item_of(weight)
-    running = extent(running_mean, channels, own), extent(running_var, channels, own)
-    written = (extent(mean, channels, 8), extent(rstd, channels, 8), extent(work, places[3], 1), *running)
+    of_running = extent(running_mean, channels, own), extent(running_var, channels, own)
+    written = (extent(mean, channels, 8), extent(rstd, channels, 8), extent(work, places[3], 1), *of_running)
     read = extent(weight, channels, own), extent(bias, channels, own)
-    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
-        return OVERLAP
+    refused = _misplaced((extent(x, size, item),), extent(y, size, item), written, read)
+    if refused:
+        return refused
     base = opened(work, places)
     w = filled(weight, base + places[0], channels, 1.0)
     b = filled(bias, base + places[0] + channels * own, channels, 0.0)
@@ -236,12 +263,13 @@ def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, 
     variances = array(either(rstd, base + places[1] + channels * 8), channels)
     source, target = array(x, size), array(y, size)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 1):
-        plan = integers.columns_forward(_view_of_columns(parts), 1, size * item, item, 1, 0)
+        of_columns = _view_of_columns(parts)
+        plan = of_columns, integers.columns_forward(of_columns, 1, size * item, item, 1, 0)
         _columns_forward(plan, source, target, w, b, None, None, eps, means, variances, w[:0], None)
     else:
-        view = parts[0], parts[1], 1, parts[2], channels
-        shape = integers.runs_forward(view, 1, size * item, item, 1, 0)
-        _runs_forward(shape, source, target, w, b, None, None, eps, means, variances, None)
+        view = Runs(parts[0], parts[1], 1, parts[2], channels)
+        of_runs = view, integers.runs_forward(view, 1, size * item, item, 1, 0)
+        _runs_forward(of_runs, source, target, w, b, None, None, eps, means, variances, None)
     terms = size // channels
     of_mean, of_var = wanted(running_mean, channels), wanted(running_var, channels)
     _update(means, variances, terms / (terms - 1), momentum, eps, 0, of_mean, of_var, array(work, 0))
@@ -250,22 +278,24 @@ def _train(x, y, weight, bias, shape, eps, momentum, running_mean, running_var, 
 
 @tile
 def batch_norm_nchw(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most):
-    return _given(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most)
+    running = running_mean, running_var
+    return _given((x, y), (weight, bias), running, (batch, channels, plane), eps, work, most)
 
 
 @tile
 def batch_norm_nhwc(x, y, weight, bias, running_mean, running_var, batch, channels, plane, eps, work, most):
     if not fits(batch, channels, plane, 1, most):
         return SIZE
-    return _given(x, y, weight, bias, running_mean, running_var, batch * plane, channels, 1, eps, work, most)
+    running = running_mean, running_var
+    return _given((x, y), (weight, bias), running, (batch * plane, channels, 1), eps, work, most)
 
 
 @tile
 def batch_norm_train_nchw(
     x, y, weight, bias, batch, channels, plane, eps, momentum, running_mean, running_var, mean, rstd, work, most
 ):
-    running = running_mean, running_var
-    return _train(x, y, weight, bias, (batch, channels, plane), eps, momentum, *running, mean, rstd, work, most)
+    shape, settings, running = (batch, channels, plane), (eps, momentum), (running_mean, running_var)
+    return _train((x, y), (weight, bias), shape, settings, running, (mean, rstd), work, most)
 
 
 @tile
@@ -274,8 +304,8 @@ def batch_norm_train_nhwc(
 ):
     if not fits(batch, channels, plane, 1, most):
         return SIZE
-    running = running_mean, running_var
-    return _train(x, y, weight, bias, (batch * plane, channels, 1), eps, momentum, *running, mean, rstd, work, most)
+    shape, settings, running = (batch * plane, channels, 1), (eps, momentum), (running_mean, running_var)
+    return _train((x, y), (weight, bias), shape, settings, running, (mean, rstd), work, most)
 
 
 @tile
@@ -323,8 +353,9 @@ def _groups_room(batch, before, groups, span, behind, item):
 
 
 @tile
-def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, rstd, work, most):
+def _groups(memory, affine, shape, eps, saved, work, most):
     """After sizes have been checked."""
+    (x, y), (weight, bias), (batch, before, groups, span, behind), (mean, rstd) = memory, affine, shape, saved
     item, channels, count = item_of(x), groups * span, batch * groups
     size = batch * before * channels * behind
     if _wrong(eps, 0):
@@ -341,8 +372,9 @@ def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, 
     written = extent(mean, count, 8), extent(rstd, count, 8), extent(work, places[3], 1)
     own = item_of(weight)
     read = extent(weight, channels, own), extent(bias, channels, own)
-    if overlapping(extent(x, size, item), extent(y, size, item), written, read):
-        return OVERLAP
+    refused = _misplaced((extent(x, size, item),), extent(y, size, item), written, read)
+    if refused:
+        return refused
     base = opened(work, places)
     source, target = array(x, size), array(y, size)
     plane, by_runs = before * behind, before == 1 or channels == 1
@@ -351,15 +383,17 @@ def _groups(x, y, weight, bias, batch, before, groups, span, behind, eps, mean, 
     # What is added to an element of its own must leave -0 as it is.
     b = filled(bias, base + places[0] + channels * own, channels, -0.0 if by_element else 0.0)
     if by_element:
-        rows = integers.runs_forward((1, count, 1, span, channels), 0, size * item, item, 1, 1)
+        one_part = Runs(1, count, 1, span, channels)
+        rows = one_part, integers.runs_forward(one_part, 0, size * item, item, 1, 1)
         means, roots = wanted(mean, count), wanted(rstd, count)
         _runs_forward(rows, source, target, None, None, w, b, eps, means, roots, None)
     elif by_runs:
-        shape = integers.runs_forward((1, count, span, plane, channels), 1, size * item, item, 1, 1)
-        _runs_forward(shape, source, target, w, b, None, None, eps, wanted(mean, count), wanted(rstd, count), None)
+        of_parts = Runs(1, count, span, plane, channels)
+        of_runs = of_parts, integers.runs_forward(of_parts, 1, size * item, item, 1, 1)
+        _runs_forward(of_runs, source, target, w, b, None, None, eps, wanted(mean, count), wanted(rstd, count), None)
     else:
         view = _view_of_groups(before, groups, span, behind)
-        plan = integers.columns_forward(view, batch, size * item, item, 1, 1)
+        plan = view, integers.columns_forward(view, batch, size * item, item, 1, 1)
         means = array(either(mean, base + places[1]), count)
         roots = array(either(rstd, base + places[1] + count * 8), count)
         _columns_forward(plan, source, target, w, b, None, None, eps, means, roots, w[:0], None)
@@ -381,7 +415,7 @@ def group_norm_nchw(x, y, weight, bias, batch, channels, plane, groups, eps, mea
     span = _groups_of(channels, groups)
     if span < 0:
         return SETTING
-    return _groups(x, y, weight, bias, batch, 1, groups, span, plane, eps, mean, rstd, work, most)
+    return _groups((x, y), (weight, bias), (batch, 1, groups, span, plane), eps, (mean, rstd), work, most)
 
 
 @tile
@@ -391,7 +425,7 @@ def group_norm_nhwc(x, y, weight, bias, batch, channels, plane, groups, eps, mea
     span = _groups_of(channels, groups)
     if span < 0:
         return SETTING
-    return _groups(x, y, weight, bias, batch, plane, groups, span, 1, eps, mean, rstd, work, most)
+    return _groups((x, y), (weight, bias), (batch, plane, groups, span, 1), eps, (mean, rstd), work, most)
 
 
 @tile
@@ -400,7 +434,7 @@ def instance_norm_nchw(x, y, weight, bias, batch, channels, plane, eps, mean, rs
         return SIZE
     if plane == 1 and batch * channels > 0:
         return FEW
-    return _groups(x, y, weight, bias, batch, 1, channels, 1, plane, eps, mean, rstd, work, most)
+    return _groups((x, y), (weight, bias), (batch, 1, channels, 1, plane), eps, (mean, rstd), work, most)
 
 
 @tile
@@ -409,7 +443,7 @@ def instance_norm_nhwc(x, y, weight, bias, batch, channels, plane, eps, mean, rs
         return SIZE
     if plane == 1 and batch * channels > 0:
         return FEW
-    return _groups(x, y, weight, bias, batch, plane, channels, 1, 1, eps, mean, rstd, work, most)
+    return _groups((x, y), (weight, bias), (batch, plane, channels, 1, 1), eps, (mean, rstd), work, most)
 
 
 def workspaces(groups_room):

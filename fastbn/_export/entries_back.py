@@ -8,10 +8,10 @@ of ones in working memory, which gives the same bits.
 from fastbn._export.entries import (
     NULL,
     OK,
-    OVERLAP,
     SETTING,
     SIZE,
     _groups_of,
+    _misplaced,
     _nothing,
     _size,
     _split,
@@ -33,7 +33,6 @@ from fastbn._export.memory import (
     item_of,
     null,
     opened,
-    overlapping_back,
     room,
     wanted,
 )
@@ -41,6 +40,7 @@ from fastbn.engine import integers
 from fastbn.kernels import columns, runs
 from fastbn.kernels.jit import tile
 from fastbn.kernels.loops import ROWS_AT_ONCE
+from fastbn.kernels.plans import Runs
 from fastbn.kernels.simd import LANES, LINE
 
 _COLLECTED, _ROWS, _LANES, _LINE = runs.COLLECTED, ROWS_AT_ONCE, LANES, LINE
@@ -57,20 +57,20 @@ _apart = tile(columns.apart)
 def _of_rows(view, nbytes, item):
     plan = integers.rows_backward(view, nbytes, item)
     own = 3 * _ROWS * computed(item) + (2 * _ROWS + 1) * (_LANES + 1) * 8 + 2 * OVERHEAD
-    if plan[11]:
-        own += (_LINE + _ROWS * view[3]) * item + OVERHEAD
-    return plan[5], own
+    if plan.collected:
+        own += (_LINE + _ROWS * view.length) * item + OVERHEAD
+    return plan.units, own
 
 
 @tile
 def _of_runs(view, nbytes, item):
     plan = integers.runs_backward(view, nbytes, item)
-    return plan[5] // plan[6], (_LINE + view[2] * view[3]) * item + OVERHEAD if plan[11] else 0
+    return plan.units // plan.groups, (_LINE + view.parts * view.length) * item + OVERHEAD if plan.collected else 0
 
 
 @tile
 def _of_columns(view, blocks, item):
-    n = view[6]
+    n = view.panel
     return blocks, 4 * _apart(n) * 8 + (9 * _apart(n) + _LANES) * computed(item) + 2 * OVERHEAD
 
 
@@ -83,7 +83,7 @@ def _room(needs, weights, item):
 
 @tile
 def _rows_room(view, nbytes, item):
-    return _room(_of_rows(view, nbytes, item), view[4], item)
+    return _room(_of_rows(view, nbytes, item), view.weights, item)
 
 
 @tile
@@ -92,7 +92,7 @@ def _batch_room(shape, item):
     outer, channels, inner = parts
     if integers.channels_are_columns(outer, channels, inner, 1):
         return _room(_of_columns(_view_of_columns(parts), 1, item), channels, item)
-    view = outer, channels, 1, inner, channels
+    view = Runs(outer, channels, 1, inner, channels)
     return _room(_of_runs(view, outer * channels * inner * item, item), channels, item)
 
 
@@ -102,8 +102,8 @@ def _groups_room(batch, before, groups, span, behind, item):
     nbytes = batch * channels * plane * item
     if before == 1 or channels == 1:
         if plane == 1 and span > 1:
-            return _room(_of_rows((1, count, 1, span, channels), nbytes, item), channels, item)
-        return _room(_of_runs((1, count, span, plane, channels), nbytes, item), channels, item)
+            return _room(_of_rows(Runs(1, count, 1, span, channels), nbytes, item), channels, item)
+        return _room(_of_runs(Runs(1, count, span, plane, channels), nbytes, item), channels, item)
     view = _view_of_groups(before, groups, span, behind)
     return _room(_of_columns(view, batch, item), channels, item)
 
@@ -117,35 +117,35 @@ def _gradients(base, places, like, blocks, weights):
 
 
 @tile
-def _add_up(grads, dweight, dbias):
-    _collect(integers.ceil_div(grads.size, _COLLECTED), grads, dweight, dbias)
+def _add_up(sums, grads):
+    _collect(integers.ceil_div(sums.size, _COLLECTED), sums, *grads)
 
 
 @tile
-def _by_rows(view, memory, w, mean, rstd, base, places, like, dweight, dbias):
-    dy, x, dx = memory
+def _by_rows(view, memory, w, saved, of_blocks, grads):
+    (dy, x, dx), (base, places, like) = memory, of_blocks
     plan = integers.rows_backward(view, x.size * x.itemsize, x.itemsize)
-    grads = _gradients(base, places, like, plan[5], view[4])
-    _rows_backward(plan, dy, x, dx, w, mean, rstd, grads, w[:0], None)
-    _add_up(grads, dweight, dbias)
+    sums = _gradients(base, places, like, plan.units, view.weights)
+    _rows_backward((view, plan), dy, x, dx, w, *saved, sums, w[:0], None)
+    _add_up(sums, grads)
 
 
 @tile
-def _by_runs(view, memory, w, mean, rstd, base, places, like, dweight, dbias):
-    dy, x, dx = memory
+def _by_runs(view, memory, w, saved, of_blocks, grads):
+    (dy, x, dx), (base, places, like) = memory, of_blocks
     plan = integers.runs_backward(view, x.size * x.itemsize, x.itemsize)
-    grads = _gradients(base, places, like, plan[5] // plan[6], view[4])
-    _runs_backward(plan, dy, x, dx, w, mean, rstd, grads, None)
-    _add_up(grads, dweight, dbias)
+    sums = _gradients(base, places, like, plan.units // plan.groups, view.weights)
+    _runs_backward((view, plan), dy, x, dx, w, *saved, sums, None)
+    _add_up(sums, grads)
 
 
 @tile
-def _by_columns(view, blocks, memory, w, mean, rstd, base, places, like, dweight, dbias):
-    dy, x, dx = memory
+def _by_columns(view, blocks, memory, w, saved, of_blocks, grads):
+    (dy, x, dx), (base, places, like) = memory, of_blocks
     plan = integers.columns_backward(view, blocks, x.size * x.itemsize, x.itemsize, 1)
-    grads = _gradients(base, places, like, blocks, view[5])
-    _columns_backward(plan, dy, x, dx, w, None, mean, rstd, grads, None, w[:0], None)
-    _add_up(grads, dweight, dbias)
+    sums = _gradients(base, places, like, blocks, view.weights)
+    _columns_backward((view, plan), dy, x, dx, w, None, *saved, sums, None, w[:0], None)
+    _add_up(sums, grads)
 
 
 @tile
@@ -170,11 +170,13 @@ def _of_nothing(dweight, dbias, count):
 
 
 @tile
-def _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, weights, groups, work, places):
+def _conflicting(memory, weight, saved, grads, sizes, work, places):
+    """sizes: of x, a weight and a statistic."""
+    (dy, x, dx), (mean, rstd), (dweight, dbias), (size, weights, groups) = memory, saved, grads, sizes
     item, own = item_of(x), item_of(weight)
     written = extent(dweight, weights, own), extent(dbias, weights, own), extent(work, places[3], 1)
     read = extent(weight, weights, own), extent(mean, groups, 8), extent(rstd, groups, 8)
-    return overlapping_back(extent(dy, size, item), extent(x, size, item), extent(dx, size, item), written, read)
+    return _misplaced((extent(dy, size, item), extent(x, size, item)), extent(dx, size, item), written, read)
 
 
 # Entries --------------------------------------------------------------------------------------------------------------
@@ -187,18 +189,19 @@ def layer_norm_backward(dy, x, dx, weight, rows, cols, mean, rstd, dweight, dbia
         return SIZE
     if size == 0:
         return _of_nothing(dweight, dbias, cols)
-    view = 1, rows, 1, cols, cols
+    view = Runs(1, rows, 1, cols, cols)
     places = _rows_room(view, size * item, item)
     if places[3] > most:
         return SIZE
     if null(dy) or null(x) or null(dx) or null(mean) or null(rstd) or null(work):
         return NULL
-    if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, cols, rows, work, places):
-        return OVERLAP
+    refused = _conflicting((dy, x, dx), weight, (mean, rstd), (dweight, dbias), (size, cols, rows), work, places)
+    if refused:
+        return refused
     base = opened(work, places)
     w, dw, db = _of_weights(weight, dweight, dbias, base, places, cols)
-    means, roots = array(mean, rows), array(rstd, rows)
-    _by_rows(view, _three(dy, x, dx, size), w, means, roots, base, places, mean, dw, db)
+    saved = array(mean, rows), array(rstd, rows)
+    _by_rows(view, _three(dy, x, dx, size), w, saved, (base, places, mean), (dw, db))
     return OK
 
 
@@ -209,18 +212,19 @@ def rms_norm_backward(dy, x, dx, weight, rows, cols, rstd, dweight, work, most):
         return SIZE
     if size == 0:
         return _of_nothing(dweight, dweight, cols)
-    view = 1, rows, 1, cols, cols
+    view = Runs(1, rows, 1, cols, cols)
     places = _rows_room(view, size * item, item)
     if places[3] > most:
         return SIZE
     if null(dy) or null(x) or null(dx) or null(rstd) or null(work):
         return NULL
     absent = at_byte(0, dweight)
-    if _overlapping(dy, x, dx, size, weight, rstd, rstd, dweight, absent, cols, rows, work, places):
-        return OVERLAP
+    refused = _conflicting((dy, x, dx), weight, (rstd, rstd), (dweight, absent), (size, cols, rows), work, places)
+    if refused:
+        return refused
     base = opened(work, places)
     w, dw, db = _of_weights(weight, dweight, absent, base, places, cols)
-    _by_rows(view, _three(dy, x, dx, size), w, None, array(rstd, rows), base, places, rstd, dw, db)
+    _by_rows(view, _three(dy, x, dx, size), w, (None, array(rstd, rows)), (base, places, rstd), (dw, db))
     return OK
 
 
@@ -228,12 +232,12 @@ def rms_norm_backward(dy, x, dx, weight, rows, cols, rstd, dweight, work, most):
 def rows_backward_workspace(rows, cols, item, most):
     if not fits(rows, cols, 1, item, most) or rows * cols == 0:
         return 0
-    return _size(_rows_room((1, rows, 1, cols, cols), rows * cols * item, item), most)
+    return _size(_rows_room(Runs(1, rows, 1, cols, cols), rows * cols * item, item), most)
 
 
 @tile
-def _batch(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
-    outer, channels, inner = shape
+def _batch(memory, weight, shape, saved, grads, work, most):
+    (dy, x, dx), (outer, channels, inner), (mean, rstd), (dweight, dbias) = memory, shape, saved, grads
     item, size = item_of(x), outer * channels * inner
     if not fits(outer, channels, inner, item, most):
         return SIZE
@@ -244,30 +248,32 @@ def _batch(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
         return SIZE
     if null(dy) or null(x) or null(dx) or null(mean) or null(rstd) or null(work):
         return NULL
-    if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, channels, channels, work, places):
-        return OVERLAP
+    refused = _conflicting(memory, weight, saved, grads, (size, channels, channels), work, places)
+    if refused:
+        return refused
     base = opened(work, places)
     w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels)
-    memory, means, roots = _three(dy, x, dx, size), array(mean, channels), array(rstd, channels)
+    three, given = _three(dy, x, dx, size), (array(mean, channels), array(rstd, channels))
+    of_blocks, of_weights = (base, places, mean), (dw, db)
     parts = _split(outer, channels, inner)
     if integers.channels_are_columns(parts[0], parts[1], parts[2], 1):
-        _by_columns(_view_of_columns(parts), 1, memory, w, means, roots, base, places, mean, dw, db)
+        _by_columns(_view_of_columns(parts), 1, three, w, given, of_blocks, of_weights)
     else:
-        view = parts[0], parts[1], 1, parts[2], channels
-        _by_runs(view, memory, w, means, roots, base, places, mean, dw, db)
+        view = Runs(parts[0], parts[1], 1, parts[2], channels)
+        _by_runs(view, three, w, given, of_blocks, of_weights)
     return OK
 
 
 @tile
 def batch_norm_train_backward_nchw(dy, x, dx, weight, batch, channels, plane, mean, rstd, dweight, dbias, work, most):
-    return _batch(dy, x, dx, weight, (batch, channels, plane), mean, rstd, dweight, dbias, work, most)
+    return _batch((dy, x, dx), weight, (batch, channels, plane), (mean, rstd), (dweight, dbias), work, most)
 
 
 @tile
 def batch_norm_train_backward_nhwc(dy, x, dx, weight, batch, channels, plane, mean, rstd, dweight, dbias, work, most):
     if not fits(batch, channels, plane, 1, most):
         return SIZE
-    return _batch(dy, x, dx, weight, (batch * plane, channels, 1), mean, rstd, dweight, dbias, work, most)
+    return _batch((dy, x, dx), weight, (batch * plane, channels, 1), (mean, rstd), (dweight, dbias), work, most)
 
 
 @tile
@@ -285,9 +291,9 @@ def batch_norm_train_backward_nhwc_workspace(batch, channels, plane, item, most)
 
 
 @tile
-def _groups(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
+def _groups(memory, weight, shape, saved, grads, work, most):
     """After sizes have been checked."""
-    batch, before, groups, span, behind = shape
+    (dy, x, dx), (batch, before, groups, span, behind), (mean, rstd), (dweight, dbias) = memory, shape, saved, grads
     channels, count, plane, item = groups * span, batch * groups, before * behind, item_of(x)
     size = batch * channels * plane
     if size == 0:
@@ -297,19 +303,21 @@ def _groups(dy, x, dx, weight, shape, mean, rstd, dweight, dbias, work, most):
         return SIZE
     if null(dy) or null(x) or null(dx) or null(mean) or null(rstd) or null(work):
         return NULL
-    if _overlapping(dy, x, dx, size, weight, mean, rstd, dweight, dbias, channels, count, work, places):
-        return OVERLAP
+    refused = _conflicting(memory, weight, saved, grads, (size, channels, count), work, places)
+    if refused:
+        return refused
     base = opened(work, places)
     w, dw, db = _of_weights(weight, dweight, dbias, base, places, channels)
-    memory, means, roots = _three(dy, x, dx, size), array(mean, count), array(rstd, count)
+    three, given = _three(dy, x, dx, size), (array(mean, count), array(rstd, count))
+    of_blocks, of_weights = (base, places, mean), (dw, db)
     if before == 1 or channels == 1:
         if plane == 1 and span > 1:
-            _by_rows((1, count, 1, span, channels), memory, w, means, roots, base, places, mean, dw, db)
+            _by_rows(Runs(1, count, 1, span, channels), three, w, given, of_blocks, of_weights)
         else:
-            _by_runs((1, count, span, plane, channels), memory, w, means, roots, base, places, mean, dw, db)
+            _by_runs(Runs(1, count, span, plane, channels), three, w, given, of_blocks, of_weights)
     else:
         view = _view_of_groups(before, groups, span, behind)
-        _by_columns(view, batch, memory, w, means, roots, base, places, mean, dw, db)
+        _by_columns(view, batch, three, w, given, of_blocks, of_weights)
     return OK
 
 
@@ -320,7 +328,7 @@ def group_norm_backward_nchw(dy, x, dx, weight, batch, channels, plane, groups, 
         return SIZE
     if span < 0:
         return SETTING
-    return _groups(dy, x, dx, weight, (batch, 1, groups, span, plane), mean, rstd, dweight, dbias, work, most)
+    return _groups((dy, x, dx), weight, (batch, 1, groups, span, plane), (mean, rstd), (dweight, dbias), work, most)
 
 
 @tile
@@ -330,21 +338,21 @@ def group_norm_backward_nhwc(dy, x, dx, weight, batch, channels, plane, groups, 
         return SIZE
     if span < 0:
         return SETTING
-    return _groups(dy, x, dx, weight, (batch, plane, groups, span, 1), mean, rstd, dweight, dbias, work, most)
+    return _groups((dy, x, dx), weight, (batch, plane, groups, span, 1), (mean, rstd), (dweight, dbias), work, most)
 
 
 @tile
 def instance_norm_backward_nchw(dy, x, dx, weight, batch, channels, plane, mean, rstd, dweight, dbias, work, most):
     if not fits(batch, channels, plane, item_of(x), most):
         return SIZE
-    return _groups(dy, x, dx, weight, (batch, 1, channels, 1, plane), mean, rstd, dweight, dbias, work, most)
+    return _groups((dy, x, dx), weight, (batch, 1, channels, 1, plane), (mean, rstd), (dweight, dbias), work, most)
 
 
 @tile
 def instance_norm_backward_nhwc(dy, x, dx, weight, batch, channels, plane, mean, rstd, dweight, dbias, work, most):
     if not fits(batch, channels, plane, item_of(x), most):
         return SIZE
-    return _groups(dy, x, dx, weight, (batch, plane, channels, 1, 1), mean, rstd, dweight, dbias, work, most)
+    return _groups((dy, x, dx), weight, (batch, plane, channels, 1, 1), (mean, rstd), (dweight, dbias), work, most)
 
 
 (

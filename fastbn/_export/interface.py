@@ -18,6 +18,7 @@ STATUSES = (
         "eps is negative or not finite, or zero in training; momentum is not finite; groups do not divide",
     ),
     ("FEW", "training, or instance norm, with one value a channel"),
+    ("ALIGNMENT", "a pointer, but for work, is not where an element can be in memory"),
 )
 INTERNAL = ("INTERNAL", "a fault of the library: nothing that a caller can do leads to it")
 

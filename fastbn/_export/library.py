@@ -61,13 +61,14 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
     layouts = [name for name, asked in interface.LAYOUTS.items() if asked in order.layouts]
     functions = list(interface.functions(order.operations, order.dtypes, layouts, order.backward))
     machine, built, members = target.machine(), [], []
-    for k, function in enumerate(functions):
-        progress(k, len(functions) + 1, function.name)
-        module, content = modules.emitted(modules.build(function, target, machine), target, machine)
-        built.append(module)
-        members.append((f"{function.name}.o", content, selftest.names([function])))
+    with modules.compiled_apart():
+        for k, function in enumerate(functions):
+            progress(k, len(functions) + 1, function.name)
+            module, content = modules.emitted(modules.build(function, target, machine), target, machine)
+            built.append(module)
+            members.append((f"{function.name}.o", content, selftest.names([function])))
     progress(len(functions), len(functions) + 1, "the self test")
-    _, whole = modules.emitted(modules.linked(built), target, machine)
+    _, whole = modules.emitted(modules.linked(built, machine), target, machine)
     tried = list(cases.cases(functions))
     contents: dict[str, str | bytes] = {"libfastbn.o": whole, "libfastbn.a": archive.archive(members)}
     contents |= {"fastbn.h": header.header(functions), "example.c": texts.example(functions[0])}
@@ -86,7 +87,7 @@ def export(order: Order, progress: Callable[[int, int, str], None] = lambda done
         shared = "libfastbn.wasm" if target.is_wasm else "libfastbn.so"
         linkers.link(linker, target, order.folder / "libfastbn.o", order.folder / shared, selftest.names(functions))
         contents[shared] = b""
-    sizes = ", ".join(f"`{name[:-2]}` {len(content) / 1000:.0f} kB" for name, content, _ in members)
+    sizes = ", ".join(f"`{name[:-2]}` {len(content) / 1000:.1f} kB" for name, content, _ in members)
     readme = texts.readme(functions, target, order.command(), sizes, list(contents))
     _write(order.folder / "README.md", readme)
     files = tuple(sorted((*contents, "README.md")))
@@ -101,17 +102,21 @@ def _check_numba() -> None:
         raise ExportError("NUMBA_DISABLE_JIT is set, so nothing can be compiled; unset it")
     if config.BOUNDSCHECK:
         raise ExportError("NUMBA_BOUNDSCHECK is set, which a library without exceptions cannot heed; unset it")
+    settings = {"NUMBA_ENABLE_PROFILING": config.ENABLE_PROFILING, "NUMBA_DEBUGINFO": config.DEBUGINFO_DEFAULT}
+    for name, is_set in settings.items():  # the first one sets the second, too
+        if is_set:
+            raise ExportError(f"{name} is set, and what it has Numba add fits no other target; unset it")
 
 
 def _check_folder(folder: Path, force: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ExportError(f"{folder} is a file; name a folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise ExportError(f"{folder} is a file; name a folder")
         if folder.is_dir() and not force and any(folder.iterdir()):
             raise ExportError(f"{folder} is not empty; name a new folder, or say --force to write into this one")
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:
         raise ExportError(f"cannot look into {folder}: {error.strerror}") from None
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not above.is_dir():
         raise ExportError(f"cannot make {folder}: {above} is a file")
     if not os.access(above, os.W_OK | os.X_OK):

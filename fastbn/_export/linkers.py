@@ -50,3 +50,5 @@ def link(linker: str, target: Target, source: Path, result: Path, names: Sequenc
     if done.returncode:
         told = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise ExportError(f"{linker} cannot link for {target.name}: {told}")
+    if not result.exists():
+        raise ExportError(f"{linker} has made no {result.name}; expected a linker, or a compiler that calls one")

@@ -1,6 +1,7 @@
 # mypy: disallow-untyped-defs=false, check-untyped-defs=false
 """Pointers as C passes them: NULL, overlaps, and a call's working memory, of which kernels are given theirs."""
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
@@ -71,12 +72,24 @@ def either(pointer, number):
 @tile
 def filled(pointer, number, count, value):
     """An array, or where the pointer is NULL one at another place, every element of which has the value."""
+    values = array(either(pointer, number), count)
     if null(pointer):
-        own = carray(at_byte(number, pointer), (count,))
-        for k in range(count):
-            own[k] = value
-        return own
-    return carray(pointer, (count,))
+        fill(values, value)
+    return values
+
+
+@tile
+def widened(pointer, number, like, count):
+    """So many elements in float64, at another place; like: any pointer to 64 bits."""
+    own = carray(at_byte(number, like), (count,)).view(np.float64)
+    widen(array(pointer, count), own)
+    return own
+
+
+@tile
+def widen(values, into):
+    for k in range(values.size):
+        into[k] = values[k]
 
 
 @tile
@@ -104,9 +117,9 @@ def fits(a, b, c, item, most):
 
 @tile
 def extent(pointer, count, item):
-    """Where memory begins and ends; nowhere where the pointer is NULL."""
+    """Where memory begins and ends, nowhere where the pointer is NULL; how far it begins behind an element's place."""
     begin = place(pointer)
-    return begin, begin if begin == 0 else begin + count * item
+    return begin, begin if begin == 0 else begin + count * item, begin & (item - 1)
 
 
 @tile
@@ -115,16 +128,33 @@ def _meet(a, b):
 
 
 @tile
-def overlapping(x, y, written, read):
-    """Whether memory that is written, y among it, overlaps anything else; y may be x itself.
+def misaligned(sources, target, written, read):
+    """Whether there is memory that does not begin where an element can be; all as of `overlapping`."""
+    behind = target[2]
+    for source in sources:
+        behind |= source[2]
+    for w in written:
+        behind |= w[2]
+    for r in read:
+        behind |= r[2]
+    return behind != 0
 
-    All are pairs as of `extent`, `written` and `read` tuples of them.
+
+@tile
+def overlapping(sources, target, written, read):
+    """Whether memory that is written, the target among it, overlaps anything else; the target may be a source itself.
+
+    All are as of `extent`: the target, and tuples of others.
     """
-    if _meet(x, y) and x[0] != y[0]:
-        return True
-    for k in range(len(written)):
-        if _meet(written[k], x) or _meet(written[k], y):
+    for source in sources:
+        if _meet(source, target) and source[0] != target[0]:
             return True
+    for k in range(len(written)):
+        if _meet(written[k], target):
+            return True
+        for source in sources:
+            if _meet(written[k], source):
+                return True
         for j in range(k):
             if _meet(written[k], written[j]):
                 return True
@@ -132,18 +162,7 @@ def overlapping(x, y, written, read):
             if _meet(written[k], r):
                 return True
     for r in read:  # noqa: SIM110 - Numba compiles no generator expression
-        if _meet(y, r):
-            return True
-    return False
-
-
-@tile
-def overlapping_back(dy, x, dx, written, read):
-    """As `overlapping`, where dx may be dy or x."""
-    if overlapping(x, dx, written, read) or (_meet(dy, dx) and dy[0] != dx[0]):
-        return True
-    for w in written:  # noqa: SIM110 - as above
-        if _meet(w, dy):
+        if _meet(target, r):
             return True
     return False
 

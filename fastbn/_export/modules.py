@@ -6,6 +6,7 @@ beginning of that memory, so nothing is shared between calls.  Every function th
 entry, where the working memory is known.
 """
 
+import gc
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba import types
 from numba.core import config
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
 
 from fastbn._export import entries, entries_back, halves
 from fastbn._export.errors import ExportError
@@ -24,21 +27,55 @@ from fastbn._export.targets import Target, parsed
 _INT64 = types.int64
 _ALLOCATE = "NRT_MemInfo_alloc_aligned"
 
+# Arguments of kernels' functions that are never negative, which LLVM divides in fewer steps once it knows.
+_NATURAL = re.compile(r"i64 (%arg\.(?:view|panel|parts|plan\.0)\.\d+)")
+
+# At most 16 columns of some rows, and 16 of so many, of which LLVM makes the arithmetic of ROWS_AT_ONCE without a loop.
+_ROWS = "5loops1[23]_add_(?:moments|products)B.*8UniTupleIxLi3EE"
+_PART, _WHOLE = f"{_ROWS}xxx", f"{_ROWS}vxx"
+_LAST = "5loops7_normalB.*E[^E]*_2axx5TupleI10float32_2a"  # the elements at the end of a row, scaled column by column
+
 # Functions that are called where LLVM would have several copies of them: calls are few beside what is done in one.
 _SHARED = re.compile(
     "4runs7_reduceB"  # the same with weights and without
     "|4runs5_sumsB.*13Vec16xfloat64|5loops11add_momentsB|5loops12add_productsB"
     "|6serialB"  # kernels: an entry is made small, and they are not
-    "|7columns(5_fold|7_gather|7_repeat|6_clear|4_add|9_doubtful|6_apply)B|6memory(4fill|6filled)B"
+    "|7columns(5_fold|7_gather|7_repeat|6_clear|4_add|9_doubtful|6_apply|13_coefficients|7_finish|7_shifts)B"
+    "|6memory(4fill|5widen)B"
+    "|5loops17_four_differencesB.*(10float32|5int16|6uint16)_2a.*13Vec16xfloat64"  # where float32 was not enough
+    f"|{_PART}|{_LAST}"
 )
-# And those in which time goes by once a call, or where float32 was not enough: loops are as they are written.
-_SMALL = re.compile("7_export|4runs5_sumsB.*10float32_2a.*13Vec16xfloat64")
+# And one that asks for memory, and is given all working memory for that.
+_GIVEN = re.compile("7columns7_reduceB")
+_WORK = "@fastbn.work"  # in its place, while what calls them is not yet where it is known
+# And where they are called for less than ROWS_AT_ONCE rows, as their number, the third in the record, tells.
+_FEW_ROWS = re.compile(rf"(call i32 @\S*{_WHOLE}[^(]*\((?:\w+ [^,]*, ){{2}}(?:i64 [^,]+, ){{2}}i64 %.*\))$", re.M)
+# Those that are there wherever they are used: only so LLVM knows that it writes what it reads, and makes vectors of it,
+# and that an array is one that nobody counts references of.
+_INLINED = re.compile("7columns5_wantB|6memory(6filled|7widened)B")
+# Functions in which time goes by once a call, where float32 was not enough, or of loops that are vectors as they are
+# written: LLVM does not make several rounds of a loop into one.
+_SMALL = re.compile(
+    "4runs5_sumsB.*10float32_2a.*13Vec16xfloat64|4runs7_reduceB|4runs(7forward|5scale)6serialB"
+    f"|7columns(6_piece|7_counts|5_sums|7_gather|6_apply)B|{_PART}|{_WHOLE}|{_LAST}"
+)
+# And those in which hardly any time goes by at all.
+_SMALLEST = re.compile("7_export|7columns7_reduceB")
+# And functions of loops of which LLVM is to make vectors, but no more.
+_ROLLED = re.compile(
+    "7columns(7_finish|13_coefficients|5_want|5_fold|7_shifts|8_medians|7_repeat|6_clear|4_add|9_doubtful)B"
+    "|6memory(4fill|5widen)B"
+)
+_AS_WRITTEN = """
+!90001 = distinct !{!90001, !90002}
+!90002 = !{!"llvm.loop.unroll.disable"}
+"""
 _COUNTING = ("NRT_incref", "NRT_decref")
 
 # A block: its count of references, the block before it (as an offset), and at the bytes where Numba looks on a machine
 # of 64 bits, the address of its data; behind that, the address of the working memory.
 _RUNTIME = """
-define internal ptr @fastbn.take(ptr %work, i64 %wanted) {
+define internal ptr @fastbn.take(ptr %work, i64 %wanted) noinline minsize optsize {
   %w = ptrtoint ptr %work to i64
   %w1 = add i64 %w, 63
   %w2 = and i64 %w1, -64
@@ -82,10 +119,17 @@ done:
   ret void
 }
 
-define internal void @NRT_decref(ptr %block) {
+define internal void @NRT_decref(ptr %block) alwaysinline {
   %absent = icmp eq ptr %block, null
   br i1 %absent, label %done, label %some
 some:
+  call void @fastbn.give(ptr %block)
+  ret void
+done:
+  ret void
+}
+
+define internal void @fastbn.give(ptr %block) noinline minsize optsize {
   %count = load i64, ptr %block, align 8
   %less = sub i64 %count, 1
   store i64 %less, ptr %block, align 8
@@ -179,8 +223,10 @@ def _compiled(function: Function) -> tuple[str, tuple[str, str]]:
         with _function_passes(2):
             dispatcher.compile(signature)
         result = dispatcher.overloads[signature]
-        texts.append(str(result.library._final_module))
         names.append(result.fndesc.llvm_func_name)
+        module = result.library._get_module_for_linking()
+        module.get_function(names[-1]).linkage = "external"  # nothing calls it yet
+        texts.append(str(module))
     module = llvm.parse_assembly(texts[0])
     module.link_in(llvm.parse_assembly(texts[1]))
     return str(module), (names[0], names[1])
@@ -196,6 +242,32 @@ def _function_passes(level: int) -> Iterator[None]:
         config.OPT = before
 
 
+@contextmanager
+def compiled_apart() -> Iterator[None]:
+    """Have all that entries call compiled for them.
+
+    What Python's calls, or a user's, had compiled in this process before has been optimized more (see `build`), and
+    objects made of it are up to a third larger.  What other threads compile has to wait: it would be compiled so, too.
+    """
+    with global_compiler_lock:
+        all_there = (o for o in gc.get_objects() if issubclass(type(o), Dispatcher))
+        functions = [f for f in all_there if _is_of_fastbn(f)]
+        kept = [f.overloads for f in functions]
+        for f in functions:
+            f.overloads = type(f.overloads)()
+        try:
+            yield
+        finally:
+            for f, overloads in zip(functions, kept, strict=True):
+                f.overloads = overloads
+
+
+def _is_of_fastbn(dispatcher: Any) -> bool:
+    """Others are whatever users and other threads make of them: of no module, as by exec, or not yet of a function."""
+    module = getattr(getattr(dispatcher, "py_func", None), "__module__", None)
+    return isinstance(module, str) and module.startswith("fastbn.")
+
+
 def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str:
     """What C calls: Numba's functions return a status, and the result by a pointer."""
     given = [(_LLVM_TYPES.get(p.kind, "ptr"), p.name) for p in function.parameters]
@@ -203,8 +275,10 @@ def _wrappers(function: Function, names: tuple[str, str], target: Target) -> str
     sizes = ", ".join(f"i64 %{p.name}" for p in function.sizes)
     narrowed = "" if target.bits == 64 else "  %size = trunc i64 %value to i32\n"
     returned = f"i{target.bits} {'%value' if target.bits == 64 else '%size'}"
+    # Kernels of columns are part of an entry; that of batch norm's forward does nothing there for each column.
+    smallest = "minsize " if function.operation == "batch_norm" and not function.backward else ""
     return f"""
-define signext i32 @{function.name}({declared}) nounwind optsize {{
+define signext i32 @{function.name}({declared}) nounwind {smallest}optsize {{
   %result = alloca i64, align 8
   %raised = alloca ptr, align 8
   %failed = call i32 @"{names[0]}"(ptr %result, ptr %raised, {declared}, i64 {target.most})
@@ -215,7 +289,7 @@ define signext i32 @{function.name}({declared}) nounwind optsize {{
   ret i32 %returned
 }}
 
-define i{target.bits} @{function.name}_workspace({sizes}) nounwind optsize {{
+define i{target.bits} @{function.name}_workspace({sizes}) nounwind minsize optsize {{
   %result = alloca i64, align 8
   %raised = alloca ptr, align 8
   %failed = call i32 @"{names[1]}"(ptr %result, ptr %raised, {sizes}, i64 {function.dtype.item}, i64 {target.most})
@@ -236,7 +310,7 @@ def _without_runtime(text: str) -> str:
 
 
 def _inlining(text: str) -> str:
-    """With every function that asks for memory inlined where it is called, and others not."""
+    """With every function that asks for memory inlined where it is called, or given the working memory; others not."""
     bodies = {match[1].strip('"'): match[0] for match in _DEFINITION.finditer(text)}
     calls = {name: {c.strip('"') for c in _CALLED.findall(body)} for name, body in bodies.items()}
     asking, before = {_ALLOCATE}, 0
@@ -244,28 +318,52 @@ def _inlining(text: str) -> str:
         before = len(asking)
         asking |= {name for name, called in calls.items() if called & asking}
 
+    given = {name for name in asking if _GIVEN.search(name)}
+
     def marked(match: re.Match[str]) -> str:
         name, (first, rest) = match[1].strip('"'), match[0].split("\n", 1)
         if first.startswith("define signext"):
             return match[0]
-        shared = _SHARED.search(name) is not None and name not in asking
-        how = " noinline" if shared else " alwaysinline" if name in asking else ""
-        how += " optsize" if _SMALL.search(name) else ""
-        pattern = r"( #\d+)? \{$" if shared else r" \{$"  # a group of attributes may have one that says otherwise
+        first = _NATURAL.sub(r"i64 range(i64 0, -9223372036854775808) \1", first)
+        if name in given:
+            first = first.replace(f"@{match[1]}(", f"@{match[1]}(ptr %work, ")
+        rest = _CALLED.sub(lambda m: f"{m[0]}ptr {_WORK}, " if m[1].strip('"') in given else m[0], rest)
+        called = name in given or (_SHARED.search(name) is not None and name not in asking)
+        inlined = name in asking or _INLINED.search(name) is not None
+        how = " noinline" if called else " alwaysinline" if inlined else ""
+        how += " minsize optsize" if _SMALLEST.search(name) else " optsize" if _SMALL.search(name) else ""
+        pattern = r"( #\d+)? \{$" if called else r" \{$"  # a group of attributes may have one that says otherwise
+        rest = _rolled(rest) if _ROLLED.search(name) else rest
         return re.sub(pattern, f"{how} {{", first) + "\n" + rest
 
-    return _DEFINITION.sub(marked, text)
+    text = _DEFINITION.sub(marked, _FEW_ROWS.sub(r"\1 noinline", text))
+    return f"{text}{_WORK} = external global i8\n{_AS_WRITTEN}"
+
+
+def _rolled(body: str) -> str:
+    """A function's body with every branch back to a block before it marked as that of a loop that is there once."""
+    before, lines = set(), []
+    for line in body.split("\n"):
+        if label := re.match(r"([\w.-]+):", line):
+            before.add(label[1])
+        back = line.lstrip().startswith("br ") and not before.isdisjoint(re.findall(r"label %([\w.-]+)", line))
+        lines.append(f"{line}, !llvm.loop !90001" if back and "!llvm.loop" not in line else line)
+    return "\n".join(lines)
 
 
 def _with_runtime(text: str, function: Function) -> str:
     """With our own runtime in the place of Numba's."""
-    own = next(match[0] for match in _DEFINITION.finditer(text) if match[1] == function.name)
     call = re.compile(rf"call [^@\n]*@{_ALLOCATE}\(i64 ([^,]+), i32 [^)]+\)")
-    replaced = call.sub(r"call ptr @fastbn.take(ptr %work, i64 \1)", own)
-    text = text.replace(own, replaced)
+
+    def taking(match: re.Match[str]) -> str:
+        if "ptr %work" not in match[0].split("\n", 1)[0]:
+            return match[0]
+        return call.sub(r"call ptr @fastbn.take(ptr %work, i64 \1)", match[0]).replace(_WORK, "%work")
+
+    text = _DEFINITION.sub(taking, text).replace(f"{_WORK} = external global i8\n", "")
     for name in (_ALLOCATE, *_COUNTING):
         text = re.sub(rf"^declare [^\n]*@{name}\([^\n]*\n", "", text, flags=re.M)
-    if _ALLOCATE in text:
+    if _ALLOCATE in text or _WORK in text:
         raise ExportError("this version of Numba asks for memory where it was not tried")
     return text + _RUNTIME
 
@@ -284,10 +382,14 @@ def _laid_out(text: str) -> str:
 
 
 def _without_library(text: str, calls: re.Pattern[str] = _OF_ANY_LENGTH) -> str:
-    """With no loop made into a call of memset or memcpy, for there is no library to have them."""
+    """With no loop made into a call of memset or memcpy, for there is no library to have them.
+
+    And with no tables of where to go on, of which every entry takes four times its size for a linker to read.
+    """
     own = r"call void @fastbn.set(ptr \1, i8 \2, i64 \3)"
     text, count = calls.subn(own, text)
-    return re.sub(r"^(define .*) \{$", r'\1 "no-builtins" {', text + (_SET if count else ""), flags=re.M)
+    said = r'\1 "no-builtins" "no-jump-tables"="true" {'
+    return re.sub(r"^(define .*) \{$", said, text + (_SET if count else ""), flags=re.M)
 
 
 def _hide(module: Any, function: Function) -> None:
@@ -353,9 +455,14 @@ def undefined(content: bytes) -> list[str]:
     return found
 
 
-def linked(modules: Iterable[Any]) -> Any:
-    """One module of several; what they hide keeps apart."""
+def linked(modules: Iterable[Any], machine: Any) -> Any:
+    """One module of several; what they hide keeps apart, but what is the same in some of them is there once."""
     first, *others = (llvm.parse_assembly(str(module)) for module in modules)
     for module in others:
         first.link_in(module)
+    builder = _pass_builder(machine, 0)
+    passes = builder.getModulePassManager()
+    passes.add_merge_functions_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.run(first, builder)
     return first

@@ -142,8 +142,9 @@ def _c_case(k: int, case: Case) -> str:
         elif a.kind == "draw":
             values, kind = ", ".join(map(repr, a.value)), "bits" if dtype.half else dtype.suffix
             lines.append(f"{dtype.c} *{p.name} = drawn_{kind}({values});")
-        elif a.kind == "room":
+        elif a.kind in ("room", "askew"):
             lines.append(f"{dtype.c} *{p.name} = room({a.value[0]}, sizeof({dtype.c}));")
+            names[-1] = f"(void *)((char *){p.name} + 1)" if a.kind == "askew" else p.name
         elif a.kind == "work":
             sizes = ", ".join(f"INT64_C({s})" for s in case.sizes)
             lines.append(f"void *{p.name} = room({function.name}_workspace({sizes}), 1);")
@@ -234,6 +235,7 @@ for (const { name, call, args, sizes, status, expected } of cases) {
     else if (kind === "number") given.push(value);
     else if (kind === "draw") given.push(drawn(type, value));
     else if (kind === "room") given.push(room(value[0], item));
+    else if (kind === "askew") given.push(room(value[0], item) + 1);
     else if (kind === "work") given.push(room(exports[call + "_workspace"](...sizes.map(BigInt)) >>> 0, 1));
     else given.push(given[of] + (kind === "part" ? item : 0));
   }

@@ -53,10 +53,14 @@ TARGETS = {
     "wasm32": Target("wasm32", "wasm32-unknown-unknown", "generic", "+simd128,+bulk-memory", bits=32),
 }
 NAMES = (*TARGETS, "host")
+_ARM_OF_32_BITS = re.compile(r"(arm|thumb)(v[4-7]\w*|32|hf|el)?(-.*)?", re.I)
 
 
 def find(name: str, cpu: str | None = None) -> Target:
     """A target by its name, for one of its processors if it is named."""
+    if _ARM_OF_32_BITS.fullmatch(name):
+        why = "its NEON takes subnormal numbers as zero, so results would have other bits"
+        raise ExportError(f"--target is {name!r}, 32-bit Arm, for which there is none: {why}; 64-bit Arm is aarch64")
     if name not in NAMES:
         raise ExportError(f"--target is {name!r}; expected one of {', '.join(NAMES)}")
     target = _host() if name == "host" else TARGETS[name]

@@ -5,6 +5,7 @@ needs inside ``run``, so that ``fastbn --help`` stays quick and works without th
 """
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -28,7 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand: 0 is success, 1 a failed check, 2 a wrong call, 130 an interrupt, 141 a closed pipe."""
+    """Run one subcommand.
+
+    0 is success, 1 a failed check, 2 a wrong call or a full disk, 130 an interrupt, 141 a closed pipe.
+    """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started this
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process lives
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have signs that the terminal's encoding has not
@@ -40,8 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastbn {args.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        _write_no_more()
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _write_no_more()
+        told = f"cannot write {error.filename or 'the output'}: {error.strerror}"
+        print(f"fastbn {args.command}: {told}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"fastbn {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _write_no_more() -> None:
+    """Have what Python still holds for standard output, and writes at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,8 @@ The runs of one seed start from the same weights and see the same batches, whate
 can be compared seed by seed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -154,13 +155,20 @@ def build_network(norm: str, rng: np.random.Generator, norms: Norms = NORMS) -> 
     )  # fmt: skip
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For products and norms as small as these, which gain little when threads share them, or lose."""
+    with threadpool_limits(1, user_api="blas"), fastbn.num_threads(1):
+        yield
+
+
 def step_seconds(norm: str, digits: Digits) -> tuple[float, float]:
     """A training step with fastbn's norm, and of the same network with NumPy's: medians of steps that take turns."""
     networks = [build_network(norm, np.random.default_rng(0), norms) for norms in (NORMS, NUMPY_NORMS)]
     optimisers = [SGD(network, MODEST) for network in networks]
     x, labels = digits.train_x[:BATCH_SIZE], digits.train_y[:BATCH_SIZE]
     seconds: list[list[float]] = [[], []]
-    with threadpool_limits(1, user_api="blas"):
+    with _one_thread():
         for step in range(STEPS_TIMED + 2):
             for k in (0, 1) if step % 2 else (1, 0):
                 start = perf_counter()
@@ -183,8 +191,7 @@ def train(norm: str, lr: float, seed: int, epochs: int, digits: Digits) -> Run:
     optimiser = SGD(network, lr)
     accuracy: list[float] = []
     seconds = []
-    # Divergence is told from the loss; products as small as these lose time when threads share them.
-    with np.errstate(over="ignore", invalid="ignore"), threadpool_limits(1, user_api="blas"):
+    with np.errstate(over="ignore", invalid="ignore"), _one_thread():  # divergence is told from the loss
         for _ in range(epochs):
             network.train()
             for batch in batches(len(digits.train_y), BATCH_SIZE, rng):

@@ -59,12 +59,13 @@ def fastest(*calls: Callable[[], Any]) -> list[float]:
 def _fused() -> str:
     x = _images()
     y = np.empty_like(x)
+    given = None, None, np.ones(64, np.float32), np.zeros(64, np.float32)  # weights as checked, so compiled already
 
     def one() -> None:
-        fastbn.batch_norm(x, training=True, activation="relu", residual=x, out=y)
+        fastbn.batch_norm(x, *given, training=True, activation="relu", residual=x, out=y)
 
     def three() -> None:
-        fastbn.batch_norm(x, training=True, out=y)
+        fastbn.batch_norm(x, *given, training=True, out=y)
         np.maximum(np.add(y, x, out=y), 0, out=y)
 
     fused, apart = fastest(one, three)
@@ -82,7 +83,7 @@ def _masked() -> str:
     mask = (np.arange(28) < np.arange(32)[:, None] % 20 + 5)[:, None]
     y = fastbn.batch_norm(x, training=True, where=mask)
     counted = np.moveaxis(x, 1, -1)[mask[:, 0]]
-    error = np.abs(np.moveaxis(y, 1, -1)[mask[:, 0]] - fastbn.batch_norm(counted, training=True)).max()
+    error = np.abs(np.moveaxis(y, 1, -1)[mask[:, 0]] - fastbn.reference.batch_norm(counted, training=True)).max()
     return f"as without it, to {error:.0e}"
 
 

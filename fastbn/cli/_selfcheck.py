@@ -3,6 +3,7 @@
 A check returns what it measured, in words, and whether that is as promised.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -202,6 +203,7 @@ def compile_ahead() -> None:
 
 
 def _shared_by_all() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the first process ends this one
     for name, given, threads in product(FORWARD, _in_pieces(), _thread_counts()[1:]):
         with _shared_by(threads):
             _everything(name, *given)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError
+from fastbn.cli._names import SEVERAL, chosen
 
 OPERATIONS = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -22,22 +23,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "target. docs/export.md tells of it.",
     )
     add = parser.add_argument
-    several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
-    add("--ops", **several, required=True, metavar="OP", help=", ".join(OPERATIONS))
+    add("--ops", **SEVERAL, required=True, metavar="OP", help=", ".join(OPERATIONS))
     add("--backward", action="store_true", help="the gradients too")
-    add("--dtypes", **several, metavar="DTYPE", help=f"{', '.join(DTYPES)} (float32)")
-    add("--layouts", **several, metavar="LAYOUT", help=f"of images: {', '.join(LAYOUTS)} (both)")
+    add("--dtypes", **SEVERAL, metavar="DTYPE", help=f"{', '.join(DTYPES)} (float32)")
+    add("--layouts", **SEVERAL, metavar="LAYOUT", help=f"of images: {', '.join(LAYOUTS)} (both)")
     add("--target", required=True, metavar="TARGET", help=", ".join(TARGETS))
     add("--cpu", metavar="NAME", help="compile for this processor, one of those that LLVM knows (the target's least)")
     add("--linker", metavar="NAME", help="what makes libfastbn.so or .wasm (the usual ones, where they are found)")
-    add("-o", dest="folder", required=True, type=Path, metavar="FOLDER", help="new, or empty")
+    add("-o", dest="folder", required=True, metavar="FOLDER", help="new, or empty")
     add("--force", action="store_true", help="write into a folder that is not empty")
     return parser
-
-
-def _names(text: str) -> list[str]:
-    """One of several words, each of which may name several itself: a,b c."""
-    return [name for name in text.split(",") if name]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,14 +44,14 @@ def run(args: argparse.Namespace) -> int:
         _chosen("--dtypes", args.dtypes, DTYPES) or ["float32"],
         _chosen("--layouts", args.layouts, LAYOUTS) or list(LAYOUTS),
         args.target,
-        args.folder,
+        Path(args.folder),
         args.cpu,
         args.linker,
         args.force,
         args.backward,
     )
-    if not order.operations:
-        raise CommandError(f"--ops names nothing; expected some of {', '.join(OPERATIONS)}")
+    if not args.folder:  # as of a variable that is not set, which would be the folder at hand
+        raise CommandError("-o names nothing; expected a folder, or . for this one")
     try:
         made = export(order, _tell)
     except ExportError as error:
@@ -71,10 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _chosen(option: str, words: list[list[str]] | None, known: tuple[str, ...]) -> list[str]:
     """What is named, once each, in the order of what there is."""
-    names = [name for word in words or () for name in word]
-    for name in names:
-        if name not in known:
-            raise CommandError(f"{option} names {name!r}; expected some of {', '.join(known)}")
+    names = chosen(option, words, known) or ()
     return [name for name in known if name in names]
 
 

@@ -85,7 +85,7 @@ def _write(file: Any, pairs: dict[str, Any], out: Path) -> str:
             f"{out} is one of the files that the index names; expected another name, for it would be lost"
         )
     if out.suffix.lower() not in (".safetensors", ".npz"):
-        raise CommandError(f"{out} is of the suffix {out.suffix!r}; expected .safetensors or .npz")
+        raise CommandError(f"{out} has the suffix {out.suffix!r}; expected .safetensors or .npz")
     arrays = file.fold(pairs or None)
     with _written(out):
         write(out, arrays)
@@ -98,7 +98,7 @@ def _write_onnx(file: Any, pairs: dict[str, Any], out: Path) -> str:
     if pairs:
         raise CommandError("an ONNX model tells by its graph what stands beside a norm; expected no --pair")
     if out.suffix.lower() != ".onnx":
-        raise CommandError(f"{out} is of the suffix {out.suffix!r}; expected .onnx, for it will be an ONNX model")
+        raise CommandError(f"{out} has the suffix {out.suffix!r}; expected .onnx, for it will be an ONNX model")
     model = file._content.graph.folded()
     data = model.SerializeToString()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable
+from fastbn.cli._numbers import at_least
 
 __all__ = ["add_parser", "run"]
 
@@ -20,7 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add("names", nargs="*", metavar="NAME", help="the studies to run (all); --list names them")
     add("--list", action="store_true", help="name the studies, and run none")
     add("--quick", action="store_true", help="two seeds instead of five: most claims are then not judged")
-    add("--seed", type=int, default=0, metavar="N", help="the first seed (%(default)s)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="the first seed (%(default)s)")
     add("--out", type=Path, default=Path("fastbn-studies"), metavar="FOLDER", help="for the pictures (%(default)s)")
     add("--page", type=Path, metavar="FILE", help="also write tables and verdicts as Markdown, over old ones")
     return parser
@@ -32,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
     for name in args.names:
         if name not in NAMES:
             raise CommandError(f"there is no study {name!r}; choose from {', '.join(NAMES)}")
-    if args.seed < 0:
-        raise CommandError(f"--seed is {args.seed}; expected 0 or more")
     if args.list:
         from fastbn.study._table import find
 

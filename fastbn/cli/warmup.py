@@ -7,6 +7,7 @@ from typing import Any
 
 from fastbn._warmup import DATA, DTYPES, LAYOUTS, OPERATIONS, SUMS, Warmup, warmup
 from fastbn.cli._errors import CommandError, require
+from fastbn.cli._names import SEVERAL, chosen
 from fastbn.engine import arguments
 
 SECONDS_A_LINE = 10
@@ -21,12 +22,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     known = OPERATIONS + SUMS + DATA
-    several: dict[str, Any] = {"nargs": "+", "type": _names, "action": "extend"}
-    add("--ops", **several, metavar="OP", help=f"{_list(known)} (the first five)")
-    add("--dtypes", **several, metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
+    add("--ops", **SEVERAL, metavar="OP", help=f"{_list(known)} (the first five)")
+    add("--dtypes", **SEVERAL, metavar="DTYPE", help=f"{_list(DTYPES)} (float32)")
     add(
         "--layouts",
-        **several,
+        **SEVERAL,
         metavar="LAYOUT",
         help=f"{_list(LAYOUTS)} (both; layer and RMS norm over the last axis alone)",
     )
@@ -37,37 +37,22 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> list[str]:
-    """One of several words, each of which may name several itself: a,b c."""
-    return [name for name in text.split(",") if name]
-
-
 def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names)
 
 
 def run(args: argparse.Namespace) -> int:
-    asked = {
-        "ops": _chosen("--ops", args.ops, OPERATIONS + SUMS + DATA),
-        "dtypes": _chosen("--dtypes", args.dtypes, DTYPES) or ["float32"],
-        "layouts": _chosen("--layouts", args.layouts, LAYOUTS),
-    }
-    if "bfloat16" in asked["dtypes"]:
+    ops = chosen("--ops", args.ops, OPERATIONS + SUMS + DATA)
+    dtypes = chosen("--dtypes", args.dtypes, DTYPES) or ["float32"]
+    layouts = chosen("--layouts", args.layouts, LAYOUTS)
+    if "bfloat16" in dtypes:
         require("half", "ml_dtypes")
     more = {"activation": args.activation, "residual": args.residual, "where": args.where}
-    done = warmup(**asked, progress=_Progress(), **more)
+    done = warmup(ops, dtypes, layouts, progress=_Progress(), **more)
     if done.folder is None:
         raise CommandError("no folder can be written to, so nothing is kept: set NUMBA_CACHE_DIR")
     print(_summary(done))
     return 0
-
-
-def _chosen(option: str, words: list[list[str]] | None, known: tuple[str, ...]) -> Any:
-    names = [name for word in words or () for name in word]
-    for name in names:
-        if name not in known:
-            raise CommandError(f"{option} names {name!r}; expected some of {_list(known)}")
-    return names or None
 
 
 class _Progress:

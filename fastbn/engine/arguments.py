@@ -6,6 +6,7 @@ Nothing is written to any array before all arguments of a call have been accepte
 import math
 import operator
 import sys
+from contextlib import suppress
 from math import prod
 from typing import Any, NamedTuple
 
@@ -44,6 +45,22 @@ def array(x: Any, name: str) -> Array:
             return x.astype(x.dtype.newbyteorder("="))
         raise TypeError(f"{name} has dtype {x.dtype}; expected float16, bfloat16 (of ml_dtypes), float32 or float64")
     return x if x.flags.aligned else x.copy()
+
+
+def numbers(x: Array, name: str) -> Array:
+    """x as an ndarray of supported floats, integers or booleans, native and aligned."""
+    x = x.astype(number_dtype(x.dtype, name), copy=False)
+    return x if x.flags.aligned else x.copy()
+
+
+def number_dtype(dtype: DType, name: str) -> DType:
+    """The native dtype of what `numbers` takes."""
+    native = dtype.newbyteorder("=")
+    if native.kind not in "iub" and not _supported(native):
+        raise TypeError(
+            f"{name} has dtype {dtype}; expected float16, bfloat16 (of ml_dtypes), float32, float64, integers or bool"
+        )
+    return native
 
 
 def _supported(dtype: DType) -> bool:
@@ -104,10 +121,10 @@ def _parts_read(x: Any, name: str) -> Any:
     return x if type(x) in _SCALARS or isinstance(x, np.generic) else ndarray(x, name)
 
 
-def _no_mask(x: Array, name: str) -> None:
+def _no_mask(x: Array, name: str, instead: str = "filled(...)") -> None:
     """Other packages' masked arrays are subclasses with a mask too, such as Astropy's."""
     if isinstance(x, np.ma.MaskedArray) or (type(x) is not np.ndarray and hasattr(type(x), "mask")):
-        raise TypeError(f"{name} is a masked array, and its mask would be ignored; expected {name}.filled(...)")
+        raise TypeError(f"{name} is a masked array, and its mask would be ignored; expected {name}.{instead}")
 
 
 def refuse_mask(value: Any, name: str) -> None:
@@ -158,19 +175,23 @@ def rank(x: Array, least: int, name: str = "x") -> None:
         raise ValueError(f"{name} has shape {x.shape}; expected at least {least} axes, as in (N, C)")
 
 
-def axis(value: Any, x: Array, name: str = "axis") -> int:
-    """The channel axis, counted from the front."""
-    a = integer(value, name)
+def axis(value: Any, x: Array, of: str = "x") -> int:
+    """The channel axis, counted from the front; of: what the caller calls x."""
+    a = integer(value, "axis")
+    if x.ndim == 0:
+        raise ValueError(f"{of} has shape (); expected at least one axis")
     if not -x.ndim <= a < x.ndim:
-        raise ValueError(f"{name} is {value}; x of shape {x.shape} has axes {-x.ndim} to {x.ndim - 1}")
+        told = f"{-x.ndim} to {x.ndim - 1}, an axis of {of}, which has shape {x.shape}"
+        raise ValueError(f"axis is {value}; expected {told}")
     return a % x.ndim
 
 
-def sample_axis(value: Any, x: Array) -> int:
-    """A channel axis where axis 0 counts samples."""
-    a = axis(value, x)
+def sample_axis(value: Any, x: Array, of: str = "x") -> int:
+    """A channel axis where axis 0 counts samples; of: what the caller calls x."""
+    a = axis(value, x, of)
     if a == 0:
-        raise ValueError(f"axis is {value}, the axis of the samples; expected a channel axis of x, of shape {x.shape}")
+        told = f"a channel axis of {of}, of shape {x.shape}"
+        raise ValueError(f"axis is {value}, the axis of the samples; expected {told}")
     return a
 
 
@@ -182,11 +203,13 @@ def integer(value: Any, name: str) -> int:
 
 
 def flag(value: Any, name: str) -> bool:
-    """True or false, of anything that is either."""
-    try:
-        return bool(value)
-    except Exception:
-        raise TypeError(f"{name} is {value!r}; expected True or False") from None
+    """True or false, of anything that equals one of them: 0 and 1 do, and no text, which is true whatever it says."""
+    if value is True or value is False:
+        return value
+    with suppress(Exception):  # of whatever kind: arrays of several elements, for one, say neither
+        if value == 0 or value == 1:
+            return bool(value)
+    raise TypeError(f"{name} is {value!r}; expected True or False")
 
 
 def real(value: Any, name: str) -> float:
@@ -244,15 +267,18 @@ def normalized_shape(value: int | Shape, x: Array) -> Shape:
     return shape
 
 
-def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None) -> Array | None:
-    """A weight, bias or statistic of exactly this shape, contiguous in `dtype` (None: its own); None stays None."""
+def vector(value: Any, name: str, shape: Shape, dtype: DTypeLike | None = None, why: str = "") -> Array | None:
+    """A weight, bias or statistic of exactly this shape, contiguous in `dtype` (None: its own); None stays None.
+
+    why: where the shape comes from, as an error tells it.
+    """
     if value is None:
         return None
     v = ndarray(value, name)
     if not _is_float(v.dtype):
         raise TypeError(f"{name} has dtype {v.dtype}; expected a float dtype")
     if v.shape != shape:
-        raise ValueError(f"{name} has shape {v.shape}; expected {shape}")
+        raise ValueError(f"{name} has shape {v.shape}; expected {shape}{why}")
     return v if dtype is None else np.asarray(cast(v, dtype), order="C")
 
 
@@ -270,12 +296,12 @@ def statistic(value: Any, name: str, shape: Shape) -> Array:
     return float64_statistic(value, name, shape)
 
 
-def leading(value: Any, name: str, x: Array) -> tuple[Shape, Shape]:
-    """The leading axes of x, which saved statistics have, and the normalized ones, which they lack."""
+def trailing(value: Any, name: str, x: Array) -> Shape:
+    """The lengths of the normalized axes of x, which saved statistics lack."""
     saved = ndarray(value, name)
     if saved.ndim >= x.ndim:
         raise ValueError(f"{name} has shape {saved.shape}; expected the leading axes of x, which has shape {x.shape}")
-    return x.shape[: saved.ndim], x.shape[saved.ndim :]
+    return x.shape[saved.ndim :]
 
 
 def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
@@ -284,8 +310,9 @@ def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
         if value is None:
             continue
         if not isinstance(value, np.ndarray):
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a NumPy array, which is updated in place")
-        _no_mask(value, name)
+            given = type(value).__name__
+            raise TypeError(f"{name} is of type {given}; expected a NumPy array, which is updated in place")
+        _no_mask(value, name, "data")  # what is written to a copy would be lost
         if not _is_float(value.dtype):
             raise TypeError(f"{name} has dtype {value.dtype}; expected a float dtype")
         if value.shape != shape:
@@ -294,8 +321,8 @@ def running(mean: Any, var: Any, shape: Shape, *inputs: Any) -> None:
             raise ValueError(f"{name} is read-only; expected an array that training can update in place")
         _no_self_overlap(value, name)
         _no_overlap(value, name, *inputs)
-    if mean is not None and var is not None:
-        _no_overlap(mean, "running_mean", var)
+    if mean is not None and overlap(mean, var):
+        raise ValueError("running_mean overlaps running_var; expected memory of its own")
 
 
 def gradient(dy: Any, x: Any, name: str = "x") -> tuple[Array, Array]:
@@ -402,24 +429,32 @@ def either(x: Any, y: Any) -> Any:
     return y
 
 
-def out(value: Any, like: tuple[Any, ...], *inputs: Any) -> None:
-    """Where the result goes: None, or an array like x that is one of `like` or shares no memory with any input."""
+def out(value: Any, like: tuple[Any, ...], *inputs: Any, of: str = "x") -> None:
+    """Where the result goes: None, or an array like x that is one of `like` or shares no memory with any input.
+
+    of: what the caller calls x.
+    """
+    out_like(value, like[0], of)
+    if value is not None:
+        _no_overlap(value, "out", *(given for given in like if not same_memory(value, given)), *inputs)
+
+
+def out_like(value: Any, x: Array, of: str = "x") -> None:
+    """Where the result goes: None, or an array like x that can be written to."""
     if value is None:
         return
-    x = like[0]
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"out is a {type(value).__name__}; expected a NumPy array")
-    _no_mask(value, "out")
+        raise TypeError(f"out is of type {type(value).__name__}; expected a NumPy array")
+    _no_mask(value, "out", "data")
     if value.shape != x.shape:
-        raise ValueError(f"out has shape {value.shape}; expected {x.shape}, the shape of x")
+        raise ValueError(f"out has shape {value.shape}; expected {x.shape}, the shape of {of}")
     if value.dtype != x.dtype:
-        raise TypeError(f"out has dtype {value.dtype}; expected {x.dtype}, the dtype of x")
+        raise TypeError(f"out has dtype {value.dtype}; expected {x.dtype}, the dtype of {of}")
     if not value.flags.writeable:
         raise ValueError("out is read-only; expected an array that can be written to")
     if not value.flags.aligned:
         raise ValueError("out is misaligned in memory; expected an ordinary array, as numpy.empty makes it")
     _no_self_overlap(value, "out")
-    _no_overlap(value, "out", *(given for given in like if not _same_memory(value, given)), *inputs)
 
 
 def _no_self_overlap(value: Array, name: str) -> None:
@@ -433,12 +468,18 @@ def _no_self_overlap(value: Array, name: str) -> None:
 
 def _no_overlap(value: Array, name: str, *inputs: Any) -> None:
     for given in inputs:
-        if isinstance(given, np.ndarray) and np.may_share_memory(value, given) and np.shares_memory(value, given):
+        if overlap(value, given):
             raise ValueError(f"{name} overlaps another argument; expected memory of its own")
 
 
-def _same_memory(a: Array, b: Any) -> bool:
-    return (
+def overlap(a: Array, b: Any) -> bool:
+    """Whether b is an array that has memory in common with a."""
+    return isinstance(b, np.ndarray) and np.may_share_memory(a, b) and np.shares_memory(a, b)
+
+
+def same_memory(a: Array, b: Any) -> bool:
+    """Whether both are the same elements."""
+    return a is b or (
         isinstance(b, np.ndarray)
         and a.shape == b.shape
         and a.strides == b.strides

@@ -1,7 +1,7 @@
 """Arrays as the kernels see them: flat, in the order of memory; and results as users see them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,19 @@ def inverse(order: Any) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, views.View]:
-    """x, its memory order and its view; x is copied where no kernel reads it as it lies."""
-    order = views.memory_order(x)
+class Reading(NamedTuple):
+    """How arrays like one are read and written."""
+
+    order: Any  # of axes in memory; None: C-contiguous
+    view: views.View
+    dtype: np.dtype[Any]
+    empty: Callable[[], Array]  # makes memory for a result
+    flat: Callable[[Array], Array]  # the elements of an array of the same shape in the order of memory
+
+
+def reading(x: Array, view_of: ViewOf, args: tuple[Any, ...]) -> tuple[Array, Reading]:
+    """x, copied where no kernel reads it as it lies, and how arrays like it are read."""
+    order: Any = views.memory_order(x)
     if order is False:  # holes or overlaps: the same order without them
         x = memory.retried(x.copy, order="K")
         order = views.memory_order(x)
@@ -52,7 +62,11 @@ def view_of_memory(x: Array, view_of: ViewOf, *args: Any) -> tuple[Array, Any, v
         x, order = memory.retried(np.ascontiguousarray, x), None
         view = view_of(x.shape, None, *args)
         assert view is not None, "every operation reads C-contiguous arrays"
-    return x, order, view
+    if order is None:
+        return x, Reading(order, view, x.dtype, memory.maker(x.shape, x.dtype), np.ndarray.ravel)
+    make, back = memory.maker([x.shape[a] for a in order], x.dtype), inverse(order)
+    empty, flat = (lambda: make().transpose(back)), (lambda values: values.transpose(order).ravel())
+    return x, Reading(order, view, x.dtype, empty, flat)
 
 
 def in_order(a: Array, order: Any) -> Array:
@@ -60,13 +74,6 @@ def in_order(a: Array, order: Any) -> Array:
     if order is None:
         return memory.retried(np.ascontiguousarray, a)
     return memory.retried(np.ascontiguousarray, a.transpose(order)).transpose(inverse(order))
-
-
-def target(x: Array, order: Any) -> Array:
-    """A new array like x with this memory order."""
-    if order is None:
-        return memory.empty(x.shape, x.dtype)
-    return memory.empty([x.shape[a] for a in order], x.dtype).transpose(inverse(order))
 
 
 def is_in_order(a: Array, order: Any) -> bool:

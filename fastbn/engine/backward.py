@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from fastbn._quiet import cast, quietly
 from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace
-from fastbn.engine.forward import Reading, reading, team
+from fastbn.engine.arrays import Reading, reading
+from fastbn.engine.forward import threaded, whole_or_in_steps
+from fastbn.engine.groups import Groups
 from fastbn.engine.operands import Extras, GradientExtras, none_if_empty
 from fastbn.engine.views import View
 from fastbn.kernels import activations
@@ -19,14 +21,10 @@ Array = NDArray[Any]
 class Gradients(NamedTuple):
     """What is decided about a backward."""
 
-    view_of: arrays.ViewOf
-    args: tuple[Any, ...]
-    shape: tuple[int, ...]  # of the weight
+    groups: Groups
     centered: bool = True
     through_statistics: bool = True  # or mean and rstd are constants
     activation: Any = None
-    kept: tuple[int, ...] = ()
-    groups: int = 0
 
 
 def passes(x: Array, view: View, centered: bool, through_statistics: bool = True) -> by_runs.Backward:
@@ -38,12 +36,7 @@ def passes(x: Array, view: View, centered: bool, through_statistics: bool = True
     if numbers.undivided_back(view) or x.nbytes < pace.SERIAL_BYTES:
         return whole
     units = numbers.backward(view, numbers.of(x), centered)[1]
-    in_steps = family.backward_in_steps(view, x, centered)
-
-    def run(threads: int, flat: Any) -> None:
-        (whole if threads == 1 or numbers.busy(units, threads) else in_steps)(threads, flat)
-
-    return run
+    return whole_or_in_steps(whole, family.backward_in_steps(view, x, centered), units)
 
 
 @quietly
@@ -67,33 +60,30 @@ def _by_constants(view: Any, x: Array, family: Any) -> by_runs.Backward:
 
 def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
     """Of (dy, x, rstd, mean, weight, bias, residual, where, dsum, out): dx, dweight, dbias and, with one, dresidual."""
-    x, read = reading(operands[1], spec.view_of, spec.args)
-    order, back, view, _, dtype, nbytes = read
+    (view_of, args, final, *_), weight, out = spec.groups, operands[4], operands[-1]
+    x, read = reading(operands[1], view_of, args)
+    order, view, dtype, empty, flat = read
     compute = arguments.COMPUTED_IN[dtype]
-    run = passes(x, view, spec.centered, spec.through_statistics) if x.size else None
-    shared, empty = (team(nbytes, run) if run else None), read.empty
-    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
+    run: Any = passes(x, view, spec.centered, spec.through_statistics) if x.size else None
+    call, new = threaded(x, run), np.empty if x.size else np.zeros
+    direct = out is not None and arrays.is_in_order(out, order)
+    indirect = out is not None and not direct
     prepared = _extras(spec, read, operands)
-    weight = operands[4]
     plain = view.weight_order is None and (weight is None or weight.dtype == compute)
-    reshaped, final = spec.shape != (view.weights,) or not plain, spec.shape
+    reshaped = final != (view.weights,) or not plain
     stats_axes = None if view.stats_axes is None else arrays.inverse(view.stats_axes)
-    simple = order is None and prepared is None and shared is None and direct and not reshaped and not view.columns
-    if simple and run is not None and spec.through_statistics and arrays.all_in_c_order(operands):
-        return by_runs.small_backward(view, operands, spec.centered)
-    del x, weight
+    small = run is not None and x.nbytes < pace.SERIAL_BYTES and order is None and not view.columns
+    simple = run is not None and order is None and prepared is None and spec.through_statistics
+    if simple and not (indirect or reshaped) and arrays.all_in_c_order(operands):
+        if small:
+            return by_runs.small_backward(view, operands, spec.centered)
+        return _plain(call, None if direct else empty, view.weights, compute)
 
     def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:
         mean, weight = others[:2]
-        out: Any = others[6] if len(others) == 7 else None
-        w = weight
-        if order is None:
-            dx = out if direct and out is not None else empty()
-            flat_dy, flat_x, flat_dx = dy.ravel(), x.ravel(), dx.ravel()
-        else:
-            dx = out if direct and out is not None else empty().transpose(back)
-            flat_dy, flat_x, flat_dx = (a.transpose(order).ravel() for a in (dy, x, dx))
-        dweight, dbias = np.empty(view.weights, compute), np.empty(view.weights, compute)
+        w, dx = weight, others[-1] if direct else empty()
+        flat_dy, flat_x, flat_dx = flat(dy), flat(x), flat(dx)
+        dweight, dbias = new(view.weights, compute), new(view.weights, compute)
         if stats_axes is not None:
             mean, rstd = mean if mean is None else mean.transpose(stats_axes), rstd.transpose(stats_axes)
         if w is not None:
@@ -101,19 +91,26 @@ def plan(spec: Gradients, operands: tuple[Any, ...]) -> Callable[..., Any]:
         dresidual = extras = None
         if prepared is not None:
             flat_dy, dresidual, extras = prepared(others, flat_dy, flat_x, flat_dx)
-        flat = flat_dy, flat_x, flat_dx, w, mean if mean is None else mean.ravel(), rstd.ravel(), dweight, dbias, extras
-        if run is None:
-            dweight[...], dbias[...] = 0, 0
-        elif shared is None:
-            run(1, flat)
-        else:
-            shared(flat)
-        if not direct:
-            out[...] = dx
-            dx = out
+        mean, rstd = mean if mean is None else mean.ravel(), rstd.ravel()
+        call((flat_dy, flat_x, flat_dx, w, mean, rstd, dweight, dbias, extras))
+        if indirect:
+            others[-1][...] = dx
+            dx = others[-1]
         if reshaped:
             dweight, dbias = (arrays.shaped_gradient(g, view, weight, final) for g in (dweight, dbias))
         return (dx, dweight, dbias) if dresidual is None else (dx, dweight, dbias, dresidual)
+
+    return differentiate
+
+
+def _plain(call: Callable[..., None], empty: Any, weights: int, compute: np.dtype[Any]) -> Callable[..., Any]:
+    """Of arrays in C order, and nothing beside: the fewest steps.  empty: makes dx, which else is given."""
+    new = np.empty
+
+    def differentiate(dy: Array, x: Array, rstd: Array, others: tuple[Any, ...]) -> Any:
+        dx, dweight, dbias = others[-1] if empty is None else empty(), new(weights, compute), new(weights, compute)
+        call((dy, x, dx, others[1], others[0], rstd, dweight, dbias, None))
+        return dx, dweight, dbias
 
     return differentiate
 
@@ -126,25 +123,24 @@ def _extras(spec: Gradients, read: Reading, operands: tuple[Any, ...]) -> Callab
     residual, where, dsum = operands[6:9]
     if spec.activation is None and residual is None and where is None and dsum is None:
         return None
-    view, compute = read.view, arguments.COMPUTED_IN[read.dtype]
+    _, view, dtype, empty, flat = read
     activation, by_channel = activations.packed(spec.activation), view.affine == "channel"
     inner = activation is not None or (residual is not None and where is not None)
-    full, (kept, groups) = operands[1].shape, (spec.kept, spec.groups)
+    full, (*_, kept, split), compute = operands[1].shape, spec.groups, arguments.COMPUTED_IN[dtype]
     added, masked = residual is not None, where is not None
-    flat, order, back, empty, dtype = read.flat, read.order, read.back, read.empty, read.dtype
 
     def prepared(others: tuple[Any, ...], dy: Array, x: Array, dx: Array) -> Any:
-        _, _, bias, residual, where, dsum, _ = (*others, None, None, None, None, None)[:7]
+        _, _, bias, residual, where, dsum, _ = others
         dz, dresidual, counts, mask = dy, None, None, None
         if added:
-            result = empty()
-            dz, dresidual = result.ravel(), result if order is None else result.transpose(back)
+            dresidual = empty()
+            dz = flat(dresidual)
             if not inner:
                 dz[...] = dy
         elif inner:
             dz = memory.empty(dx.shape, dtype) if np.may_share_memory(dx, x) else dx
         if masked:
-            counts = arrays.flat_statistics(arguments.counts(where, full, kept, groups), view)
+            counts = arrays.flat_statistics(arguments.counts(where, full, kept, split), view)
             mask = flat(np.broadcast_to(where, full))
         added_to_dx = None if dsum is None else flat(dsum)
         b = None if bias is None or not inner else arrays.flat_weights(np.ascontiguousarray(cast(bias, compute)), view)

@@ -11,10 +11,11 @@ import numpy as np
 from fastbn._quiet import quietly
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries, entry_point
-from fastbn.engine.integers import ceil_div
-from fastbn.engine.operands import LIKE, NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
+from fastbn.engine.integers import blocks_of_rows, blocks_of_samples, ceil_div
+from fastbn.engine.operands import NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import runs, statistics
+from fastbn.kernels.plans import Runs
 
 _LONG_CHUNK = 4096  # elements of a chunk: sums of such ones are taken in the order of memory, which is read faster
 
@@ -42,12 +43,12 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
     """A plan for small arrays in C order without residual or mask: the fewest steps."""
     x, w, b, given = *operands[:3], operands[-1] is not None
     eps, wanted = spec.eps, bool(spec.returns)
-    plan = numbers.forward(view, numbers.of(x), spec.centered, spec.returns == 2)
+    plan = numbers.forward(view, numbers.of(x), spec.centered, spec.rooted)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
-    empty, with_mean, counted = np.empty, wanted and spec.centered, spec.returns == 1
-    affine = (w, b, None, None) if by_channel else (None, None, w, b)
+    empty, with_mean = np.empty, wanted and spec.centered
+    flat = (None if v is None else v.ravel() for v in (w, b))
+    affine = (*flat, None, None) if by_channel else (None, None, *flat)
     entry = entry_point(runs.forward.serial, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
-    del x, w, b, affine, operands
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Any:
         y = others[-1] if given else empty(shape, dtype)
@@ -62,7 +63,7 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
             entry(plan, x, y, None, None, w, b, eps, mean, var, extras)
         if not wanted:
             return y
-        return (y, mean, var, blending) if counted else (y, mean, var)
+        return (y, mean, var) if blending is None else (y, mean, var, blending)
 
     return normalize
 
@@ -109,13 +110,12 @@ def scale(view: View, y: Array, eps: float | None) -> Forward:
     return run
 
 
-def small_scale(view: View, operands: tuple[Any, ...], eps: float, extras: Any) -> Callable[..., Any]:
+def small_scale(view: View, operands: tuple[Any, ...], spec: Any, extras: Any, _: Any) -> Callable[..., Any]:
     """As `small_forward`, with given statistics."""
     x, w, b, mean, var, *_, out = operands
-    plan, shape, dtype, given = numbers.scale(view, numbers.of(x)), x.shape, x.dtype, out is not None
+    eps, plan, shape, dtype, given = spec.eps, numbers.scale(view, numbers.of(x)), x.shape, x.dtype, out is not None
     empty, of_elements = np.empty, None if extras is None else extras.of_elements
     entry = entry_point(runs.scale.serial, (plan, x.ravel(), x.ravel(), w, b, eps, mean, var, of_elements))
-    del x, w, b, mean, var, operands, out, _
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Array:
         y: Array = others[-1] if given else empty(shape, dtype)
@@ -146,8 +146,9 @@ def sums(view: View, x: Array) -> Callable[..., None]:
 
 def _sums_of_chunks(view: View, reduce: Entries) -> Callable[..., None]:
     """As `sums`, chunk by chunk in the order of memory; then those of a group are brought to the same shift."""
-    count, groups, parts, length, weights = view.geometry
-    chunk, alone = parts * length, (1, count * groups, parts, length, weights)
+    shape = view.geometry
+    count, groups, parts, length, _ = shape
+    chunk, alone = parts * length, shape._replace(chunks=1, groups=count * groups)
     pieces, add = runs.pieces(1, chunk), Entries(statistics.add_chunks)
 
     def run(threads: int, x: Array, shift: Array, s: Array, q: Array) -> None:
@@ -164,7 +165,7 @@ def _sums_of_chunks(view: View, reduce: Entries) -> Callable[..., None]:
 def backward(view: View, x: Array, centered: bool) -> Backward:
     """The gradients of `forward`, each parallel work item being a group of some samples, or some rows."""
     plan, _ = numbers.backward(view, numbers.of(x), centered)
-    by_element, like = view.affine == "element", LIKE[computed_in(x.dtype)]
+    by_element, like = view.affine == "element", np.empty(0, computed_in(x.dtype))
     kernel = Entries(runs.rows_backward if by_element else runs.backward)
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     collect = collecting(size)
@@ -188,12 +189,11 @@ def small_backward(view: View, operands: tuple[Any, ...], centered: bool) -> Cal
     by_element, compute = view.affine == "element", computed_in(x.dtype)
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     shape, dtype, weights, empty = x.shape, x.dtype, view.weights, np.empty
-    beside, units = (LIKE[compute], None) if by_element else (None,), _units_of_collecting(size)
+    beside, units = (np.empty(0, compute), None) if by_element else (None,), units_of_collecting(size)
     grads, flat = empty(size), (x.ravel(), rstd.ravel(), None if mean is None else mean.ravel())
     kernel = runs.rows_backward if by_element else runs.backward
     entry = entry_point(kernel.serial, (plan, flat[0], flat[0], flat[0], w, flat[2], flat[1], grads, *beside))
     collect = entry_point(runs.collect_rows.serial, (units, grads, empty(weights, compute), empty(weights, compute)))
-    del x, rstd, mean, w, operands, grads, flat
 
     def differentiate(dy: Array, x: Array, rstd: Array, others: Any) -> Any:
         dx = others[-1] if given else empty(shape, dtype)
@@ -212,10 +212,10 @@ def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
 
 def _channels_in_steps(view: View, x: Array, centered: bool) -> Backward:
     """A weight a channel; a block of samples after the other."""
-    count, groups, parts, length, channels = view.geometry
+    whole = view.geometry
     past_cache = numbers.past_cache(view, numbers.of(x), share=2)
-    samples, per_block = numbers.blocks_of_samples(view, x.itemsize)
-    of_sample, of_elements = groups // samples, x.size // samples
+    _, per_block, samples = blocks_of_samples(whole, x.itemsize)
+    of_sample, of_elements, channels = whole.groups // samples, x.size // samples, whole.weights
     of_block = _block_in_steps(past_cache)
 
     @quietly
@@ -223,7 +223,7 @@ def _channels_in_steps(view: View, x: Array, centered: bool) -> Backward:
         arrays, totals = Gradient._make(arrays), (np.zeros(channels), np.zeros(channels))
         for first in range(0, samples, per_block):
             n = min(per_block, samples - first)
-            shape, part = (count, of_sample * n, parts, length, channels), arrays
+            shape, part = whole._replace(groups=of_sample * n), arrays
             if n != samples:
                 own, elements = (slice(k * first, k * (first + n)) for k in (of_sample, of_elements))
                 part = arrays.part(elements, own)
@@ -239,7 +239,7 @@ def _block_in_steps(past_cache: int) -> Callable[..., None]:
         Entries(d) for d in (runs.apply, runs.reduce_back, runs.finish_back, runs.apply_back, runs.collect)
     )
 
-    def run(threads: int, shape: tuple[int, ...], arrays: Gradient, totals: tuple[Array, Array]) -> None:
+    def run(threads: int, shape: Runs, arrays: Gradient, totals: tuple[Array, Array]) -> None:
         dy, x, dx, w, mean, rstd, _, _, extras = arrays
         extras, parallel = extras or NO_GRADIENT_EXTRAS, threads > 1
         count, groups, parts, length, channels = shape
@@ -261,10 +261,10 @@ def _block_in_steps(past_cache: int) -> Callable[..., None]:
 
 def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
     """A weight an element."""
-    shape, like = view.geometry, LIKE[computed_in(x.dtype)]
+    shape, like = view.geometry, np.empty(0, computed_in(x.dtype))
     _, rows, _, length, weights = shape
     past_cache = numbers.past_cache(view, numbers.of(x), share=2)
-    per_row, (blocks, block) = runs.pieces(1, length), numbers.blocks_of_rows(view)
+    per_row, (blocks, block, _) = runs.pieces(1, length), blocks_of_rows(rows)
     collect = collecting((blocks, 2, weights))
     differentiate, reduce, finish, apply = (
         Entries(d) for d in (runs.apply, runs.reduce_back, runs.finish_rows, runs.apply_rows)
@@ -288,13 +288,14 @@ def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
     return run
 
 
-def _units_of_collecting(size: tuple[int, int, int]) -> int:
+def units_of_collecting(size: tuple[int, int, int]) -> int:
+    """Into how many work items gradients of blocks, of this size, are cut to be added up."""
     return ceil_div(size[0] * size[1] * size[2], runs.COLLECTED)
 
 
 def collecting(size: tuple[int, int, int]) -> Callable[..., None]:
     """What adds up gradients of blocks, of this size: a function of (threads, grads, dweight, dbias)."""
-    units, kernel = _units_of_collecting(size), Entries(runs.collect_rows)
+    units, kernel = units_of_collecting(size), Entries(runs.collect_rows)
 
     def collect(threads: int, grads: Array, dweight: Array, dbias: Array) -> None:
         kernel(threads > 1 and units > 1, (units, grads, dweight, dbias))

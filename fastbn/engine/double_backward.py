@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.engine import arguments, arrays, numbers, pace, views
+from fastbn.engine import arguments, arrays, pace, views
+from fastbn.engine.groups import Groups
+from fastbn.engine.integers import extent
 from fastbn.engine.operands import computed_in
 from fastbn.kernels import columns, double, runs
 
@@ -33,18 +35,12 @@ class Operands(NamedTuple):
     ddbias: Array | None
 
 
-def differentiate(
-    operands: Operands,
-    view_of: arrays.ViewOf,
-    args: tuple[Any, ...],
-    shape: tuple[int, ...],
-    through_statistics: bool = True,
-) -> tuple[Array, Array, Array]:
-    """The gradients for dy, x and weight, the last in this shape."""
+def differentiate(operands: Operands, groups: Groups, through_statistics: bool = True) -> tuple[Array, Array, Array]:
+    """The gradients for dy, x and weight."""
     v, dy, x, mean, rstd, *affine = operands
-    x, order, view = arrays.view_of_memory(x, view_of, *args)
-    v, dy = arrays.in_order(v, order), arrays.in_order(dy, order)
-    ddy, gx = arrays.target(x, order), arrays.target(x, order)
+    x, read = arrays.reading(x, groups.view_of, groups.args)
+    order, view = read.order, read.view
+    v, dy, ddy, gx = arrays.in_order(v, order), arrays.in_order(dy, order), read.empty(), read.empty()
     compute = arguments.COMPUTED_IN[x.dtype]
     gweight = np.zeros(view.weights)
     if x.size:
@@ -56,7 +52,7 @@ def differentiate(
         with np.errstate(all="ignore"):  # an infinite or huge element spoils its own group, which says enough
             kind = run, view, x.dtype
             pace.with_team(kind, x.nbytes, run, view, flat, (w, a, b), m, r, through_statistics, gweight)
-    return ddy, gx, arrays.shaped_gradient(gweight.astype(compute), view, affine[0], shape)
+    return ddy, gx, arrays.shaped_gradient(gweight.astype(compute), view, affine[0], groups.weights)
 
 
 def _flat_weights(w: Array | None, compute: np.dtype[Any], view: views.View) -> Array | None:
@@ -145,7 +141,7 @@ def _runs_double_backward(
     through_statistics: bool,
     gweight: Array,
 ) -> None:
-    shape, parallel = view.geometry, threads > 1
+    shape, parallel = tuple(view.geometry), threads > 1
     count, groups, parts, length, weights = shape
     by_element = view.affine == "element"
     of_elements, of_parts = (affine, _NONE) if by_element else (_NONE, affine)
@@ -200,11 +196,11 @@ def _columns_double_backward(
     through_statistics: bool,
     gweight: Array,
 ) -> None:
-    shape, parallel = view.geometry, threads > 1
+    shape, parallel = tuple(view.geometry), threads > 1
     rows, width, fold, span, repeat, _, _, _ = shape
     by_row = view.affine == "row"
     of_rows, of_parts = (affine, _NONE) if by_row else (_NONE, affine)
-    pieces, _, folded = numbers.extent(view)
+    pieces, _, folded = extent(view.geometry)
     like = np.empty(0, computed_in(flat[2].dtype))
     kernel_affine = _each(of_rows, rows, like.dtype) if by_row else _NONE
     groups, parts = width // span, span // repeat  # of a block

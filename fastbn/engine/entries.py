@@ -1,6 +1,7 @@
 """Compiled code, called without Numba's look at the types of the arguments, which takes as long as a small array."""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ Array = NDArray[Any]
 
 _BITS = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16), "bool": np.dtype(np.uint8)}
 
+_SHAPED = {"sums", "group_slopes", "row_slopes", "grads", "row_grads"}  # what kernels call arrays whose axes they know
+
 
 class Entries(list[Any]):
     """The serial and the parallel build of a driver, for arguments of the same types every time.
 
-    An item is None until its build has been compiled, or loaded; then it takes the arguments.
+    An item is None until its build has been compiled, or loaded; then it takes the arguments, arrays in C order as they
+    lie, whatever their axes: but for a few, kernels take them for flat.
     """
 
     __slots__ = ("_driver",)
@@ -30,7 +34,10 @@ class Entries(list[Any]):
 
     def find(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., None]:
         """The item for arguments like these."""
-        self[parallel] = found = entry_point(self._driver[parallel], args)
+        build: Any = self._driver[parallel]
+        names = signature(build).parameters
+        flat = tuple(_flattened(v, name not in _SHAPED) for name, v in zip(names, args, strict=True))
+        self[parallel] = found = entry_point(build, flat)
         return found
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> None:
@@ -59,7 +66,7 @@ def comparing(noted: Array) -> Callable[..., int]:
 
 
 def _flattened(value: Any, flat: bool) -> Any:
-    return value.reshape(-1) if flat else value
+    return value.reshape(-1) if flat and type(value) is np.ndarray else value
 
 
 def _type(value: Any) -> Any:

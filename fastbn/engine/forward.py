@@ -1,33 +1,41 @@
 """Plans of what normalizes: by an array's own statistics, or by given ones."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _running
-from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace, plans, views
+from fastbn.engine import arguments, arrays, by_columns, by_runs, numbers, pace, plans, views
+from fastbn.engine.arrays import Reading, reading
+from fastbn.engine.groups import Groups
+from fastbn.engine.integers import extent
 from fastbn.engine.operands import UNWANTED, Extras
 from fastbn.kernels import activations
 
 Array = NDArray[Any]
 
-ONLY_Y, VARIANCE, RSTD = 0, 1, 2  # what is returned of a forward: y; y, mean, variance and `Blending`; y, mean and rstd
+# What is returned of a forward: y; y, mean, variance and `Blending`; y, mean and rstd; y, the sum of x and the residual
+# that was normalized, its mean and its rstd; or y by statistics that are given
+ONLY_Y, VARIANCE, RSTD, SUM, GIVEN = range(5)
 
 
-class Statistics(NamedTuple):
-    """What is decided about a forward by its own statistics."""
+class Normalization(NamedTuple):
+    """What is decided about a forward."""
 
-    view_of: arrays.ViewOf
-    args: tuple[Any, ...]  # of view_of, beside shape and memory order
+    groups: Groups
     eps: float
     returns: int = ONLY_Y
     centered: bool = True  # or mean is empty and the variance a mean square
     activation: Any = None
-    kept: tuple[int, ...] = ()  # axes of x that the statistics keep,
-    groups: int = 0  # the last of which is split into so many, unless 0
     accept: Callable[[Array], None] | None = None  # raises where a mask leaves too few elements, given their counts
+
+    @property
+    def rooted(self) -> bool:
+        """Whether rstd takes the place of the variance."""
+        return self.returns in (RSTD, SUM)
 
 
 class Blending(NamedTuple):
@@ -37,101 +45,98 @@ class Blending(NamedTuple):
     kernel: Callable[..., None] | None = None  # `_running.kernel`, if it takes the factor and the running arrays
 
 
-class Reading(NamedTuple):
-    """How arrays like x are read and written."""
+def threaded(x: Array, run: Callable[..., None]) -> Callable[..., None]:
+    """What calls run(threads, ...) with the number of threads that is good for calls on arrays like x, which may be 1.
 
-    order: Any  # of axes in memory; None: C-contiguous
-    back: Any  # the axes that lead back
-    view: views.View
-    shape: Any  # in the order of memory
-    dtype: np.dtype[Any]
-    nbytes: int
-
-    @property
-    def empty(self) -> Callable[[], Array]:
-        """What makes memory for a result."""
-        return memory.maker(self.shape, self.dtype)
-
-    def flat(self, values: Array) -> Array:
-        """The elements of an array of x's shape in the order of memory."""
-        return values.ravel() if self.order is None else values.transpose(self.order).ravel()
+    Where x has no elements, nothing is called.
+    """
+    if not x.size:
+        return lambda *args: None
+    return partial(run, 1) if x.nbytes < pace.SERIAL_BYTES else pace.team(x.nbytes, run)
 
 
-def reading(x: Array, view_of: arrays.ViewOf, args: tuple[Any, ...]) -> tuple[Array, Reading]:
-    """x, copied where no kernel reads it as it lies, and how arrays like it are read."""
-    x, order, view = arrays.view_of_memory(x, view_of, *args)
-    shape = x.shape if order is None else [x.shape[a] for a in order]
-    return x, Reading(order, None if order is None else arrays.inverse(order), view, shape, x.dtype, x.nbytes)
-
-
-def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None] | None:
-    """What calls run(threads, ...) with the number of threads that is good for calls of one kind; None: that is one."""
-    return None if nbytes < pace.SERIAL_BYTES else pace.team(nbytes, run)
-
-
-def passes(x: Array, view: views.View, eps: float, returns: int, centered: bool = True) -> by_runs.Forward:
+def passes(x: Array, view: views.View, eps: float, rooted: bool, centered: bool = True) -> by_runs.Forward:
     """All passes of a forward over arrays like x: (threads, x, y, weight, bias, mean, var, extras)."""
     family: Any = by_columns if view.columns else by_runs
-    args = view, x, centered, returns == RSTD, eps
+    args = view, x, centered, rooted, eps
     whole = family.forward(*args)
     if numbers.undivided(view) or x.nbytes < pace.SERIAL_BYTES:
         return whole
-    units = view.blocks * numbers.extent(view)[1] if view.columns else view.geometry[1]
-    in_steps = family.forward_in_steps(*args)
+    units = view.blocks * extent(view.geometry).panels if view.columns else view.groups
+    return whole_or_in_steps(whole, family.forward_in_steps(*args), units)
 
-    def run(threads: int, *flat: Any) -> None:
-        (whole if numbers.busy(units, threads) else in_steps)(threads, *flat)
+
+def whole_or_in_steps(whole: Callable[..., None], in_steps: Callable[..., None], units: int) -> Callable[..., None]:
+    """Passes with so many units as work items, or in steps where those are too few to keep all threads busy."""
+    found = {1: whole}  # by the number of threads
+
+    def run(threads: int, *args: Any) -> None:
+        way = found.get(threads)
+        if way is None:
+            way = found[threads] = whole if numbers.busy(units, threads) else in_steps
+        way(threads, *args)
 
     return run
 
 
-def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
-    """Of (x, weight, bias, ..., residual, where, out), by the statistics of x."""
-    x, read = reading(operands[0], spec.view_of, spec.args)
-    if not x.size:
-        return _plan_of_nothing(read, spec, len(operands) - 3)
-    order, back, view, *_, nbytes = read
-    run = passes(x, view, spec.eps, spec.returns, spec.centered)
-    shared, empty, returns = team(nbytes, run), read.empty, spec.returns
-    stats_shape, stats_axes, with_mean = view.stats_shape, view.stats_axes, bool(returns and spec.centered)
-    flat_stats = not returns or len(stats_shape) == 1
-    plain_weights = view.weight_order is None and all(w is None or w.ndim == 1 for w in operands[1:3])
-    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
-    extras = _extras(spec, read, operands)
-    most, blending = len(operands) - 3, _blending(spec, view, operands)
-    plain = order is None and shared is None and direct and flat_stats and plain_weights and not view.columns
-    if plain and operands[-3] is operands[-2] is None and arrays.all_in_c_order(operands):
-        return by_runs.small_forward(view, operands, spec, None if extras is None else extras(), blending)
-    del x
+def plan(spec: Normalization, operands: tuple[Any, ...]) -> Callable[..., Any]:
+    """Of (x, weight, bias, ..., residual, where, out); between them, where there are, running or given statistics."""
+    returns, (view_of, args, *_), out = spec.returns, spec.groups, operands[-1]
+    given, summed = returns == GIVEN, returns == SUM
+    x = np.ascontiguousarray(operands[0]) if summed else operands[0]
+    x, read = reading(x, view_of, (*args, False) if given else args)
+    order, view, _, empty, flat = read
+    run: Any = None
+    if x.size and given:
+        run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps)
+    elif x.size:
+        run = passes(x, view, spec.eps, spec.rooted, spec.centered)
+    call, new = threaded(x, run), np.empty if x.size else _nan
+    direct = out is not None and arrays.is_in_order(out, order)
+    indirect = out is not None and not direct
+    extras, fixed = (_extras(spec, read, operands) if x.size and not summed else None), None
+    blending = _blending(view, operands) if returns == VARIANCE else None
+    small = run is not None and x.nbytes < pace.SERIAL_BYTES and order is None and not view.columns
+    if operands[-3] is operands[-2] is None:
+        extras, fixed = None, None if extras is None else extras(None, None)
+        if small and not (summed or indirect) and arrays.all_in_c_order(operands):
+            return (by_runs.small_scale if given else by_runs.small_forward)(view, operands, spec, fixed, blending)
+        if run is not None and order is None and not (summed or indirect) and arrays.all_in_c_order(operands):
+            return _plain(spec, view, call, None if direct else empty, fixed, blending)
+    reshaped = view.weight_order is not None or any(w is not None and w.ndim > 1 for w in operands[1:3])
+    stats_shape, stats_axes, own_statistics = view.stats_shape, view.stats_axes, returns in (VARIANCE, RSTD, SUM)
+    with_mean = own_statistics and spec.centered
 
-    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
-        out: Any = others[-1] if others is not None and len(others) == most else None
-        own = None if extras is None else extras(*(others or ())[most - 3 :])
-        if order is None:
-            y = out if direct and out is not None else empty()
-            flat_x, flat_y = x.ravel(), y.ravel()
-        else:
-            y = out if direct and out is not None else empty().transpose(back)
-            flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
-        if not plain_weights:
+    def normalize(x: Array, w: Any, b: Any, others: Any) -> Any:
+        y = others[-1] if direct else empty()
+        flat_y, total, own = flat(y), None, fixed
+        flat_x: Any = flat(x)
+        mean = var = flat_mean = flat_var = UNWANTED
+        if given:
+            flat_mean, flat_var = others[:2]
+        elif own_statistics:
+            var = new(stats_shape)
+            flat_var = var.ravel()
+            if with_mean:
+                mean = new(stats_shape)
+                flat_mean = mean.ravel()
+        if reshaped:
             w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
-        mean = flat_mean = np.empty(stats_shape) if with_mean else UNWANTED
-        var = flat_var = np.empty(stats_shape) if returns else UNWANTED
-        if not flat_stats:
-            flat_mean, flat_var = mean.ravel(), var.ravel()
-        if shared is None:
-            run(1, flat_x, flat_y, w, b, flat_mean, flat_var, own)
-        else:
-            shared(flat_x, flat_y, w, b, flat_mean, flat_var, own)
-        if not direct:
-            out[...] = y
-            y = out
-        if not returns:
+        if summed:
+            total = empty()
+            flat_x, own = (flat_x, flat(others[0])), Extras(summed=flat(total))
+        elif extras is not None:
+            own = extras(*others[-3:-1])
+        call(flat_x, flat_y, w, b, flat_mean, flat_var, own)
+        if indirect:
+            others[-1][...] = y
+            y = others[-1]
+        if not own_statistics:
             return y
         if stats_axes is not None:
             mean, var = mean.transpose(stats_axes) if with_mean else mean, var.transpose(stats_axes)
-        if returns == RSTD:
-            return y, mean, var
+        if returns != VARIANCE:
+            return (y, mean, var) if total is None else (y, total, mean, var)
         if own is None or own.counts is None:
             return y, mean, var, blending
         counts = own.counts.reshape(stats_shape)
@@ -140,129 +145,64 @@ def plan(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
     return normalize
 
 
-def _blending(spec: Statistics, view: views.View, operands: tuple[Any, ...]) -> Blending:
-    """Of calls without a mask."""
-    count = operands[0].size // view.groups
-    direct = spec.returns == VARIANCE and len(operands) == 7 and operands[-2] is None and len(view.stats_shape) == 1
-    return Blending(count / max(count - 1, 1), _running.kernel(operands[3], operands[4]) if direct else None)
+def _plain(
+    spec: Normalization, view: views.View, call: Callable[..., None], empty: Any, extras: Any, blending: Any
+) -> Callable[..., Any]:
+    """Of arrays in C order, without residual or mask: the fewest steps.  empty: makes y, which else is given."""
+    if spec.returns == GIVEN:
 
-
-def _plan_of_nothing(read: Reading, spec: Statistics, most: int) -> Callable[..., Any]:
-    """Of an x without elements: statistics are NaN."""
-    view, returns = read.view, spec.returns
-
-    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...] | None) -> Any:
-        out: Any = others[-1] if others is not None and len(others) == most else None
-        y = arrays.target(x, read.order) if out is None else out
-        if not returns:
+        def evaluate(x: Array, w: Any, b: Any, others: Any) -> Any:
+            y = others[-1] if empty is None else empty()
+            call(x, y, w, b, others[0], others[1], extras)
             return y
-        var = arrays.shaped_statistics(np.full(view.stats_shape, np.nan), view)
-        mean = var.copy() if spec.centered else UNWANTED
-        return (y, mean, var) if returns == RSTD else (y, mean, var, Blending(None))
+
+        return evaluate
+    new, shape, wanted, with_mean = np.empty, view.stats_shape, spec.returns != ONLY_Y, spec.centered
+
+    def normalize(x: Array, w: Any, b: Any, others: Any) -> Any:
+        y = others[-1] if empty is None else empty()
+        if not wanted:
+            call(x, y, w, b, UNWANTED, UNWANTED, extras)
+            return y
+        var = new(shape)
+        mean = new(shape) if with_mean else UNWANTED
+        call(x, y, w, b, mean, var, extras)
+        return (y, mean, var) if blending is None else (y, mean, var, blending)
 
     return normalize
 
 
-def _extras(spec: Any, read: Reading, operands: tuple[Any, ...]) -> Callable[..., Extras] | None:
-    """From operands to what kernels take beside arrays, weights and statistics; None where that is nothing."""
-    residual, where = operands[-3], operands[-2]
+_nan = partial(np.full, fill_value=np.nan)  # statistics where there are no elements
+
+
+def _blending(view: views.View, operands: tuple[Any, ...]) -> Blending:
+    """Of calls without a mask."""
+    if not operands[0].size:
+        return Blending(None)
+    count = operands[0].size // view.groups
+    direct = len(operands) == 7 and operands[-2] is None and len(view.stats_shape) == 1
+    return Blending(count / max(count - 1, 1), _running.kernel(operands[3], operands[4]) if direct else None)
+
+
+def _extras(spec: Normalization, read: Reading, operands: tuple[Any, ...]) -> Callable[..., Extras] | None:
+    """From residual and mask to what kernels take beside arrays, weights and statistics; None where that is nothing."""
+    residual, where = operands[-3:-1]
     if spec.activation is None and residual is None and where is None:
         return None
     activation, full, accept = activations.packed(spec.activation), operands[0].shape, spec.accept
-    kept, groups, view, flat = spec.kept, spec.groups, read.view, read.flat
+    (*_, kept, split), view, flat = spec.groups, read.view, read.flat
     masked, added = where is not None, residual is not None
 
-    def extras(residual: Any = None, where: Any = None, out: Any = None) -> Extras:
+    def extras(residual: Any, where: Any) -> Extras:
         mask = counts = None
         if masked:
-            counts = arguments.counts(where, full, kept, groups)
+            counts = arguments.counts(where, full, kept, split)
             if accept is not None:
                 accept(counts)
             mask, counts = flat(np.broadcast_to(where, full)), arrays.flat_statistics(counts, view)
         return Extras(flat(residual) if added else None, activation, mask, None, counts)
 
     return extras
-
-
-# A sum ----------------------------------------------------------------------------------------------------------------
-
-
-def plan_of_sum(spec: Statistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
-    """Of (x, weight, bias, residual, where, out), by the statistics of x + residual: y, the sum, mean and rstd."""
-    x, out = np.ascontiguousarray(operands[0]), operands[-1]
-    _, read = reading(x, spec.view_of, spec.args)
-    view, centered = read.view, spec.centered
-    direct = out is None or out.flags.c_contiguous
-    run = passes(x, view, spec.eps, spec.returns, centered) if x.size else None
-    shared, empty = team(x.nbytes, run) if run else None, read.empty
-    del x, out
-
-    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
-        residual, out = others[0], others[2]
-        y = out if direct and out is not None else empty()
-        total = empty()
-        mean, rstd = np.empty(view.stats_shape) if centered else UNWANTED, np.empty(view.stats_shape)
-        if run is None:
-            mean[...], rstd[...] = np.nan, np.nan
-        else:
-            w, b = arrays.flat_weights(w, view), arrays.flat_weights(b, view)
-            flat = (x.ravel(), residual.ravel()), y.ravel(), w, b, mean.ravel(), rstd.ravel()
-            (shared or (lambda *flat: run(1, *flat)))(*flat, Extras(summed=total.ravel()))
-        if not direct:
-            out[...] = y
-            y = out
-        return y, total, mean, rstd
-
-    return normalize
-
-
-# Given statistics -----------------------------------------------------------------------------------------------------
-
-
-class GivenStatistics(NamedTuple):
-    """What is decided about a forward by given statistics."""
-
-    axis: int
-    eps: float
-    activation: Any = None
-    kept: tuple[int, ...] = ()
-    groups: int = 0
-    accept: None = None
-
-
-def plan_with_statistics(spec: GivenStatistics, operands: tuple[Any, ...]) -> Callable[..., Any]:
-    """Of (x, weight, bias, mean, var, residual, where, out), every channel by its given mean and variance."""
-    x, read = reading(operands[0], views.batch_view, (spec.axis, False))
-    order, back, view, *_, nbytes = read
-    run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps) if x.size else None
-    shared, empty = team(nbytes, run) if run else None, read.empty
-    direct = operands[-1] is None or arrays.is_in_order(operands[-1], order)
-    extras = _extras(spec, read, operands)
-    plain = order is None and shared is None and run is not None and direct and not view.columns
-    if plain and operands[-3] is operands[-2] is None and arrays.all_in_c_order(operands):
-        return by_runs.small_scale(view, operands, spec.eps, None if extras is None else extras())
-    del x
-
-    def normalize(x: Array, w: Any, b: Any, others: tuple[Any, ...]) -> Any:
-        mean, var = others[:2]
-        out: Any = others[4] if len(others) == 5 else None
-        own = None if extras is None else extras(*others[2:])
-        if order is None:
-            y = out if direct and out is not None else empty()
-            flat_x, flat_y = x.ravel(), y.ravel()
-        else:
-            y = out if direct and out is not None else empty().transpose(back)
-            flat_x, flat_y = x.transpose(order).ravel(), y.transpose(order).ravel()
-        if shared is not None:
-            shared(flat_x, flat_y, w, b, mean, var, own)
-        elif run is not None:
-            run(1, flat_x, flat_y, w, b, mean, var, own)
-        if direct:
-            return y
-        out[...] = y
-        return out
-
-    return normalize
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------
@@ -272,17 +212,11 @@ def plan_of_sums(spec: tuple[arrays.ViewOf, tuple[Any, ...]], operands: tuple[An
     """Of x, not empty: an element of every group, and the sums of d and d^2; d: the distance from it."""
     x, read = reading(operands[0], *spec)
     view, flat = read.view, read.flat
-    run = (by_columns if view.columns else by_runs).sums(view, x)
-    shared = team(x.nbytes, run)
-    del x
+    call = threaded(x, (by_columns if view.columns else by_runs).sums(view, x))
 
     def sum_up(x: Array, *_: Any) -> tuple[Array, Array, Array]:
         found = np.empty(view.stats_shape), np.empty(view.stats_shape), np.empty(view.stats_shape)
-        args = flat(x), *(v.reshape(-1) for v in found)
-        if shared is None:
-            run(1, *args)
-        else:
-            shared(*args)
+        call(flat(x), *(v.reshape(-1) for v in found))
         shift, s, q = (arrays.shaped_statistics(v, view) for v in found)
         return shift, s, q
 

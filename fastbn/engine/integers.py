@@ -4,11 +4,21 @@ Python decides about a call by these (`numbers`, `views`), and so may whatever c
 Whatever a plan says beside the geometry, the bits of the results are the same.  Truth values are 0 or 1 in a plan.
 """
 
-from fastbn.kernels.loops import AHEAD, ROWS_AT_ONCE
-from fastbn.kernels.runs import NEAR, pieces
+from typing import NamedTuple
 
-Five = tuple[int, int, int, int, int]  # the `view` of kernels.runs
-Eight = tuple[int, int, int, int, int, int, int, int]  # and of kernels.columns
+from fastbn.kernels.loops import AHEAD, ROWS_AT_ONCE
+from fastbn.kernels.plans import (
+    Columns,
+    ColumnsBackward,
+    ColumnsForward,
+    ColumnsScale,
+    RowsBackward,
+    Runs,
+    RunsBackward,
+    RunsForward,
+    RunsScale,
+)
+from fastbn.kernels.runs import NEAR, pieces
 
 # Geometry -------------------------------------------------------------------------------------------------------------
 
@@ -41,8 +51,8 @@ def channels_are_columns(outer: int, channels: int, inner: int, statistics: int)
     return inner == 1 or (outer > 3 and inner < narrow)
 
 
-def columns(rows: int, width: int, span: int, repeat: int, weights: int, by_row: int) -> Eight:
-    """The `view` of `kernels.columns`. by_row: whether every row has its own weight."""
+def columns(rows: int, width: int, span: int, repeat: int, weights: int, by_row: int) -> Columns:
+    """by_row: whether every row has its own weight."""
     fold = 1
     if not by_row and width < _FOLDED_WIDTH:
         fold = min(-(-_FOLDED_WIDTH // max(width, 1)), max(1, rows // 64))
@@ -54,7 +64,7 @@ def columns(rows: int, width: int, span: int, repeat: int, weights: int, by_row:
         step = span if span > 1 else _PANEL_STEP
         panels = -(-wide // max(span, _PANEL // rows // span * span))
         panel = -(-wide // (panels * step)) * step
-    return rows, width, fold, span, repeat, weights, min(panel, wide), piece
+    return Columns(rows, width, fold, span, repeat, weights, min(panel, wide), piece)
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -68,6 +78,8 @@ _PAST_CACHE_PLANE = 512  # and least where those are another channel's
 _COLLECTED = 16384  # elements at most of a group of short planes that is collected before it is written past the cache
 
 _FAR_BYTES = 8 << 20  # of x: from here on the next group is fetched where it lies behind this one
+
+_COLD_BYTES = 256 << 10  # from here on rows are fetched, which costs nothing where they are in a cache
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
 
@@ -97,106 +109,105 @@ def _to_next_group(count: int, chunk: int, nbytes: int) -> int:
     return chunk if count * chunk * nbytes <= _SLAB_BYTES and (count > 1 or chunk >= 2 * AHEAD) else AHEAD
 
 
-def _ahead(nbytes: int, count: int, past: int) -> int:
+def _ahead(nbytes: int, count: int, past: int, least: int) -> int:
     """How many elements ahead to fetch while groups are summed that lie behind each other, unless it is done later."""
-    return AHEAD if count == 1 and not past and nbytes >= _FAR_BYTES else 0
+    return AHEAD if count == 1 and not past and nbytes >= least else 0
 
 
-def extent(view: Eight) -> tuple[int, int, int]:
-    """Pieces and panels of a block, and columns of a folded row."""
-    rows, width, fold, _, _, _, panel, piece = view
-    return ceil_div(ceil_div(rows, fold), piece), ceil_div(width * fold, panel), width * fold
+class Extent(NamedTuple):
+    """How large a block of columns is."""
+
+    pieces: int
+    panels: int
+    width: int  # columns of a folded row
 
 
-def blocks_of_samples(view: Five, itemsize: int) -> tuple[int, int]:
-    """How many samples there are, and in a block of them: those of batch norm are one, whose groups lie in all."""
-    _, groups, parts, length, channels = view
-    samples = groups * parts // channels
-    return samples, max(ceil_div(_PER_BLOCK, length * itemsize), ceil_div(samples, _MOST_BLOCKS))
+def extent(view: Columns) -> Extent:
+    folded, width = ceil_div(view.rows, view.fold), view.width * view.fold
+    return Extent(ceil_div(folded, view.piece), ceil_div(width, view.panel), width)
 
 
-def blocks_of_rows(rows: int) -> tuple[int, int]:
-    """How many blocks of rows there are, and the rows of one."""
-    block = max(ROW_BLOCK, ceil_div(rows, _MOST_BLOCKS))
-    return ceil_div(rows, block), block
+class Blocks(NamedTuple):
+    """How samples or rows are parted."""
+
+    number: int
+    size: int  # of a block
+    all: int  # how many samples or rows there are
 
 
-# Plans ----------------------------------------------------------------------------------------------------------------
+def blocks_of_samples(view: Runs, itemsize: int) -> Blocks:
+    """Of samples, of which those of batch norm are one, whose groups lie in all."""
+    samples = view.groups * view.parts // view.weights
+    size = max(ceil_div(_PER_BLOCK, view.length * itemsize), ceil_div(samples, _MOST_BLOCKS))
+    return Blocks(ceil_div(samples, size), size, samples)
 
 
-def runs_forward(
-    view: Five, by_channel: int, nbytes: int, itemsize: int, centered: int, rooted: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Runs` and `RunsForward`, for `runs.forward`."""
-    count, groups, parts, length, weights = view
-    past = past_runs(length, by_channel, nbytes, itemsize, _to_next_group(count, parts * length, itemsize), 1)
-    in_lines = not past and not by_channel and nbytes >= PAST_CACHE_BYTES and length * itemsize >= _PAST_CACHE_LINES
+def blocks_of_rows(rows: int) -> Blocks:
+    size = max(ROW_BLOCK, ceil_div(rows, _MOST_BLOCKS))
+    return Blocks(ceil_div(rows, size), size, rows)
+
+
+# What kernels are told beside the view --------------------------------------------------------------------------------
+
+
+def runs_forward(view: Runs, by_channel: int, nbytes: int, itemsize: int, centered: int, rooted: int) -> RunsForward:
+    """For `runs.forward`."""
+    chunk = view.parts * view.length
+    past = past_runs(view.length, by_channel, nbytes, itemsize, _to_next_group(view.chunks, chunk, itemsize), 1)
+    large = nbytes >= PAST_CACHE_BYTES and view.length * itemsize >= _PAST_CACHE_LINES
     # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
-    ahead = past if itemsize == 2 else _ahead(nbytes, count, past)
-    past = -AHEAD if in_lines else past
-    return count, groups, parts, length, weights, pieces(count, parts * length), centered, rooted, past, ahead
+    ahead = past if itemsize == 2 else _ahead(nbytes, view.chunks, past, _FAR_BYTES if by_channel else _COLD_BYTES)
+    past = -AHEAD if large and not past and not by_channel else past
+    return RunsForward(pieces(view.chunks, chunk), centered, rooted, past, ahead)
 
 
 def columns_forward(
-    view: Eight, blocks: int, nbytes: int, itemsize: int, centered: int, rooted: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Columns` and `ColumnsForward`, for `columns.forward`."""
-    rows, width, fold, span, repeat, weights, panel, piece = view
-    units, past = blocks * extent(view)[1], past_columns(panel, nbytes, itemsize, 1)
-    return rows, width, fold, span, repeat, weights, panel, piece, units, centered, rooted, past
+    view: Columns, blocks: int, nbytes: int, itemsize: int, centered: int, rooted: int
+) -> ColumnsForward:
+    """For `columns.forward`."""
+    past = past_columns(view.panel, nbytes, itemsize, 1)
+    return ColumnsForward(blocks * extent(view).panels, centered, rooted, past)
 
 
-def runs_scale(view: Five, by_channel: int, nbytes: int, itemsize: int) -> tuple[int, int, int, int, int, int, int]:
-    """The numbers of `Runs` and `RunsScale`, for `runs.scale`."""
-    count, groups, parts, length, weights = view
-    past = past_runs(length, by_channel, nbytes, itemsize, AHEAD, 1)
-    return count, groups, parts, length, weights, pieces(count * groups, length), past
+def runs_scale(view: Runs, by_channel: int, nbytes: int, itemsize: int) -> RunsScale:
+    """For `runs.scale`."""
+    past = past_runs(view.length, by_channel, nbytes, itemsize, AHEAD, 1)
+    return RunsScale(pieces(view.chunks * view.groups, view.length), past)
 
 
-def columns_scale(
-    view: Eight, blocks: int, nbytes: int, itemsize: int, threads: int, parts: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Columns` and `ColumnsScale`, for `columns.scale`; parts: of a block."""
-    rows, width, fold, span, repeat, weights, panel, piece = view
-    past = past_columns(panel, nbytes, itemsize, 1)
-    return rows, width, fold, span, repeat, weights, panel, piece, blocks * parts, threads, parts, past
+def columns_scale(view: Columns, blocks: int, nbytes: int, itemsize: int, threads: int, parts: int) -> ColumnsScale:
+    """For `columns.scale`; parts: of a block."""
+    return ColumnsScale(blocks * parts, threads, parts, past_columns(view.panel, nbytes, itemsize, 1))
 
 
-def runs_backward(
-    view: Five, nbytes: int, itemsize: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Runs` and `RunsBackward`, for `runs.backward`."""
-    count, groups, parts, length, weights = view
-    samples, per_block = blocks_of_samples(view, itemsize)
-    of_sample = groups // samples
-    units = of_sample * ceil_div(samples, per_block)
-    next_group = _to_next_group(count, parts * length, 2 * itemsize) if count > 1 else AHEAD  # else behind this one
-    past = past_runs(length, 1, nbytes, itemsize, next_group, 2)
-    ahead = _ahead(nbytes, count, past)
-    collected = not past and count == 1 and 2 * nbytes >= PAST_CACHE_BYTES and parts * length <= _COLLECTED
-    of_part = pieces(count, length)
-    return count, groups, parts, length, weights, units, of_sample, per_block, of_part, ahead, past, int(collected)
+def runs_backward(view: Runs, nbytes: int, itemsize: int) -> RunsBackward:
+    """For `runs.backward`."""
+    blocks, chunk = blocks_of_samples(view, itemsize), view.parts * view.length
+    of_sample = view.groups // blocks.all
+    # Of more chunks than one, the next group lies behind this one.
+    next_group = _to_next_group(view.chunks, chunk, 2 * itemsize) if view.chunks > 1 else AHEAD
+    past = past_runs(view.length, 1, nbytes, itemsize, next_group, 2)
+    ahead = _ahead(nbytes, view.chunks, past, _FAR_BYTES)
+    collected = not past and view.chunks == 1 and 2 * nbytes >= PAST_CACHE_BYTES and chunk <= _COLLECTED
+    of_part = pieces(view.chunks, view.length)
+    return RunsBackward(of_sample * blocks.number, of_sample, blocks.size, of_part, ahead, past, int(collected))
 
 
-def rows_backward(
-    view: Five, nbytes: int, itemsize: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Runs` and `RowsBackward`, for `runs.rows_backward`."""
-    count, groups, parts, length, weights = view
-    blocks, block = blocks_of_rows(groups)
-    per_row, next_rows = pieces(1, length), ROWS_AT_ONCE * length
-    past = past_runs(length, 0, nbytes, itemsize, AHEAD, 2)
-    if past and 2 * next_rows * itemsize <= _ROWS_BYTES:  # x is fetched while there are sums, dy with dx
-        return count, groups, parts, length, weights, blocks, block, per_row, next_rows, next_rows, 0, 0
+def rows_backward(view: Runs, nbytes: int, itemsize: int) -> RowsBackward:
+    """For `runs.rows_backward`."""
+    blocks, next_rows = blocks_of_rows(view.groups), ROWS_AT_ONCE * view.length
+    past = past_runs(view.length, 0, nbytes, itemsize, AHEAD, 2)
     collected = not past and 2 * nbytes >= PAST_CACHE_BYTES
-    ahead = AHEAD if collected else min(past, NEAR)
-    return count, groups, parts, length, weights, blocks, block, per_row, past, ahead, ahead, int(collected)
+    ahead = min(past, NEAR)
+    if not past and nbytes >= _COLD_BYTES:
+        ahead = AHEAD
+    dy_ahead = ahead
+    if past and 2 * next_rows * itemsize <= _ROWS_BYTES:  # x is fetched while there are sums, dy with dx
+        past, ahead, dy_ahead = next_rows, next_rows, 0
+    per_row = pieces(1, view.length)
+    return RowsBackward(blocks.number, blocks.size, per_row, past, ahead, dy_ahead, int(collected))
 
 
-def columns_backward(
-    view: Eight, blocks: int, nbytes: int, itemsize: int, centered: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int, int]:
-    """The numbers of `Columns` and `ColumnsBackward`, for `columns.backward`."""
-    rows, width, fold, span, repeat, weights, panel, piece = view
-    units, past = blocks * extent(view)[1], past_columns(panel, nbytes, itemsize, 2)
-    return rows, width, fold, span, repeat, weights, panel, piece, units, centered, past
+def columns_backward(view: Columns, blocks: int, nbytes: int, itemsize: int, centered: int) -> ColumnsBackward:
+    """For `columns.backward`."""
+    return ColumnsBackward(blocks * extent(view).panels, centered, past_columns(view.panel, nbytes, itemsize, 2))

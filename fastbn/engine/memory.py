@@ -75,10 +75,11 @@ def empty(shape: Any, dtype: np.dtype[Any]) -> Array:
     return maker(shape, dtype)()
 
 
-def maker(shape: Any, dtype: np.dtype[Any]) -> Callable[[], Array]:
+def maker(shape: Any, dtype: np.dtype[Any], most: int | None = None) -> Callable[[], Array]:
     """What makes one array after the other, each as `empty` does: all that can be is decided beforehand.
 
     In a program each line of Python costs a microsecond here, since what other work there was has emptied the caches.
+    most: bytes that the pool may hold for this one to be among them, where `set_memory_pool` has set no limit.
     """
     shape = tuple(shape)
     nbytes = prod(shape) * dtype.itemsize
@@ -102,7 +103,7 @@ def maker(shape: Any, dtype: np.dtype[Any]) -> Callable[[], Array]:
                     held.appendleft(entry)
             except IndexError:  # other threads look at all there are
                 pass
-        return _made(_pool, nbytes, shape, dtype)
+        return _made(_pool, nbytes, shape, dtype, most)
 
     return make
 
@@ -112,9 +113,10 @@ def _over(buffer: Array, shape: Any, dtype: np.dtype[Any]) -> Array:
     return np.ndarray(shape, dtype, buffer, -buffer.__array_interface__["data"][0] % LINE)
 
 
-def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any]) -> Array:
+def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any], most: int | None) -> Array:
     """A result over memory that is new."""
     limit, now = get_memory_pool(), monotonic()
+    limit = most if limit is None else limit
     if limit == 0:
         return retried(np.empty, shape, dtype)
     if now - pool.looked >= _IDLE / _LOOKS:
@@ -176,8 +178,9 @@ def set_memory_pool(nbytes: int | None) -> None:
     Results of 256 KiB and more are kept, for which the system would otherwise clear new pages each time.  Results that
     are alive and memory that is kept together never exceed what was alive at once; what no call asked for within ten
     seconds is given back to the system, and all of it where memory is short.  No two live arrays ever share memory: it
-    is used again once nothing refers to any array over it, a view or a tensor of another library included.  The initial
-    value is that of the environment variable FASTBN_MEMORY_POOL, or None.
+    is used again once nothing refers to any array over it, a view or a tensor of another library included.  Without a
+    limit of yours, results of fastbn.torch below 10 MB are kept up to 64 MB, for torch needs memory of its own at
+    other times.  The initial value is that of the environment variable FASTBN_MEMORY_POOL, or None.
     """
     global _limit
     if nbytes is not None:

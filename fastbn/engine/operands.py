@@ -53,7 +53,7 @@ NO_GRADIENT_EXTRAS = GradientExtras()
 
 
 class Gradient(NamedTuple):
-    """Flat arrays of one backward."""
+    """Arrays of one backward, flat or in C order."""
 
     dy: Array  # where it is yet to be computed: memory for the gradient of what is normalized
     x: Array
@@ -68,19 +68,19 @@ class Gradient(NamedTuple):
     def part(self, elements: slice, groups: slice) -> "Gradient":
         """That of some samples."""
 
-        def cut(values: Maybe, part: slice) -> Maybe:
-            return None if values is None else values[part]
+        def cut(values: Any, part: slice) -> Any:
+            return None if values is None else values.reshape(-1)[part]
 
         extras = self.extras
         if extras is not None:
             per_element = {name: cut(getattr(extras, name), elements) for name in ("residual", "where", "dy", "dsum")}
             extras = extras._replace(**per_element, counts=cut(extras.counts, groups))
         return self._replace(
-            dy=self.dy[elements],
-            x=self.x[elements],
+            dy=cut(self.dy, elements),
+            x=cut(self.x, elements),
             dx=cut(self.dx, elements),
             mean=cut(self.mean, groups),
-            rstd=self.rstd[groups],
+            rstd=cut(self.rstd, groups),
             extras=extras,
         )
 
@@ -92,8 +92,7 @@ def none_if_empty(extras: Any) -> Any:
 
 UNWANTED = np.empty(0)  # in the place of statistics that are not wanted
 
-LIKE: dict[np.dtype[Any], Array] = {np.dtype(np.float32): np.empty(0, np.float32), np.dtype(np.float64): np.empty(0)}
-
 
 def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What arrays of this dtype are computed in, which may be integers that hold the bits of half precision."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)

@@ -2,11 +2,14 @@
 
 Serial and parallel kernels give the same bits, so the choice is free.  Small arrays are always done by the calling
 thread.  For others, handing out the work may cost what it saves, and on a machine whose cores are busy many times
-that: both ways are timed as calls go by, and the faster one is taken.  Very large ones, of which even a few slow calls
-would be noticed, always use all threads.
+that: both ways are timed as calls go by, and the faster one is taken.  Calls in a row are told from those that come
+after other work, which has emptied the caches: what is found of the one says little about the other, unless the array
+is larger than a cache.  Very large ones, of which even a few slow calls would be noticed, always use all threads.
 """
 
-from collections.abc import Callable
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -20,14 +23,17 @@ TEAM_BYTES = 1 << 28  # from here on all threads are used without a measurement
 _TRIES = 3  # of a way in a row, for threads that have slept wake up slowly; the best one counts
 _HOPELESS = 4  # times the other way's cost, if it takes that a second time, a way is not tried any more
 _LOOK = 0.001  # seconds before so many calls are timed again, other than in trials,
-_UNTIMED = 12  # and as many calls of a team that go the way found without a look at the clock or any setting
+UNTIMED = 12  # and as many calls of a team that go the way found without a look at the clock or any setting,
+_UNTIMED_APART = 48  # or this many of calls apart, where a look takes longest
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
 _MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
+_APART = 0.001  # seconds between calls of which the latter comes after other work, which empties caches
+_UNCACHED = 1 << 24  # of x: from here on little of it is in one in any case
 
 
 class _Pace:
-    """What one kind of call has cost so far, serial and parallel, and which way is taken."""
+    """What calls of one kind have cost so far, serial and parallel, and which way is taken."""
 
     __slots__ = ("calls", "cost", "left", "look", "parallel", "ready", "recent", "retry", "timed", "wait")
 
@@ -76,13 +82,43 @@ class _Pace:
             self.look = end + _LOOK
 
 
-_paces: dict[Any, _Pace] = {}
+class _Paces:
+    """Those of one kind of call: in a row, and after other work."""
+
+    __slots__ = ("apart", "calls", "end", "in_a_row", "taken")
+
+    def __init__(self) -> None:
+        self.in_a_row, self.apart = _Pace(), _Pace()
+        self.end = 0.0  # of the last call that was looked at,
+        self.taken = 0.0  # how long it took,
+        self.calls = 1  # and how many there are from there to the next one
+
+    def at(self, now: float) -> _Pace:
+        """That of the call that begins now."""
+        return self.apart if now - self.end > (_APART + self.taken) * self.calls else self.in_a_row
+
+
+_paces: dict[Any, _Paces] = {}
 
 
 def clear_paces() -> None:
     """Forget what calls have cost."""
     _paces.clear()
     threads.forget_choices()
+
+
+_all_ways: set[int] = set()  # threads whose calls go both ways
+
+
+@contextmanager
+def all_ways() -> Iterator[None]:
+    """Have each call of this thread go both ways, for a warm-up: it asks for kernels, and they compute nothing."""
+    me = get_ident()
+    _all_ways.add(me)
+    try:
+        yield
+    finally:
+        _all_ways.discard(me)
 
 
 def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
@@ -103,40 +139,56 @@ def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
             run(found, *args)
             return
         choices = threads.choices
-        found = _run(kind, nbytes, _UNTIMED, run, args)
-        left = _UNTIMED if found and outside else 0
+        found, left = _run(kind, nbytes, run, args)
+        if not outside:
+            left = 0
 
     return with_number
 
 
 def with_team(kind: Any, nbytes: int, run: Callable[..., None], *args: Any) -> None:
     """Call `run`, which does one call of this kind over an x of so many bytes, with the number of threads for it."""
-    _run(kind, nbytes, 0, run, args)
+    _run(kind, nbytes, run, args, asks=True)
 
 
-def _run(kind: Any, nbytes: int, more: int, run: Callable[..., None], args: tuple[Any, ...]) -> int:
-    """As `with_team`; returns the number of threads that so many more calls may go with, or 0 if each is to ask."""
+def _run(
+    kind: Any, nbytes: int, run: Callable[..., None], args: tuple[Any, ...], asks: bool = False
+) -> tuple[int, int]:
+    """As `with_team`; returns the number of threads that calls may go with, and how many more do so without asking.
+
+    asks: whether all of this kind ask.
+    """
     most, of_numba = available_threads() if nbytes >= SERIAL_BYTES else (1, 1)
     if most == 1:
         run(1, *args)
-        return 1 if threads.any_thread_may() else 0
+        return 1, UNTIMED if threads.any_thread_may() else 0
+    if _all_ways and get_ident() in _all_ways:
+        run(1, *args)
+        with_threads(most, of_numba, run, *args)
+        return most, 0
     if nbytes >= TEAM_BYTES:
         with_threads(most, of_numba, run, *args)
-        return 0
-    pace = _paces.get((kind, most))
-    if pace is None:
+        return most, 0
+    paces = _paces.get((kind, most))
+    if paces is None:
         if len(_paces) > 4096:
             _paces.clear()
-        pace = _paces.setdefault((kind, most), _Pace())
+        paces = _paces.setdefault((kind, most), _Paces())
+    start = perf_counter()
+    pace = paces.at(start) if nbytes < _UNCACHED else paces.in_a_row
     pace.calls += 1
-    start, parallel = perf_counter(), pace.parallel
+    parallel = pace.parallel
     if parallel:
         with_threads(most, of_numba, run, *args)
     else:
         run(1, *args)
+    paces.end = perf_counter()
+    paces.taken, paces.calls = paces.end - start, 1
     if start >= pace.look:
-        pace.record(parallel, start, perf_counter())
-    if pace.left or pace.timed or most != of_numba or not threads.any_thread_may():
-        return 0
+        pace.record(parallel, start, paces.end)
+    if pace.left or pace.timed or most != of_numba or not threads.any_thread_may() or asks:
+        return most, 0
+    more = _UNTIMED_APART if pace is paces.apart else UNTIMED
     pace.calls += more
-    return most if pace.parallel else 1
+    paces.calls += more
+    return (most if pace.parallel else 1), more

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbn.engine import entries
+from fastbn.engine import arguments, entries
 from fastbn.kernels import likeness
 from fastbn.kernels.likeness import ALIKE, DIFFERENT
 
@@ -52,25 +52,25 @@ class Operation:
 
     __slots__ = ("check", "last", "make", "names", "same", "written")
 
-    def __init__(self, names: str, check: Callable[..., Any], make: Callable[..., Any], same: int = 1) -> None:
+    def __init__(
+        self, names: str, check: Callable[..., Any], make: Callable[..., Any], same: int = 1, written: str = "out"
+    ) -> None:
         self.names = tuple(names.split())  # of the operands: three and others, the last of which is "out"
         self.check = check  # (settings, all operands) -> operands as they are planned for, specification
         self.make = make  # (specification, all operands) -> what runs the plan: a function of three operands and others
         self.same = same  # "out" may be one of so many first operands
-        self.written = tuple(k for k, name in enumerate(self.names) if name in ("running_mean", "running_var", "out"))
+        self.written = tuple(k for k, name in enumerate(self.names) if name in written.split())
         self.last: Any = _NONE  # settings of the last call, and of its plan what is asked for in the next one
         _operations.append(self)
 
     def all(self, a: Any, b: Any, c: Any, others: tuple[Any, ...] | None) -> tuple[Any, ...]:
-        """All operands, with None for those that were left out at the end."""
-        given = (a, b, c) if others is None else (a, b, c, *others)
-        return given + (None,) * (len(self.names) - len(given))
+        return (a, b, c, *((None,) * (len(self.names) - 3) if others is None else others))
 
 
 def call(
     operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: Any = None, specification: Any = None
 ) -> Any:
-    """Do the operation on three operands, the last two of which may be None, and others, left out where they are None.
+    """Do the operation on three operands, the last two of which may be None, and others; None: all of these are.
 
     settings: of types that need no check.  specification: what `operation.check` made of both, where it was asked.
     """
@@ -97,9 +97,7 @@ def _first(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: 
     operands = operation.all(a, b, c, others)
     alike = _of_known_dtypes(operands)
     if alike is not operands:
-        first, second, third, *rest = alike
-        result = call(operation, settings, first, second, third, tuple(rest), specification)
-        return result if alike[-1] is operands[-1] else _in_place_of(alike[-1], operands[-1], result)
+        return _in_their_place(operation, settings, operands, alike, specification)
     if specification is None:
         checked, specification = operation.check(settings, operands)
         check_apart(operation, operands)
@@ -107,9 +105,7 @@ def _first(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: 
         if out is not None and type(out) is not _ndarray:  # a matrix, say, which would stay two-dimensional
             checked = *checked[:-1], np.asarray(out)
         if any(v is not u for v, u in zip(checked, operands, strict=True)):
-            first, second, third, *rest = checked
-            result = call(operation, settings, first, second, third, tuple(rest), specification)
-            return result if checked[-1] is out else _in_place_of(checked[-1], out, result)
+            return _in_their_place(operation, settings, operands, checked, specification)
     own = all(v is None or v.flags.owndata for v in operands)
     plan = Plan(operation.make(specification, operands), own)
     check_apart(operation, operands, own)
@@ -136,9 +132,14 @@ def _known(dtype: Any) -> Any:
     return usual if usual == dtype else _unusual.get(dtype, dtype)
 
 
-def _in_place_of(plain: Any, out: Any, result: Any) -> Any:
-    """What a call returned, with the caller's own array for the plain one over its memory."""
-    if isinstance(result, tuple):
+def _in_their_place(
+    operation: Operation, settings: Any, operands: tuple[Any, ...], others: tuple[Any, ...], specification: Any
+) -> Any:
+    """The call on others than the caller's operands, whose own "out" is returned for one over its memory."""
+    a, b, c, *rest = others
+    result = call(operation, settings, a, b, c, tuple(rest), specification)
+    out, plain = operands[-1], others[-1]
+    if plain is not out and isinstance(result, tuple):
         return tuple(out if v is plain else v for v in result)
     return out if result is plain else result
 
@@ -197,22 +198,13 @@ def check_apart(operation: Operation, operands: tuple[Any, ...], own: bool = Fal
         if not isinstance(a, _ndarray):
             continue
         for i, b in enumerate(operands):
-            if i == k or b is None or (i == out and k != out) or (i < operation.same and k == out and _same(a, b)):
+            if i == k or b is None or (i == out and k != out):
                 continue
-            if (a is b and a.size) or (not own and _overlap(a, b)):
-                raise ValueError(f"{operation.names[k]} overlaps another argument; expected memory of its own")
-
-
-def _overlap(a: Any, b: Any) -> bool:
-    return isinstance(b, _ndarray) and bool(np.may_share_memory(a, b)) and bool(np.shares_memory(a, b))
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether both are the same elements."""
-    if a is b or not isinstance(b, _ndarray):
-        return a is b
-    first, second = (v.__array_interface__["data"][0] for v in (a, b))
-    return bool(a.shape == b.shape and a.strides == b.strides and first == second)
+            if i < operation.same and k == out and arguments.same_memory(a, b):
+                continue
+            if (a is b and a.size) or (not own and arguments.overlap(a, b)):
+                written, other = operation.names[k], operation.names[i]
+                raise ValueError(f"{written} overlaps {other}; expected memory of its own")
 
 
 def count() -> int:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from numpy.typing import NDArray
 
 from fastbn.engine import integers
+from fastbn.kernels.plans import Runs
 
 __all__ = ["View", "batch_view", "group_view", "layer_view", "memory_order"]
 
@@ -23,10 +24,10 @@ Order = tuple[int, ...] | None  # axes from slowest to fastest in memory; None: 
 
 
 class View(NamedTuple):
-    """What the kernels are told about one array; see kernels.runs and kernels.columns for the fields of `geometry`."""
+    """What the kernels are told about one array."""
 
     columns: bool  # which family
-    geometry: tuple[int, ...]
+    geometry: Any  # Runs or Columns, of kernels.plans
     affine: str  # a weight a "channel", an "element" or a "row"
     weights: int
     weight_order: tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and axes that bring weights to memory order
@@ -138,7 +139,7 @@ def _inverse(order: tuple[int, ...]) -> Order:
 
 def _runs(chunks: int, rows: int, parts: int, length: int, weights_: int, affine: str, **common: Any) -> View:
     defaults = {"weight_order": None, "stats_axes": None}
-    return View(False, (chunks, rows, parts, length, weights_), affine, blocks=1, **(defaults | common))
+    return View(False, Runs(chunks, rows, parts, length, weights_), affine, blocks=1, **(defaults | common))
 
 
 def _columns(

@@ -44,12 +44,14 @@ def open_file(path: str | os.PathLike[str], format: str | None, max_bytes: int |
     source = Source(path, max_bytes)
     try:
         content = _open(source, format)
-        if format is not None and content.format != format:
-            source.bad(f"it is of the format {content.format!r}; expected {format!r}, as asked")
     except BaseException:
         source.close()
         raise
     content.closers.append(source.close)
+    if format is not None and content.format != format:
+        for close in content.closers:
+            close()
+        source.bad(f"it is of the format {content.format!r}; expected {format!r}, as asked")
     return source, content
 
 

@@ -274,7 +274,7 @@ def _chosen(kinds: Kinds | None, names: list[str]) -> dict[str, Callable[[tuple[
             raise TypeError(f"kinds[{key!r}] is of type {type(make).__name__}; expected what makes a layer of a shape")
         matching = [key] if key in names else [name for name in names if fnmatchcase(name, key)]
         if not matching:
-            raise ValueError(f"kinds has {key!r}, which no norm is called; expected of {', '.join(names[:20])}")
+            raise ValueError(f"kinds has {key!r}, which no norm is called; expected one of {', '.join(names[:20])}")
         for name in matching:
             if name == key or name not in result:
                 result[name] = make

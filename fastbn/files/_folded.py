@@ -27,7 +27,7 @@ def fold_state(
     dropped: set[str] = set()
     for name, told in pairs.items():
         if name not in norms:
-            raise ValueError(f"pairs has {name!r}, which is no batch norm of the file; expected of {_some(norms)}")
+            raise ValueError(f"pairs has {name!r}, which is no batch norm of the file; expected one of {_some(norms)}")
         if norms[name].kind not in ("batch", "scale"):
             raise ValueError(
                 f"{name} is a norm of kind {norms[name].kind!r}; expected a batch norm, which alone can be folded"

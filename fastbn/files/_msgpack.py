@@ -68,7 +68,7 @@ class Reader:
         for _ in range(count):
             key = self.load(depth + 1)
             if not isinstance(key, str | int):
-                self._cursor.bad(f"a map has a key that is a {type(key).__name__}; expected text")
+                self._cursor.bad(f"a map has a key that is of type {type(key).__name__}; expected text")
             if str(key) in result:
                 self._cursor.bad(f"the key {str(key)[:200]!r} comes twice")
             result[str(key)] = self.load(depth + 1)

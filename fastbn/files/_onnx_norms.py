@@ -85,6 +85,8 @@ def _trailing(kind: str) -> Callable[[Graph, Any], Norm | Unknown]:
             return Unknown(
                 f"it normalizes from axis {axis} on, of an input whose rank the file does not tell", arrays, own
             )
+        if any(misplaced(graph.entries[name].shape, shape) for name in arrays.values()):
+            return Unknown(f"its weights of shape {own} lie along other axes than it normalizes over", arrays, own)
         return Norm(kind, arrays, shape, _float(node, "epsilon", 1e-5), False)
 
     return recognise
@@ -100,6 +102,17 @@ def trailing_shape(graph: Graph, name: str, own: tuple[int, ...], axis: int) -> 
         return own
     sizes = known[len(known) - count :] if known is not None and len(known) >= count > 0 else ()
     return tuple(n for n in sizes if n is not None) if sizes and None not in sizes else None
+
+
+def misplaced(own: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array has as many numbers as the last axes, of `shape`, but is broadcast along others."""
+    if prod(own) != prod(shape) or prod(own) == 1:
+        return False
+    return _without_leading_ones(own) != _without_leading_ones(shape)
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :]
 
 
 OPERATORS: dict[str, Callable[[Graph, Any], Norm | Unknown]] = {

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastbn.files._content import Norm, Unknown
 from fastbn.files._onnx_graph import Graph, attribute
-from fastbn.files._onnx_norms import trailing_shape
+from fastbn.files._onnx_norms import misplaced, trailing_shape
 
 
 def group_norm(graph: Graph, node: Any) -> Norm | Unknown | None:
@@ -21,7 +21,8 @@ def group_norm(graph: Graph, node: Any) -> Norm | Unknown | None:
     groups = unit[0].size
     known = graph.shape(before.input[0]) or graph.shape(after.output[0])
     channels = known[1] if known and len(known) > 1 else None
-    arrays, _ = affine(graph, after, channels)
+    result = graph.shape(after.output[0]) or known
+    arrays, _ = affine(graph, after, channels, None if result is None else len(result))
     plain = bool((unit[0] == 1).all() and (unit[1] == 0).all())
     if channels is None and "weight" in arrays:
         channels = prod(graph.entries[arrays["weight"]].shape)
@@ -32,12 +33,33 @@ def group_norm(graph: Graph, node: Any) -> Norm | Unknown | None:
             + ": of which channels?"
         )
         return Unknown(why, arrays, (groups,))
+    if _samples(graph, before) is False:
+        return Unknown(
+            "an instance norm between two Reshapes, of several samples together or parts of one", arrays, (groups,)
+        )
     eps = float(f"{attribute(node, 'epsilon', 1e-5):.7g}")
     return Norm("group", arrays, (channels,), eps, False, groups=groups)
 
 
-def affine(graph: Graph, node: Any, size: int | None) -> tuple[dict[str, str], Any]:
-    """The constants that a norm's result is multiplied by and that are added to it, and the last of these nodes."""
+def _samples(graph: Graph, node: Any) -> bool | None:
+    """Whether a Reshape leaves the first axis as it is; None if the file does not tell."""
+    sizes, known = graph.value(node.input[1]), graph.shape(node.input[0])
+    if sizes is None or not known or known[0] is None or not np.size(sizes):
+        return None
+    target = [int(n) for n in np.asarray(sizes).reshape(-1)]
+    first, *rest = (known[i] if n == 0 and i < len(known) else n for i, n in enumerate(target))
+    if first != -1:
+        return first == known[0]
+    if None in known or None in rest or prod(n for n in rest if n is not None) < 1:
+        return None
+    return known[0] * prod(n for n in rest if n is not None) == prod(n for n in known if n is not None)
+
+
+def affine(graph: Graph, node: Any, size: int | None, rank: int | None = None) -> tuple[dict[str, str], Any]:
+    """The constants that a norm's result is multiplied by and that are added to it, and the last of these nodes.
+
+    size: of constants that count, if others do not; rank: of the result, where they must lie along its second axis.
+    """
     arrays: dict[str, str] = {}
     last = node
     for operator, role in (("Mul", "weight"), ("Add", "bias")):
@@ -45,9 +67,17 @@ def affine(graph: Graph, node: Any, size: int | None) -> tuple[dict[str, str], A
         if following is None or following.op_type != operator:
             continue
         values = [found for name in following.input if (found := graph.constant(name)) is not None]
-        if len(values) == 1 and (size is None or prod(graph.entries[values[0]].shape) == size):
+        if len(values) != 1:
+            continue
+        shape = graph.entries[values[0]].shape
+        if (size is None or prod(shape) == size) and (rank is None or _along_channels(shape, rank)):
             arrays[role], last = values[0], following
     return arrays, last
+
+
+def _along_channels(shape: tuple[int, ...], rank: int) -> bool:
+    """Whether an array that is broadcast against one of this rank has a number for each place of the second axis."""
+    return all(n == 1 for i, n in enumerate(shape, rank - len(shape)) if i != 1)
 
 
 def written_out(graph: Graph, node: Any) -> tuple[Norm | Unknown, Any] | None:
@@ -78,6 +108,10 @@ def written_out(graph: Graph, node: Any) -> tuple[Norm | Unknown, Any] | None:
     shape = trailing_shape(graph, source, own, -len(axes))
     if shape is None or prod(shape) != prod(own or shape):
         return Unknown(f"a {kind} norm written out, over axes whose sizes the file does not tell", arrays, own), last
+    if any(misplaced(graph.entries[name].shape, shape) for name in arrays.values()):
+        return Unknown(
+            f"a {kind} norm written out, whose weights lie along other axes than its mean", arrays, own
+        ), last
     return Norm(kind, arrays, shape, eps, False), last
 
 

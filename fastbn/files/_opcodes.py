@@ -106,7 +106,7 @@ def called(function: Any, arguments: Any) -> Any:
 def put(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Put a value into a dict under a key that comes once."""
     if not isinstance(key, str | int | float | bytes | None):
-        raise TypeError(f"a dict has a key that is a {type(key).__name__}; expected text or a number")
+        raise TypeError(f"a dict has a key that is of type {type(key).__name__}; expected text or a number")
     if isinstance(key, int) and abs(key) > LARGEST_KEY:
         raise ValueError(f"a dict has the key {key}; expected integers of at most {LARGEST_KEY}")
     if key in target:

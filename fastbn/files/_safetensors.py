@@ -89,7 +89,7 @@ def as_json(source: Source, data: bytes, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number may have too many digits, too
         source.bad(f"{what} is no JSON: {error}")
     if not isinstance(value, dict):
-        source.bad(f"{what} is a {type(value).__name__}; expected an object")
+        source.bad(f"{what} is of type {type(value).__name__}; expected an object")
     return value
 
 

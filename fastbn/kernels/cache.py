@@ -20,7 +20,7 @@ import numba
 from numba.core import config
 from numba.core.errors import NumbaWarning
 
-from fastbn.kernels import folders, lent, sources
+from fastbn.kernels import folders, lent, libraries, sources
 
 try:
     from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
@@ -29,11 +29,16 @@ except ImportError:
     CompileResultCacheImpl = FunctionCache = NullCache = object
 
 
-def attach(dispatcher):
-    """Give a dispatcher its disk cache; without one it compiles anew in every process."""
+def attach(dispatcher, prepare=None):
+    """Give a dispatcher its disk cache; without one it compiles anew in every process.
+
+    prepare: what is to be done before anything is loaded.
+    """
     try:
-        dispatcher._cache = _NoCache() if sources.digest() is None else _KernelCache(dispatcher.py_func)
+        dispatcher._cache = _NoCache() if sources.digest() is None else _KernelCache(dispatcher.py_func, prepare)
     except Exception:  # of whatever kind: it is Numba's inside that has changed
+        if prepare:
+            prepare()
         _attach_public(dispatcher)
 
 
@@ -82,12 +87,16 @@ class _Locator:
 class _Impl(CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
+    def rebuild(self, target_context, payload):
+        return super().rebuild(libraries.reviving(target_context, payload[0]), payload)
+
 
 class _KernelCache(FunctionCache):
     _impl_class = _Impl
 
-    def __init__(self, function):
+    def __init__(self, function, prepare):
         super().__init__(function)
+        self._prepare = prepare
         self._sources = sources.digest()  # now: an upgrade may replace them before anything is compiled
         chosen_by_numba = not isinstance(self._impl.locator, _Locator)  # as NUMBA_CACHE_LOCATOR_CLASSES can ask
         self._folders = folders.only(Path(self._cache_path)) if chosen_by_numba else folders.ours()
@@ -103,6 +112,8 @@ class _KernelCache(FunctionCache):
             _tell_refused(self._folders.refused[0])
         try:
             _name_runtime(target_context)
+            if self._prepare:
+                self._prepare()
             return self._load_overload(sig, target_context)
         except Exception:  # an entry that cannot be revived is compiled again, whatever is wrong with it
             return None
@@ -116,6 +127,7 @@ class _KernelCache(FunctionCache):
                 super()._save_overload(sig, data)
         except Exception as error:
             _tell_not_kept(error)
+        libraries.let_go(data.library)
 
 
 @cache
@@ -136,6 +148,7 @@ class _NoCache(NullCache):
     """For modules that show neither sources nor code: of which release a kernel is could not be told."""
 
     def save_overload(self, sig, data):
+        libraries.let_go(data.library)
         _tell(
             "unknown",
             "fastbn cannot keep its compiled kernels, so every process compiles them anew: its modules were loaded "

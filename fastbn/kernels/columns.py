@@ -11,9 +11,9 @@ columns and all rows; column c has weight number c // repeat, or every row has i
 
 Narrow rows are taken `fold` at a time, as one row of fold*width columns (the last one may be shorter); a group then
 gathers the columns that stand for the same channel.  All this stands in `view` (`plans.Columns`).  `forward` and
-`backward` do a panel of `panel` columns while it is in the cache; `reduce`, `finish` and `scale`, one after the other,
-work on pieces of `piece` folded rows.  Pieces depend on the shape alone and are added up in order either way, so which
-one is taken makes no difference to any bit.
+`backward` do a panel of `panel` columns while it is in the cache; `forward_in_steps` and `backward_in_steps` share out
+pieces of `piece` folded rows, first for the sums and then for the result.  Pieces depend on the shape alone and are
+added up in order either way, so which one is taken makes no difference to any bit.
 
 Most functions take a `Panel`, the columns that they work on, with what is kept for each of these in arrays of float64,
 or of the type computed in.
@@ -25,13 +25,13 @@ import numpy as np
 from numba import prange
 
 from fastbn.kernels.jit import driver, tile
-from fastbn.kernels.loops import add_moments, add_products, gradient, normalize, products, trusted
+from fastbn.kernels.loops import ROWS_AT_ONCE, add_moments, add_products, gradient, normalize, products, trusted
 from fastbn.kernels.plans import Columns, ColumnsBackward, ColumnsForward, ColumnsScale, named, read
 from fastbn.kernels.runs import (
-    FAR,
     NO_EXTRAS,
     NO_GRADIENT_EXTRAS,
     beginnings,
+    collect_some,
     completed,
     hold,
     last_first,
@@ -62,6 +62,8 @@ from fastbn.kernels.simd import (
 
 AT_ONCE = 1024  # columns, if there are many: what these are scaled by stays in the cache
 MANY = 128  # columns, of which it pays to take some on their own so that the others begin at a cache line
+FAR_BLOCK = 1 << 19  # elements of a block: more than a core's own cache holds, in a program at least
+PART = 32768  # elements that are written at once, the last first: some of these are in a core's own cache yet
 FEW = 128  # terms of a group in a piece: fewer are summed in float64 right away, for they make few sums of eight
 
 
@@ -181,7 +183,7 @@ def _repeats(view, n):
 @tile
 def _far(view):
     """Whether a block is more than a core's own cache holds."""
-    return view.rows * view.width >= FAR
+    return view.rows * view.width >= FAR_BLOCK
 
 
 @tile
@@ -207,12 +209,35 @@ def _clear(sums, n):
 
 
 @tile
-def _collect(sums, first, pieces, width, own, n):
-    """`own`, two sums, plus those of n columns of some pieces; sums: from these columns on, `width` columns a piece."""
-    for p in range(first, first + pieces):
-        piece = advance(sums, p * 2 * width)
-        _add(own[0], piece, n)
-        _add(own[1], advance(piece, width), n)
+def _blocks(view, how):
+    """How many blocks there are, whose panels are the units."""
+    return how.units // _counts(view)[1]
+
+
+@tile
+def _in_steps(view, how, threads):
+    """Blocks; pieces of one; and parts of one, each of which is written at once."""
+    blocks, folded = _blocks(view, how), (view.rows + view.fold - 1) // view.fold
+    least = (4 * threads + blocks - 1) // blocks
+    return blocks, _counts(view)[0], min(max(least, view.rows * view.width // PART), folded)
+
+
+@tile
+def _of_block(arrays, n, count, block, lead):
+    """Where `count` arrays of n columns begin among those of all blocks, or of all pieces; see `_begin`."""
+    return advance(lined_up(arrays), block * count * _apart(n) + LANES - lead)
+
+
+@tile
+def _add_pieces(sums, block, pieces, panel):
+    """Both sums of a block from those of its pieces, in the place of the first one's."""
+    n = panel.n
+    own = _of_block(sums, n, 2, block * pieces, panel.lead)
+    for p in range(1, pieces):
+        piece = advance(own, p * 2 * _apart(n))
+        _add(own, piece, n)
+        _add(_array(own, n, 1), _array(piece, n, 1), n)
+    return own, _array(own, n, 1)
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
@@ -458,21 +483,72 @@ def shifts(units, x, where, view, shift):
         _shifts(address(x), address(where), columns, panel, True, own, own)
 
 
+@tile
+def _take_shifts(plan, x, where, shifts, columns):
+    """What the sums of every column are about, in float64 and, where `hi` will be, as computed with."""
+    view, how = read(plan, Columns, ColumnsForward)
+    for block in range(_blocks(view, how)):
+        panel = _whole_block(address(x), view, block)
+        shift, hi = _of_block(shifts, panel.n, 1, block, panel.lead), _of_block(columns, panel.n, 3, block, panel.lead)
+        _shifts(address(x), address(where), view, panel, how.centered, shift, hi)
+
+
+@tile
+def _reduce_piece(plan, u, x, where, shifts, columns, sums):
+    """The sums of piece u of all pieces of blocks."""
+    view, how = read(plan, Columns, ColumnsForward)
+    pieces = _counts(view)[0]
+    block = u // pieces
+    panel = _whole_block(address(x), view, block)
+    n, lead = panel.n, panel.lead
+    about = _of_block(shifts, n, 1, block, lead), _of_block(columns, n, 3, block, lead)
+    own, rows, in_half = _of_block(sums, n, 2, u, lead), _piece(view, u % pieces), (how.centered, False)
+    _reduce(address(x), address(where), view, panel, rows, in_half, about, (own, _array(own, n, 1)))
+
+
+@tile
+def _finish_blocks(plan, x, affine, counts, statistics, shifts, columns, sums):
+    """Mean and variance, or rstd, of all groups, and what `normalize` takes; statistics: eps, mean and var."""
+    view, how = read(plan, Columns, ColumnsForward)
+    (w, b), (eps, mean, var) = affine, statistics
+    for block in range(_blocks(view, how)):
+        panel = _whole_block(address(x), view, block)
+        n, lead = panel.n, panel.lead
+        shift, hi = _of_block(shifts, n, 1, block, lead), _of_block(columns, n, 3, block, lead)
+        own = _add_pieces(sums, block, _counts(view)[0], panel)
+        _finish(view, panel, shift, own, address(counts), how.centered, address(mean), address(var))
+        _coefficients(view, panel, address(w), address(b), eps, address(mean), address(var), hi)
+        _want(view, panel, address(var), how.rooted, eps, address(var))
+
+
+@tile
+def _write_part(plan, k, parts, x, y, of_rows, of_elements, columns):
+    """Normalize part k of all parts of blocks; of_rows: a weight and a bias a row, or None."""
+    view, how = read(plan, Columns, ColumnsForward)
+    block = k // parts
+    panel = _whole_block(address(x), view, block)
+    hi = _of_block(columns, panel.n, 3, block, panel.lead)
+    of = hi, _array(hi, panel.n, 1), _array(hi, panel.n, 2), address(of_rows[0]), address(of_rows[1])
+    rows = _part(view, k % parts, parts)
+    _apply(address(x), address(y), view, panel, rows, of, beginnings(of_elements), how.past_cache)
+
+
 @driver
-def finish(units, x, where, view, centered, sums, counts, mean, var, roots, eps, wanted):
-    """Mean and variance from the sums of the pieces, panel by panel; wanted: takes the variance, or rstd if `roots`."""
-    for unit in prange(units):
-        columns, px, pv = named(view, Columns), address(x), address(var)
-        pieces, panels = _counts(columns)
-        panel = _panel(px, columns, unit // panels, unit % panels)
-        n, width = panel.n, columns.width * columns.fold
-        scratch = np.zeros(3 * n)
-        shift, s, q = address(scratch), advance(address(scratch), n), advance(address(scratch), 2 * n)
-        _shifts(px, address(where), columns, panel, centered, shift, shift)
-        _collect(advance(address(sums), panel.first), panel.block * pieces, pieces, width, (s, q), n)
-        _finish(columns, panel, shift, (s, q), address(counts), centered, address(mean), pv)
-        _want(columns, panel, pv, roots, eps, address(wanted))
-        hold(scratch)
+def forward_in_steps(threads, plan, x, y, w, b, rw, rb, eps, mean, var, like, extras):
+    """As `forward`, but each work item is a piece, or part, of a block."""
+    view, how = read(plan, Columns, ColumnsForward)
+    blocks, pieces, parts = _in_steps(view, how, threads)
+    residual, activation, where, dy, counts, _ = either(extras, NO_EXTRAS)
+    of_elements, of_rows = (residual, activation, where, dy), (rw, rb)
+    apart_by = _apart(view.width * view.fold)
+    shifts, sums = np.empty(blocks * apart_by + LANES), np.empty(blocks * pieces * 2 * apart_by + LANES)
+    columns = np.empty(blocks * 3 * apart_by + LANES, like.dtype)
+    _take_shifts(plan, x, where, shifts, columns)
+    for u in prange(blocks * pieces):
+        _reduce_piece(plan, u, x, where, shifts, columns, sums)
+    _finish_blocks(plan, x, (w, b), counts, (eps, mean, var), shifts, columns, sums)
+    for u in prange(blocks * parts):
+        _write_part(plan, last_first(u, blocks * parts, threads), parts, x, y, of_rows, of_elements, columns)
 
 
 @driver
@@ -522,19 +598,50 @@ def _normalized(view, panel, mean, rstd, columns):
 
 
 @tile
-def _reduce_back(arrays, view, panel, rows, columns, rw, sums):
-    """The sums of g = dy rw and g h, h normalized x, down a panel in some rows; arrays: dy, x and where."""
-    stride, lead, n = view.width * view.fold, panel.lead, panel.n
+def _prepare(view, panel, affine, mean, rstd, upstream, columns):
+    """What `_differentiate` takes, three arrays, if it is to do anything; affine: a weight and a bias a channel."""
+    if upstream is not None:
+        _coefficients(view, panel, affine[0], address(affine[1]), None, mean, rstd, columns)
+
+
+@tile
+def _differentiate(arrays, view, panel, rows, hi, rw, chain):
+    """Compute dy of a panel in some rows, the gradient of what is normalized, from that of the activation's result.
+
+    arrays: dy and x.  chain: a bias a channel and a row, residual, packed activation and where, or None each; and that
+    gradient, or None where dy is there already.
+    """
+    of_forward, upstream = chain
+    if upstream is not None:
+        (dy, x), (_, rb, residual, activation, where) = arrays, of_forward
+        extras = beginnings((residual, activation, where, upstream))
+        of = hi, _array(hi, panel.n, 1), _array(hi, panel.n, 2), rw, address(rb)
+        _apply(x, dy, view, panel, rows, of, extras, 0)
+
+
+@tile
+def _reduce_back(arrays, view, panel, rows, columns, rw, chain, sums):
+    """The sums of g = dy rw and g h, h normalized x, down a panel in some rows.
+
+    arrays: dy, x and where.  chain: the last argument of `_differentiate`, which computes dy a few rows at a time, so
+    that it is summed while it is in the nearest cache.
+    """
+    (dy, x, _), stride, lead, n = arrays, view.width * view.fold, panel.lead, panel.n
     s, q = sums
     _clear(s, n)
     _clear(q, n)
     of, t = (rw, columns, _array(columns, n, 1)), _array(columns, n, 2)
-    full = _start(view, panel, rows.begin), stride, rows.whole - rows.begin, n
-    add_products(arrays, full, of, rows.begin, sums, lead, _far(view))
+    behind, whole = _array(columns, n, 6), rows.whole - rows.begin
+    at_once = max(whole, 1) if chain[1] is None else np.int64(ROWS_AT_ONCE)
+    for r in range(rows.begin, rows.whole, at_once):
+        some = min(at_once, rows.whole - r)
+        _differentiate((dy, x), view, panel, Rows(r, r + some, r + some, 0), behind, rw, chain)
+        add_products(arrays, (_start(view, panel, r), stride, some, n), of, r, sums, lead, _far(view))
     if rows.whole < rows.end and rows.rest > panel.first:
-        m = min(rows.rest - panel.first, n)
-        last = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
-        add_products(arrays, last, of, rows.whole, sums, min(lead, m), _far(view))
+        m, last = min(rows.rest - panel.first, n), Rows(rows.whole, rows.end, rows.whole, rows.rest)
+        _differentiate((dy, x), view, panel, last, behind, rw, chain)
+        block = _start(view, panel, rows.whole), stride, rows.end - rows.whole, m
+        add_products(arrays, block, of, rows.whole, sums, min(lead, m), _far(view))
     for c in range(n):
         q[c] = completed(s[c], q[c], np.float64(t[c]))
 
@@ -596,17 +703,16 @@ def _coefficients_back(view, panel, of_groups, w, mean, columns):
 
 
 @tile
-def _gradients_of_rows(arrays, view, panel, rows, columns, row_grads):
+def _gradients_of_rows(arrays, view, panel, rows, of, row_grads):
     """What some rows of a panel add to dbias and, behind it, to dweight, float64, a row each, or None.
 
-    arrays: dy, x and where.
+    arrays: dy, x and where.  of: what `_normalized` makes, beginning with the panel's first column.
     """
     if row_grads is not None:
-        n = panel.n
-        of = None, columns, _array(columns, n, 1), _array(columns, n, 2)
+        n, own = panel.n, (None, of[0], of[1], of[2])
         for r in range(rows.begin, rows.end):
             zeros = splat64(0.0), splat64(0.0)
-            s, q = products(arrays, _start(view, panel, r), _there(panel, rows, r, 0, n), of, 0, zeros, 0)
+            s, q = products(arrays, _start(view, panel, r), _there(panel, rows, r, 0, n), own, 0, zeros, 0)
             row_grads[r], row_grads[view.rows + r] = total(s), total(q)
 
 
@@ -626,27 +732,6 @@ def _apply_back(arrays, view, panel, rows, columns, rw, extras, past_cache):
             m, weight = _there(panel, rows, r, c, some), either(of_row(rw, r), advance(w, c))
             of = advance(hi, c), advance(u, c), advance(v, c), advance(a, c), weight
             gradient(arrays, (_start(view, panel, r) + c, m, 0), of, extras, past_cache, None, min(panel.lead, m))
-
-
-@tile
-def _prepare(view, panel, affine, mean, rstd, upstream, columns):
-    """What `_differentiate` takes, three arrays, if it is to do anything; affine: a weight and a bias a channel."""
-    if upstream is not None:
-        _coefficients(view, panel, affine[0], address(affine[1]), None, mean, rstd, columns)
-
-
-@tile
-def _differentiate(arrays, view, panel, rows, hi, rw, chain, upstream):
-    """Compute dy of a panel in some rows, the gradient of what is normalized, from that of the activation's result.
-
-    arrays: dy and x.  chain: a bias a channel and a row, residual, packed activation and where, or None each.
-    upstream: that gradient, or None where dy is there already.
-    """
-    if upstream is not None:
-        (dy, x), (_, rb, residual, activation, where) = arrays, chain
-        extras = beginnings((residual, activation, where, upstream))
-        of = hi, _array(hi, panel.n, 1), _array(hi, panel.n, 2), rw, address(rb)
-        _apply(x, dy, view, panel, rows, of, extras, 0)
 
 
 @driver
@@ -673,16 +758,15 @@ def backward(plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, like, extras)
         _normalized(view, panel, pm, pr, hi)
         for p in range(pieces):
             own, rows = of_piece if p > 0 else sums, _piece(view, p)
-            _differentiate((pdy, px), view, panel, rows, behind, prw, chain, upstream)
-            _reduce_back((pdy, px, beside[1]), view, panel, rows, hi, prw, own)
+            _reduce_back((pdy, px, beside[1]), view, panel, rows, hi, prw, (chain, upstream), own)
             if p > 0:
                 _add(sums[0], own[0], n)
                 _add(sums[1], own[1], n)
         _slopes(view, panel, sums, pw, address(counts), how.centered, pr, own_grads)
         _coefficients_back(view, panel, sums, pw, pm, hi)
         for p in range(pieces - 1, -1, -1):
-            rows = _piece(view, p)
-            _gradients_of_rows((pdy, px, beside[1]), view, panel, rows, hi, own_rows)
+            rows, of = _piece(view, p), (hi, _array(hi, n, 1), _array(hi, n, 2))
+            _gradients_of_rows((pdy, px, beside[1]), view, panel, rows, of, own_rows)
             _apply_back((pdy, px, address(dx)), view, panel, rows, hi, prw, beside, how.past_cache)
         hold(scratch)
         hold(columns)
@@ -699,47 +783,96 @@ def reduce_back(units, dy, x, where, view, rw, mean, rstd, sums, like):
         s, hi = _begin(scratch, panel.lead), _begin(narrow_scratch, panel.lead)
         own, arrays = (s, _array(s, n, 1)), (address(dy), px, address(where))
         _normalized(columns, panel, address(mean), address(rstd), hi)
-        _reduce_back(arrays, columns, panel, _piece(columns, k % pieces), hi, address(rw), own)
+        chain = (None, None, None, None, None), None
+        _reduce_back(arrays, columns, panel, _piece(columns, k % pieces), hi, address(rw), chain, own)
         _put(address(sums), k, n, own)
         hold(scratch)
         hold(narrow_scratch)
 
 
 @tile
-def _of_panel(coefficients, view, unit, lead):
-    """Where the six arrays of a panel begin in those of all of them."""
-    return advance(_array(lined_up(coefficients), view.panel, 6 * unit), LANES - lead)
+def _prepare_blocks(plan, x, affine, statistics, upstream, columns):
+    """What the sums take of all columns; affine: a weight and a bias a channel; statistics: mean and rstd."""
+    view, how = read(plan, Columns, ColumnsBackward)
+    (w, b), pm, pr = affine, address(statistics[0]), address(statistics[1])
+    for block in range(_blocks(view, how)):
+        panel = _whole_block(address(x), view, block)
+        hi = _of_block(columns, panel.n, 9, block, panel.lead)
+        _prepare(view, panel, (address(w), b), pm, pr, upstream, _array(hi, panel.n, 6))
+        _normalized(view, panel, pm, pr, hi)
 
 
-@driver
-def finish_back(units, x, view, w, centered, sums, counts, mean, rstd, grads, coefficients):
-    """grads, and what `apply_back` takes: panel after panel six arrays, in the type computed in, as lined up there."""
-    for unit in prange(units):
-        columns, px, pw, pm, pr = named(view, Columns), address(x), address(w), address(mean), address(rstd)
-        pieces, panels = _counts(columns)
-        panel = _panel(px, columns, unit // panels, unit % panels)
-        n, width = panel.n, columns.width * columns.fold
-        scratch = np.zeros(2 * n)
-        own = address(scratch), advance(address(scratch), n)
-        _collect(advance(address(sums), panel.first), panel.block * pieces, pieces, width, own, n)
-        own_grads = advance(address(grads), panel.block * 2 * columns.weights)
-        into = _of_panel(coefficients, columns, unit, panel.lead)
-        _normalized(columns, panel, pm, pr, into)
-        _slopes(columns, panel, own, pw, address(counts), centered, pr, own_grads)
-        _coefficients_back(columns, panel, own, pw, pm, into)
-        hold(scratch)
+@tile
+def _reduce_back_piece(plan, u, arrays, rw, chain, columns, sums):
+    """The sums of piece u of all pieces of blocks; arrays: dy, x and where."""
+    view, _ = read(plan, Columns, ColumnsBackward)
+    pieces = _counts(view)[0]
+    beginning = address(arrays[0]), address(arrays[1]), address(arrays[2])
+    panel = _whole_block(beginning[1], view, u // pieces)
+    n = panel.n
+    own, hi = _of_block(sums, n, 2, u, panel.lead), _of_block(columns, n, 9, u // pieces, panel.lead)
+    rows, both = _piece(view, u % pieces), (own, _array(own, n, 1))
+    _reduce_back(beginning, view, panel, rows, hi, address(rw), chain, both)
 
 
-@driver
-def apply_back(units, threads, dy, x, dx, view, rw, past_cache, row_grads, coefficients, of_elements):
-    """dx and row_grads from the coefficients, piece by piece."""
-    for u in prange(units):
-        columns, k = named(view, Columns), last_first(u, units, threads)
-        pieces, panels = _counts(columns)
-        arrays, beside, block = (address(dy), address(x), address(dx)), weighed(of_elements), k // pieces
+@tile
+def _finish_back_blocks(plan, x, w, counts, statistics, grads, columns, sums):
+    """What all columns take from the sums for the gradient, and what the blocks add to dbias and dweight."""
+    view, how = read(plan, Columns, ColumnsBackward)
+    pw, pm, pr = address(w), address(statistics[0]), address(statistics[1])
+    for block in range(_blocks(view, how)):
+        panel = _whole_block(address(x), view, block)
+        own_grads = advance(address(grads), block * 2 * view.weights)
+        own = _add_pieces(sums, block, _counts(view)[0], panel)
+        _slopes(view, panel, own, pw, address(counts), how.centered, pr, own_grads)
+        _coefficients_back(view, panel, own, pw, pm, _of_block(columns, panel.n, 9, block, panel.lead))
+
+
+@tile
+def _write_part_back(plan, k, parts, arrays, rw, row_grads, of_elements, columns):
+    """The gradient of part k of all parts of blocks; arrays: dy, x and dx."""
+    view, how = read(plan, Columns, ColumnsBackward)
+    block, rows, panels = k // parts, _part(view, k % parts, parts), _counts(view)[1]
+    beginning, beside = (address(arrays[0]), address(arrays[1]), address(arrays[2])), weighed(of_elements)
+    panel = _whole_block(beginning[1], view, block)
+    hi = _of_block(columns, panel.n, 9, block, panel.lead)
+    if row_grads is not None:
         for c in range(panels):
-            panel, unit = _panel(arrays[1], columns, block, c), block * panels + c
-            own = _of_panel(coefficients, columns, unit, panel.lead)
-            own_rows, rows = advance(address(row_grads), unit * 2 * columns.rows), _piece(columns, k % pieces)
-            _gradients_of_rows((arrays[0], arrays[1], beside[1]), columns, panel, rows, own, own_rows)
-            _apply_back(arrays, columns, panel, rows, own, address(rw), beside, past_cache)
+            own = _panel(beginning[1], view, block, c)
+            begin = advance(hi, own.first)
+            of = begin, _array(begin, panel.n, 1), _array(begin, panel.n, 2)
+            into = advance(address(row_grads), (block * panels + c) * 2 * view.rows)
+            _gradients_of_rows((beginning[0], beginning[1], beside[1]), view, own, rows, of, into)
+    _apply_back(beginning, view, panel, rows, hi, address(rw), beside, how.past_cache)
+
+
+@driver
+def backward_in_steps(
+    threads, plan, dy, x, dx, w, rw, mean, rstd, grads, row_grads, shares, dweight, dbias, like, extras
+):
+    """As `backward`, but each work item is a piece, or part, of a block, and dx may be None.
+
+    shares: how many work items dweight and dbias are, which are added up from grads or row_grads.
+    """
+    view, how = read(plan, Columns, ColumnsBackward)
+    blocks, pieces, parts = _in_steps(view, how, threads)
+    b, rb, residual, activation, where, upstream, dsum, counts = either(extras, NO_GRADIENT_EXTRAS)
+    statistics = mean, rstd
+    apart_by = _apart(view.width * view.fold)
+    sums = np.empty(blocks * pieces * 2 * apart_by + LANES)
+    columns = np.empty(blocks * 9 * apart_by + LANES, like.dtype)
+    _prepare_blocks(plan, x, (w, b), statistics, upstream, columns)
+    for u in prange(blocks * pieces):
+        of_forward = (b, rb, residual, activation, where), upstream
+        _reduce_back_piece(plan, u, (dy, x, where), rw, of_forward, columns, sums)
+    _finish_back_blocks(plan, x, w, counts, statistics, grads, columns, sums)
+    if dx is not None:
+        for u in prange(blocks * parts):
+            k = last_first(u, blocks * parts, threads)
+            _write_part_back(plan, k, parts, (dy, x, dx), rw, row_grads, (dsum, where), columns)
+    of_all = either(grads, row_grads)
+    if shares == 1:
+        collect_some(of_all, 0, dweight.size, dweight, dbias)
+    else:
+        for u in prange(shares):
+            collect_some(of_all, u * dweight.size // shares, (u + 1) * dweight.size // shares, dweight, dbias)

@@ -1,17 +1,16 @@
 """The only place where Numba's options appear."""
 
+import functools
 import inspect
-from functools import partial
 from types import FunctionType
 from typing import NamedTuple
 
-import llvmlite.binding
 from numba import njit
 from numba.core import config
 from numba.core.compiler import Compiler
 
 from fastbn._quiet import quietly
-from fastbn.kernels import cache, lent
+from fastbn.kernels import cache, lent, libraries, lock
 
 # No fast-math flag anywhere: the order of every sum stands in the source (see simd), so no compiler may change it.
 _OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
@@ -27,46 +26,46 @@ class Driver(NamedTuple):
     parallel: FunctionType
 
 
-def _globals_alone(library):
-    """Have of a tile's module nothing but its globals made into native code.
-
-    All that calls it has the function itself; and of two of the same name, one is as nobody optimized it.
-    """
-    whole = library._final_module
-    names = [v.name for v in whole.global_variables if "NumbaEnv" in v.name]
-    shell = llvmlite.binding.parse_assembly("\n".join(f'@"{name}" = common global i64 0' for name in names))
-    shell.triple, shell.data_layout = whole.triple, whole.data_layout
-    library._final_module = shell
+def _without_by_products(result):
+    """Without what Numba keeps to tell of how it compiled: the function's typed code, for one."""
     try:
-        type(library)._finalize_final_module(library)
-    finally:
-        library._final_module = whole
+        result.fndesc.typemap = result.fndesc.calltypes = None
+        return result._replace(type_annotation="", metadata={})
+    except (AttributeError, ValueError):  # it is Numba's inside that has changed
+        return result
 
 
 class _TileCompiler(Compiler):
-    """Leaves the optimization of a tile to that of the drivers around it: at every level, it would be most of the time.
-
-    This is private to Numba; where it has moved, tiles are optimized as ever.
-    """
+    """Leaves the optimization of a tile to that of the drivers around it: at every level, that is most of the time."""
 
     def compile_extra(self, func):
-        try:
-            library = self.state.targetctx.codegen().create_library(func.__qualname__)
-            for name in ("_optimize_final_module", "_finalize_final_module", "_final_module"):
-                getattr(library, name)
-            library._optimize_final_module = lambda: None
-            library._finalize_final_module = partial(_globals_alone, library)
-            self.state.library = library
-        except Exception:  # of whatever kind: it is Numba's inside that has changed
-            self.state.library = None
-        return super().compile_extra(func)
+        codegen = self.state.targetctx.codegen()
+        self.state.library = libraries.new(libraries.Part, codegen, func.__qualname__)
+        return _without_by_products(super().compile_extra(func))
 
 
-class _DriverCompiler(Compiler):
-    """Has a driver borrow arrays from its callers in Python."""
+class _WholeCompiler(Compiler):
+    def compile_extra(self, func):
+        context = self.state.targetctx
+        self.state.library = libraries.new(libraries.Whole, context.codegen(), func.__qualname__)
+        if self.state.library is not None:
+            libraries.in_parts(context)
+        return _without_by_products(super().compile_extra(func))
+
+
+@functools.cache
+def _provide_lock():
+    """Before a driver is compiled, or loaded."""
+    if lent.KNOWN:
+        lock.provide(_hand_over)
+
+
+class _DriverCompiler(_WholeCompiler):
+    """Has a driver borrow arrays, and Python's lock, from its callers in Python."""
 
     def compile_extra(self, func):
-        lent.lend(self.state.targetctx)
+        _provide_lock()
+        lent.lend(self.state.targetctx, self.state.flags.auto_parallel.enabled)
         return super().compile_extra(func)
 
 
@@ -95,7 +94,7 @@ def driver(function):
     serial = _compiled(_renamed(function, "serial"), **_CALLED)
     parallel = _compiled(_renamed(function, "parallel"), **_CALLED, parallel=True, boundscheck=False)
     for build in (serial, parallel):
-        cache.attach(build)
+        cache.attach(build, _provide_lock)
     return Driver(serial, parallel)
 
 
@@ -107,7 +106,7 @@ def entry(function):
     """
     if config.DISABLE_JIT:
         return function
-    build = njit(**_OWN | {"forceinline": True}, no_cpython_wrapper=True)(function)
+    build = njit(**_OWN | {"forceinline": True}, no_cpython_wrapper=True, pipeline_class=_WholeCompiler)(function)
     cache.attach(build)
     return build
 
@@ -119,6 +118,9 @@ def whole(function):
     build = njit(**_CALLED | {"nogil": False})(function)
     cache.attach(build)
     return build
+
+
+_hand_over = entry(lock.hand_over)
 
 
 def _renamed(function, build):

@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 
+from fastbn.kernels import lock
+
 try:
     from numba.core.base import BaseContext
     from numba.core.callwrapper import PyCallWrapper, _ArgManager
@@ -29,6 +31,8 @@ HEAD = object.__basicsize__
 TYPE = HEAD - 8
 DATA, NDIM, SHAPE, STRIDES, DTYPE, FLAGS = (HEAD + 8 * word for word in (0, 1, 2, 3, 5, 6))  # of an array,
 LENGTH, ITEMS = HEAD, tuple.__basicsize__  # of a tuple
+
+_REGION = "parallel.gufunc.wrapper"  # what Numba calls a module with the entry of a parallel region
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
@@ -71,16 +75,45 @@ KNOWN = not config.DISABLE_JIT and _is_asked() and _lie_there()
 class _Lending(PythonAPI):
     """What makes native values of Python's, with arrays in C order lent."""
 
+    def __init__(self, context, builder, threads):
+        super().__init__(context, builder)
+        self._region = builder.module.name == _REGION
+        self._size = None if self._region else cgutils.alloca_once_value(builder, _INT64(lock.SHORT if threads else 0))
+
+    def gil_ensure(self):
+        return None if self._region else super().gil_ensure()
+
+    def gil_release(self, gil):
+        if not self._region:
+            super().gil_release(gil)
+
+    def save_thread(self):
+        return None if self._region else lock.let_go(self.builder, self.builder.load(self._size))
+
+    def restore_thread(self, thread_state):
+        if not self._region:
+            lock.take_back(self.builder, thread_state, self.builder.load(self._size))
+
     def to_native_value(self, typ, obj):
         if isinstance(typ, types.Array) and typ.layout == "C" and isinstance(typ.dtype, (types.Number, types.Boolean)):
-            return NativeValue(_lent(self.context, self.builder, typ, obj))
+            array = _lent(self.context, self.builder, typ, obj)
+            self._note(self.builder.mul(array.nitems, array.itemsize))
+            return NativeValue(array._getvalue())
         return super().to_native_value(typ, obj)
 
+    def _note(self, size):
+        most = self.builder.load(self._size)
+        larger = self.builder.icmp_signed(">", size, most)
+        self.builder.store(self.builder.select(larger, size, most), self._size)
 
-def lend(context):
-    """Have functions that are compiled in this context borrow arrays from their callers in Python."""
+
+def lend(context, threads):
+    """Have functions that are compiled in this context borrow arrays, and the lock, from their callers in Python.
+
+    threads: whether they are for several, which may need the lock to tell of an error.
+    """
     if KNOWN:
-        context.get_python_api = lambda builder: _Lending(context, builder)
+        context.get_python_api = lambda builder: _Lending(context, builder, threads)
 
 
 def _lent(context, builder, kind, obj):
@@ -107,4 +140,4 @@ def _lent(context, builder, kind, obj):
         step = builder.mul(step, length)
     data = load(obj, DATA, array.data.type)
     populate_array(array, data, tuple(shape), tuple(strides), itemsize, meminfo=None)
-    return array._getvalue()
+    return array

@@ -156,17 +156,24 @@ def _kind(named_tuple):
 
 
 def _numbers(context, builder, kind, value):
-    """The integers of an array, without their number, or of a tuple."""
+    """The integers of an array, without their number, or of a tuple, or a tuple of tuples."""
     if isinstance(kind, types.Array):
         begin = context.make_array(kind)(context, builder, value).data
         return lambda k: builder.load(builder.gep(begin, [ir.Constant(ir.IntType(64), k)]))
-    values = cgutils.unpack_tuple(builder, value)
-    return lambda k: context.cast(builder, values[k], kind[k], types.int64)
+    values = _flat(context, builder, kind, value)
+    return values.__getitem__
+
+
+def _flat(context, builder, kind, value):
+    if isinstance(kind, types.BaseTuple):
+        parts = zip(kind, cgutils.unpack_tuple(builder, value), strict=True)
+        return [number for k, v in parts for number in _flat(context, builder, k, v)]
+    return [context.cast(builder, value, kind, types.int64)]
 
 
 @intrinsic
 def read(typing, plan, first, second):
-    """Two named tuples, whose numbers an array or a tuple holds one after the other."""
+    """Two named tuples, whose numbers an array holds one after the other, or a tuple of both."""
     kinds = _kind(first), _kind(second)
     result = types.Tuple(kinds)
 

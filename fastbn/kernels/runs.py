@@ -50,8 +50,9 @@ from fastbn.kernels.simd import (
     total,
 )
 
-LONG = 4096  # elements of a run: the beginning of the next one is fetched while it is read,
+LONG = 4096  # elements of a run: the beginning of a later one is fetched while it is read,
 SHORT = 1024  # and the whole one where it is no longer than that
+LATER = 1024  # elements: at least so many are read before what is fetched is
 FAR = 1 << 21  # elements of x: more than a core's own cache holds
 NEAR = 512  # elements: so far ahead longer ones are fetched then,
 SLAB = 114688  # unless a group has so few, in all arrays read (float32), that it is fetched while another is written
@@ -102,8 +103,41 @@ def _span(p, count, length):
 
 @tile
 def _worth_expecting(length):
-    """Whether the next run is fetched; the processor does as well by itself with others."""
+    """Whether a later run is fetched; the processor does as well by itself with others."""
     return length <= SHORT or length >= LONG
+
+
+@tile
+def _how_much_later(view):
+    """How many chunks and groups further on a run is that is fetched while one is summed.
+
+    Memory answers as late as some hundred elements are summed.  Groups that are shorter than that lie behind each
+    other in every chunk; they are told without a division, which costs as much as a short run.
+    """
+    count, _, parts, length, _ = view
+    group, n = count * parts * length, 1
+    if group <= LATER:
+        return 0, 3 if 2 * group <= LATER else 2
+    while n * parts * length < LATER:
+        n *= 2
+    return (n, 0) if n < count else (0, 1)
+
+
+@tile
+def _later(view, j, g):
+    """Where that run is for chunk j of group g; how far away for the next one; and from which to which to go back."""
+    count, groups, parts, length, _ = view
+    (chunks, more), chunk, stride = _how_much_later(view), parts * length, groups * parts * length
+    back = count * stride - chunk  # from behind the last chunk to the first of the next group
+    k = (j + chunks) * stride + (g + more) * chunk
+    return (k - back if j + chunks >= count else k), (stride, count - chunks - 1, stride - back)
+
+
+@tile
+def _next_later(k, j, steps):
+    """The place that `_later` has told, for the chunk behind j."""
+    stride, last, to_next_group = steps
+    return k + (to_next_group if j == last else stride)
 
 
 @tile
@@ -237,11 +271,12 @@ def _sums(x, where, view, g, span, shift, ahead):
     count, groups, parts, length, _ = view
     j0, j1, e0, e1 = span
     s, q = splat64(0.0), splat64(0.0)
-    stride, near = groups * parts * length, _near(view, e1 - e0, 1)
+    stride, near, (later, steps) = groups * parts * length, _near(view, e1 - e0, 1), _later(view, j0, g)
     for j in range(j0, j1):
         start = j * stride + g * parts * length + e0
         if count > 1 and _worth_expecting(e1 - e0):
-            expect(x, start + stride, e1 - e0)
+            expect(x, later + e0, e1 - e0)
+            later = _next_later(later, j, steps)
         s, q = moments(x, where, start, e1 - e0, shift, s, q, near if _written_first(j) else max(near, ahead))
     return total(s), total(q)
 
@@ -258,7 +293,7 @@ def _reduce(x, where, view, place, centered, in_float64, ahead):
         s, q = _sums(x, where, view, g, span, splat(x, shift), ahead)
         if trusted(s, q, n, centered):
             return shift, s, q
-    s, q = _sums(x, where, view, g, span, splat64(shift), 0)
+    s, q = _sums(x, where, view, g, span, splat64(shift), ahead if in_float64 else 0)
     return shift, s, q
 
 
@@ -285,6 +320,7 @@ def _apply(x, y, view, place, statistics, affine, extras, ahead):
     j0, j1, e0, e1 = _span(p, count, parts * length)
     hi = rounded(x, mean)
     f = g * length % weights if weights != length else 0  # of use where every element has its own weight
+    more = max(_how_much_later(view)[1], 1) * parts * length
     k0, k1 = (e0 // length, (e1 - 1) // length + 1) if parts > 1 else (0, 1)
     for k in range(k0, k1):
         c = _around(g * parts + k, weights) if w is not None or b is not None else 0
@@ -293,8 +329,8 @@ def _apply(x, y, view, place, statistics, affine, extras, ahead):
         first, last = max(e0, k * length), min(e1, (k + 1) * length)
         for j in range(j0, j1):
             start = (j * groups + g) * parts * length + first
-            if count > 1 and length <= SHORT:  # there is little of it, and the same of the next group lies behind it
-                _expect_beside(x, start + parts * length, last - first, extras)
+            if count > 1 and length <= SHORT:  # there is little of it, and the same of the next groups lies behind it
+                _expect_beside(x, start + more, last - first, extras)
             past = min(past_cache, 1) if fetched > 0 and not _written_first(j) else past_cache
             of = splat(x, hi), splat(x, a), splat(x, t), we, be
             normalize(x, y, (start, last - first, f + first), of, extras, past, None, _lead(y, start, last - first))
@@ -383,9 +419,10 @@ def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
 @driver
 def reduce(units, x, where, view, per_group, centered, in_float64, sums):
     """The shift and sums of every piece: float64 (pieces of all groups, 3)."""
+    ahead = NEAR if x.size >= FAR else 0  # the next item begins where one ends, mostly
     for u in prange(units):
         place = u // per_group, u % per_group
-        shift, s, q = _reduce(address(x), address(where), named(view, Runs), place, centered, in_float64, 0)
+        shift, s, q = _reduce(address(x), address(where), named(view, Runs), place, centered, in_float64, ahead)
         sums[u, 0], sums[u, 1], sums[u, 2] = shift, s, q
 
 
@@ -480,12 +517,13 @@ def _reduce_back(arrays, view, place, statistics, we, f):
     j0, j1, e0, e1 = _span(p, count, length)
     hi, a, t = normalized(x, statistics[0], statistics[1])
     sums = splat64(0.0), splat64(0.0)
-    near = _near(view, e1 - e0, 2)
+    near, (later, steps) = _near(view, e1 - e0, 2), _later(view, j0, i)
     for j in range(j0, j1):
         start = (j * groups * parts + i) * length + e0
         if count > 1 and _worth_expecting(e1 - e0):
-            expect(dy, start + groups * parts * length, e1 - e0)
-            expect(x, start + groups * parts * length, e1 - e0)
+            expect(dy, later + e0, e1 - e0)
+            expect(x, later + e0, e1 - e0)
+            later = _next_later(later, j, steps)
         sums = products(arrays, start, e1 - e0, (we, splat(x, hi), splat(x, a), None), f + e0, sums, near)
     s = total(sums[0])
     return s, completed(s, total(sums[1]), t)
@@ -835,16 +873,21 @@ def apply_rows(units, dy, x, dx, view, w, past_cache, mean, rstd, block, grads, 
             _apply_back((pdy, px, pdx), runs, (r, p), of, weight, beside, past_cache, False)
 
 
+@tile
+def collect_some(grads, first, last, dweight, dbias):
+    """Some of dweight and dbias from the sums of the blocks, which are gathered in the first."""
+    for g in range(1, grads.shape[0]):
+        for i in range(2):
+            for k in range(first, last):
+                grads[0, i, k] += grads[g, i, k]
+    for k in range(first, last):
+        dbias[k] = grads[0, 0, k]
+    for k in range(first, last):
+        dweight[k] = grads[0, 1, k]
+
+
 @driver
 def collect_rows(units, grads, dweight, dbias):
-    """dweight and dbias from the sums of the blocks, which are gathered in the first, some weights a work item."""
+    """dweight and dbias from the sums of the blocks, some weights a work item."""
     for unit in prange(units):
-        first, last = unit * dweight.size // units, (unit + 1) * dweight.size // units
-        for g in range(1, grads.shape[0]):
-            for i in range(2):
-                for k in range(first, last):
-                    grads[0, i, k] += grads[g, i, k]
-        for k in range(first, last):
-            dbias[k] = grads[0, 0, k]
-        for k in range(first, last):
-            dweight[k] = grads[0, 1, k]
+        collect_some(grads, unit * dweight.size // units, (unit + 1) * dweight.size // units, dweight, dbias)

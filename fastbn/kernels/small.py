@@ -67,11 +67,11 @@ def forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation)
 
 
 @whole
-def take_in(dtype, saved, factor, momentum, running_mean, running_var):
+def take_in(dtype, saved, factor, momentum, eps, running_mean, running_var):
     """`statistics.update` by addresses; saved: what `forward` has left there."""
     groups, no_counter = saved.size // 2, np.empty(0, np.int64)
     kept = carray(memory(running_mean, dtype), groups), carray(memory(running_var, dtype), groups)
-    statistics.update(saved[:groups], saved[groups:], factor, momentum, -1.0, 0, *kept, no_counter)
+    statistics.update(saved[:groups], saved[groups:], factor, momentum, eps, 0, *kept, no_counter)
 
 
 @whole

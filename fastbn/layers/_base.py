@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from fastbn._running import commit, commit_pairs
 from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._state import IncompatibleKeys, accept
+from fastbn.variants._arguments import whole_number
 
 Array = NDArray[Any]
 
@@ -31,20 +31,13 @@ class Context:
     training: bool = True  # False: the statistics were constants, no gradient flows through them
     correction: tuple[Array, Array] | None = None  # r and d of batch renormalization
     extras: dict[str, Any] = field(default_factory=dict)  # activation, residual and where, as far as there are
+    kind: str = ""  # of the layer
 
 
-def index(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer (got {value!r})") from None
-
-
-def positive(name: str, value: Any) -> int:
-    number = index(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1 (got {number})")
-    return number
+def checked_eps(value: Any) -> Any:
+    """The number itself, as calls take it, which is refused when the layer is made and not when it is first called."""
+    arguments.eps(value)
+    return value
 
 
 def check_rank(x: Array, ranks: tuple[int, ...]) -> None:
@@ -53,11 +46,13 @@ def check_rank(x: Array, ranks: tuple[int, ...]) -> None:
 
 
 def check_channels(x: Array, axis: int, name: str, channels: int) -> None:
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis={axis} is out of range for an input of shape {x.shape}")
-    if x.shape[axis] != channels:
+    try:
+        size = x.shape[axis]
+    except (IndexError, TypeError):
+        size = x.shape[arguments.axis(axis, x)]  # which says what is wrong
+    if size != channels:
         raise ValueError(
-            f"expected input's size at axis={axis} to match {name} ({channels}), but got: {x.shape[axis]} "
+            f"expected input's size at axis={axis} to match {name} ({channels}), but got: {size} "
             f"(input shape {x.shape})"
         )
 
@@ -91,6 +86,7 @@ class Layer(ABC):
     """
 
     _buffers: ClassVar[tuple[str, ...]] = ()
+    _kind: ClassVar[str] = ""  # what contexts are told apart by
 
     def __init__(
         self,
@@ -101,13 +97,14 @@ class Layer(ABC):
         activation: Activation = None,
     ) -> None:
         arguments.activation(activation)
+        has_bias = arguments.flag(bias, "bias")
         self.activation = activation
         self.dtype = arguments.parameter_dtype(dtype)
         self.training = True
         self.parameters: dict[str, Array] = {}
         if weight:
             self.parameters["weight"] = np.full(shape, self._initial("weight"), self.dtype)
-        if weight and bias:
+        if weight and has_bias:
             self.parameters["bias"] = np.full(shape, self._initial("bias"), self.dtype)
         self.grads: dict[str, Array] = {}
         for name, value in self.parameters.items():
@@ -138,8 +135,14 @@ class Layer(ABC):
         if target is None:
             raise AttributeError(f"{self} has no {name} to assign to")
         given = arguments.ndarray(value, name)
-        with quiet():
-            target[...] = given
+        if given.dtype.kind not in "biuf" and given.dtype.name != "bfloat16":
+            raise TypeError(f"{name} has dtype {given.dtype}; expected numbers")
+        try:
+            with quiet():
+                target[...] = given
+        except ValueError:
+            expected = f"expected {target.shape}, or what broadcasts to it"
+            raise ValueError(f"{name} has shape {given.shape}; {expected}") from None
 
     def _extras(self, **given: ArrayLike | None) -> dict[str, Any]:
         """What a call asks for beside the normalization, by the names of the functions' arguments."""
@@ -207,7 +210,7 @@ class Layer(ABC):
         Raises
         ------
         ValueError
-            If there is no context, or `dy` does not have the output's shape.
+            If there is no context, or one of another kind of layer, or `dy` does not have the output's shape.
         TypeError
             If `context` is not a context.
 
@@ -219,7 +222,9 @@ class Layer(ABC):
         if used is None:
             raise ValueError(self._without_context())
         if not isinstance(used, Context):
-            raise TypeError(f"context must be what layer.forward(x) returned (got {type(used).__name__})")
+            raise TypeError(f"context is of type {type(used).__name__}; expected what layer.forward(x) returned")
+        if used.kind and used.kind != self._kind:
+            raise ValueError(f"context is of {used.kind}; expected what forward(x) of this layer returned: {self}")
         dx, *gradients = self._gradients(dy, used)
         result = dx if used.extras.get("residual") is None else (dx, gradients.pop())
         self._accumulate(dict(zip(("weight", "bias", "tau"), gradients, strict=False)))
@@ -267,8 +272,8 @@ class Layer(ABC):
 
         Evaluation mode lets go of the kept context.
         """
-        self.training = bool(mode)
-        if not mode:
+        self.training = arguments.flag(mode, "mode")
+        if not self.training:
             self._context = None
         return self
 
@@ -372,25 +377,27 @@ class ChannelNorm(Layer):
     def __init__(
         self,
         num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
         *,
-        bias: bool = True,
-        axis: int = 1,
-        dtype: DTypeLike = np.float32,
-        activation: Activation = None,
+        axis: int,
+        **options: Any,
     ) -> None:
-        self.num_features = positive("num_features", num_features)
-        self.eps = eps
+        """options: what `Layer` takes beside shape and weight."""
+        self.num_features = whole_number(num_features, "num_features")
+        self.eps = checked_eps(eps)
+        if momentum is not None:
+            arguments.real(momentum, "momentum")
         self.momentum = momentum
-        self.affine = bool(affine)
-        self.axis = index("axis", axis)
-        super().__init__(self.num_features, affine, bias, dtype, activation)
-        self.running_mean = np.zeros(self.num_features, self.dtype) if track_running_stats else None
-        self.running_var = np.ones(self.num_features, self.dtype) if track_running_stats else None
-        self.num_batches_tracked = np.array(0, np.int64) if track_running_stats else None
+        self.affine = arguments.flag(affine, "affine")
+        self.axis = arguments.integer(axis, "axis")
+        tracks = arguments.flag(track_running_stats, "track_running_stats")
+        super().__init__(self.num_features, self.affine, **options)
+        self.running_mean = np.zeros(self.num_features, self.dtype) if tracks else None
+        self.running_var = np.ones(self.num_features, self.dtype) if tracks else None
+        self.num_batches_tracked = np.array(0, np.int64) if tracks else None
 
     @property
     def track_running_stats(self) -> bool:
@@ -434,13 +441,15 @@ class ChannelNorm(Layer):
         """Whether running statistics, if there are any, normalize x."""
         return not self.training
 
+    def _uses_running(self, x: Array) -> bool:
+        return self.running_mean is not None and self.running_var is not None and self._by_running(x)
+
     @quietly
-    def _running_context(self, x: Array, extras: dict[str, Any]) -> Context | None:
-        """A snapshot of the running statistics where these normalize x."""
-        if self.running_mean is None or self.running_var is None or not self._by_running(x):
-            return None
-        rstd = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
-        return Context(x, self.running_mean.astype(np.float64), rstd, training=False, extras=extras)
+    def _running_context(self, x: Array, extras: dict[str, Any]) -> Context:
+        """A snapshot of the running statistics that have normalized x: all has been checked."""
+        rstd = 1 / np.sqrt(np.array(self.running_var, np.float64) + float(self.eps))
+        mean = np.array(self.running_mean, np.float64)
+        return Context(x, mean, rstd, training=False, extras=extras, kind=self._kind)
 
     def _describe(self) -> str:
         return (

@@ -15,7 +15,10 @@ from fastbn import functional as F
 from fastbn import variants as V
 from fastbn.engine import arguments
 from fastbn.functional import Activation
-from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank, positive
+from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
+from fastbn.norms.batch import BATCH
+from fastbn.norms.shared import norm_with_running
+from fastbn.variants._arguments import at_least, whole_number
 
 
 class BatchNorm(ChannelNorm):
@@ -33,6 +36,7 @@ class BatchNorm(ChannelNorm):
     [(2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 2, 2, 2, 2)]
     """
 
+    _kind = "batch norm"
     _ranks: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
@@ -61,9 +65,12 @@ class BatchNorm(ChannelNorm):
 
     def _check_options(self, tracks: bool) -> None:
         if self.on_single not in ("raise", "eval", "zero"):
-            raise ValueError(f"on_single must be 'raise', 'eval' or 'zero' (got {self.on_single!r})")
-        if self.renorm is not None and np.shape(self.renorm) != (2,):
-            raise ValueError(f"renorm must be a pair of limits, r_max and d_max (got {self.renorm!r})")
+            raise ValueError(f"on_single is {self.on_single!r}; expected 'raise', 'eval' or 'zero'")
+        if self.renorm is not None:
+            if np.shape(self.renorm) != (2,):
+                raise ValueError(f"renorm is {self.renorm!r}; expected a pair of limits, r_max and d_max")
+            for limit, name, least in zip(self.renorm, ("r_max", "d_max"), (1.0, 0.0), strict=True):
+                at_least(limit, name, least)
         ghost = self.virtual_batch_size is not None
         needing = {"on_single='eval'": self.on_single == "eval", "virtual_batch_size": ghost, "renorm": self.renorm}
         if not tracks and any(needing.values()):
@@ -71,7 +78,7 @@ class BatchNorm(ChannelNorm):
             raise ValueError(f"{names} cannot do without running statistics (got track_running_stats=False)")
         if not ghost:
             return
-        positive("virtual_batch_size", self.virtual_batch_size)
+        whole_number(self.virtual_batch_size, "virtual_batch_size")
         beside = {"renorm": self.renorm, "on_single": self.on_single != "raise", "momentum=None": self.momentum is None}
         if any(beside.values()):
             names = " and ".join(name for name, given in beside.items() if given)
@@ -93,7 +100,7 @@ class BatchNorm(ChannelNorm):
         """
         if self.running_mean is None:
             raise ValueError(f"cannot freeze {self}: it keeps no running statistics")
-        self._divide(True, self.parameters | self._constants if affine else {})
+        self._divide(True, self.parameters | self._constants if arguments.flag(affine, "affine") else {})
         return self
 
     def unfreeze(self) -> Self:
@@ -148,33 +155,39 @@ class BatchNorm(ChannelNorm):
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
         x, extras = self._checked(x), self._extras(residual=residual, where=where)
-        if constant := self._running_context(x, extras):
-            return self._infer(x, residual=residual, where=where), constant
+        if self._uses_running(x):
+            return self._infer(x, residual=residual, where=where), self._running_context(x, extras)
         if self._is_single(x, "zero"):
             return self._without_deviation(x, extras)
         return self._normalize(x, extras)
 
     def _normalize(self, x: Array, extras: dict[str, Any]) -> tuple[Array, Context]:
         """By the batch's own statistics."""
+        if self.virtual_batch_size is not None or self.renorm is not None:
+            self._check_options(self._tracks)  # they may have been assigned anew
         affine, momentum = (self.weight, self.bias), self._weight_of_batch()
         running = *self._tracked(), self.num_batches_tracked if self._tracks else None
-        named = {"axis": self.axis, **extras}
+        settings, others = (self.eps, extras["activation"]), (extras["residual"], extras["where"], None)
+        rest: Any = self.axis, settings, others
         if self.virtual_batch_size is not None:
             size = operator.index(self.virtual_batch_size)
-            y, mean, rstd = V.ghost_batch_norm_with_running(x, size, *affine, running, momentum, self.eps, **named)
-            return y, Context(x, mean, rstd, extras=extras)
+            y, mean, rstd = V.ghost_batch_norm_with_running(x, size, affine, running, momentum, *rest)
+            return y, Context(x, mean, rstd, extras=extras, kind=self._kind)
         if self.renorm is not None:
-            numbers = momentum, self.eps, self.renorm
-            y, mean, rstd, r, d = V.batch_renorm_with_running(x, *affine, running, *numbers, **named)
-            return y, Context(x, mean, rstd, correction=(r, d), extras=extras)
-        y, mean, rstd = F.batch_norm_with_running(x, *affine, running, momentum, self.eps, **named)
-        return y, Context(x, mean, rstd, extras=extras)
+            y, mean, rstd, r, d = V.batch_renorm_with_running(x, affine, running, momentum, self.renorm, *rest)
+            return y, Context(x, mean, rstd, correction=(r, d), extras=extras, kind=self._kind)
+        y, mean, rstd = norm_with_running(BATCH, x, affine, running, momentum, *rest)
+        return y, Context(x, mean, rstd, extras=extras, kind=self._kind)
 
     def _without_deviation(self, x: Array, extras: dict[str, Any]) -> tuple[Array, Context]:
         """One value a channel is its own mean: y is the bias, and no gradient reaches x or weight."""
         mean, zeros = x.reshape(self.num_features).astype(np.float64), np.zeros(self.num_features)
         y = F.batch_norm(x, mean, np.ones_like(zeros), self.weight, self.bias, eps=self.eps, axis=self.axis, **extras)
-        return y, Context(x, mean, zeros, extras=extras)
+        return y, Context(x, mean, zeros, extras=extras, kind=self._kind)
+
+    def _joined(self, moments: Any) -> Any:
+        """The Moments of what the layer was given, of all processes that its batches span."""
+        return moments
 
     def _weight_of_batch(self) -> float:
         """The momentum for the batch at hand; None makes all batches weigh the same."""

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbn import functional as F
 from fastbn.engine import arguments
 from fastbn.functional import Activation
-from fastbn.layers._base import Array, Context, Layer, check_channels, index, positive
+from fastbn.layers._base import Array, Context, Layer, check_channels, checked_eps
+from fastbn.variants._arguments import whole_number
 
 
 class GroupNorm(Layer):
@@ -55,6 +56,8 @@ class GroupNorm(Layer):
     array([[-1.,  1., -1.,  1.]])
     """
 
+    _kind = "group norm"
+
     def __init__(
         self,
         num_groups: int,
@@ -67,14 +70,13 @@ class GroupNorm(Layer):
         dtype: DTypeLike = np.float32,
         activation: Activation = None,
     ) -> None:
-        self.num_groups = positive("num_groups", num_groups)
-        self.num_channels = positive("num_channels", num_channels)
-        if self.num_channels % self.num_groups:
-            raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
-        self.eps = eps
-        self.affine = bool(affine)
-        self.axis = index("axis", axis)
-        super().__init__(self.num_channels, affine, bias, dtype, activation)
+        self.num_groups = whole_number(num_groups, "num_groups")
+        self.num_channels = whole_number(num_channels, "num_channels")
+        arguments.groups(self.num_groups, self.num_channels)
+        self.eps = checked_eps(eps)
+        self.affine = arguments.flag(affine, "affine")
+        self.axis = arguments.integer(axis, "axis")
+        super().__init__(self.num_channels, self.affine, bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
         x = arguments.ndarray(x, "x")
@@ -91,7 +93,7 @@ class GroupNorm(Layer):
         x, extras = self._checked(x), self._extras(residual=residual, where=where)
         positional = self.num_groups, self.weight, self.bias, self.eps
         y, mean, rstd = F.group_norm_forward(x, *positional, axis=self.axis, **extras)
-        return y, Context(x, mean, rstd, extras=extras)
+        return y, Context(x, mean, rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}

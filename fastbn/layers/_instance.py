@@ -11,9 +11,13 @@ from fastbn import functional as F
 from fastbn.engine import arguments
 from fastbn.functional import Activation
 from fastbn.layers._base import Array, ChannelNorm, Context, check_channels, check_rank
+from fastbn.norms.instance import INSTANCE
+from fastbn.norms.shared import norm_with_running
 
 
 class _InstanceNorm(ChannelNorm):
+    _kind = "instance norm"
+
     def __init__(
         self,
         num_features: int,
@@ -51,17 +55,15 @@ class _InstanceNorm(ChannelNorm):
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         x = arguments.ndarray(x, "x")
         extras = self._extras(where=where)
-        if constant := self._running_context(x, extras):
-            return self._infer(x, where=where), constant
+        if self._uses_running(x):
+            return self._infer(x, where=where), self._running_context(x, extras)
         batch = self._batched(x)
         # momentum None: torch's instance norm does not average cumulatively, it leaves the statistics alone
         momentum = 0.0 if self.momentum is None else self.momentum
-        affine, running = (self.weight, self.bias), self._tracked()
-        beside = self.activation, where
-        y, mean, rstd = F.instance_norm_with_running(
-            batch, affine, running, momentum, self.eps, self.axis, None, beside
-        )
-        return y if batch is x else y[0], Context(x, mean, rstd, extras=extras)
+        affine, running = (self.weight, self.bias), (*self._tracked(), None)
+        rest: Any = self.axis, (self.eps, self.activation), (None, where, None)
+        y, mean, rstd = norm_with_running(INSTANCE, batch, affine, running, momentum, *rest)
+        return y if batch is x else y[0], Context(x, mean, rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         x = context.x

@@ -32,7 +32,7 @@ class Accepted(NamedTuple):
 def accept(own: dict[str, Array], state: Any, prefix: Any, strict: bool, layer: Any) -> Accepted:
     """What of `state` goes into the arrays `own` of the layer; a ValueError names all that does not fit."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"state is a {type(state).__name__}; expected a mapping from names to arrays")
+        raise TypeError(f"state is of type {type(state).__name__}; expected a mapping from names to arrays")
     if not isinstance(prefix, str):
         raise TypeError(f"prefix is {prefix!r}; expected a string, such as 'bn1.'")
     given = {name: prefix + name for name in own if prefix + name in state}

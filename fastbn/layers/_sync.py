@@ -49,10 +49,10 @@ class _SyncBatchNorm(BatchNorm):
     def forward(
         self, x: ArrayLike, *, residual: ArrayLike | None = None, where: ArrayLike | None = None
     ) -> tuple[Array, Context]:
-        x, extras = self._checked(x), self._extras(residual=residual, where=where)
-        if constant := self._running_context(x, extras):
-            return self._infer(x, residual=residual, where=where), constant
-        mean, var, count = self._statistics(x, where)
+        if self.running_mean is not None and (self.frozen or not self.training):  # nothing is exchanged
+            return super().forward(x, residual=residual, where=where)
+        x, extras, own = self._or_give_up(lambda: self._brought(x, residual, where))
+        mean, var, count = self._statistics(own)
         named: dict[str, Any] = {"eps": self.eps, "axis": self.axis, **extras}
         y = F.batch_norm(x, mean, var, self.weight, self.bias, **named)
         if self._tracks:
@@ -60,20 +60,38 @@ class _SyncBatchNorm(BatchNorm):
             factor = count / (count - 1)
             _running.update(running, mean, np.array(var), factor, self._weight_of_batch(), batches=1)
         rstd = 1 / np.sqrt(var + self.eps)
-        return y, _Shared(x, mean, rstd, extras=extras, count=count)
+        return y, _Shared(x, mean, rstd, extras=extras, count=count, kind=self._kind)
+
+    def backward(self, dy: ArrayLike, context: Context | None = None) -> Array | Any:
+        backward, used = super().backward, self._context if context is None else context
+        own = isinstance(used, Context) and used.kind in ("", self._kind)
+        if own or self.frozen or not self.training:
+            return backward(dy, context)
+        return self._or_give_up(lambda: backward(dy, context))  # which raises
+
+    def _brought(self, x: ArrayLike, residual: Any, where: Any) -> tuple[Array, dict[str, Any], Any]:
+        """What this rank brings along: whatever it refuses is refused here, before the others wait for it."""
+        from fastbn.moments import Moments  # which knows of layers, so not before them
+
+        x, extras = self._checked(x), self._extras(residual=residual, where=where)
+        floats = arguments.array(x, "x")
+        arguments.extras(floats, self.activation, where, residual)
+        arguments.eps(self.eps)
+        return x, extras, Moments(self.axis).update(floats, where)
 
     @quietly
-    def _statistics(self, x: Array, where: Any) -> tuple[Array, Array, Array]:
+    def _statistics(self, own: Any) -> tuple[Array, Array, Array]:
         """Mean, biased variance and count of each channel, of all ranks."""
-        from fastbn.moments import Moments  # which knows of layers, so not before them
-        from fastbn.mpi import allreduce
-
-        moments = self._or_give_up(lambda: Moments(self.axis).update(arguments.array(x, "x"), where))
-        together = allreduce(moments, self.comm)
+        together = self._joined(own)
         count = together.count
         if count.min(initial=np.inf) < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, of all ranks: got {count.min():g}")
         return together.mean, together.var(), count
+
+    def _joined(self, moments: Any) -> Any:
+        from fastbn.mpi import allreduce
+
+        return allreduce(moments, self.comm)
 
     @quietly
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:

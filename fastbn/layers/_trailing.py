@@ -11,12 +11,15 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbn import functional as F
 from fastbn.engine import arguments
 from fastbn.functional import Activation
-from fastbn.layers._base import Array, Context, Layer, positive
+from fastbn.layers._base import Array, Context, Layer, checked_eps
+from fastbn.variants._arguments import whole_number
 
 
 def _dimensions(normalized_shape: Any) -> tuple[int, ...]:
-    sizes = (normalized_shape,) if np.ndim(normalized_shape) == 0 else normalized_shape
-    return tuple(positive("normalized_shape", size) for size in sizes)
+    lengths = arguments.lengths(normalized_shape)
+    if lengths == ():
+        raise ValueError("normalized_shape is empty; expected the lengths of the trailing axes to normalize over")
+    return tuple(whole_number(n, "normalized_shape") for n in (lengths if isinstance(lengths, tuple) else (lengths,)))
 
 
 class LayerNorm(Layer):
@@ -60,6 +63,8 @@ class LayerNorm(Layer):
     array([3., 3.], dtype=float32)
     """
 
+    _kind = "layer norm"
+
     def __init__(
         self,
         normalized_shape: int | Iterable[int],
@@ -71,9 +76,9 @@ class LayerNorm(Layer):
         activation: Activation = None,
     ) -> None:
         self.normalized_shape = _dimensions(normalized_shape)
-        self.eps = eps
-        self.elementwise_affine = bool(elementwise_affine)
-        super().__init__(self.normalized_shape, elementwise_affine, bias, dtype, activation)
+        self.eps = checked_eps(eps)
+        self.elementwise_affine = arguments.flag(elementwise_affine, "elementwise_affine")
+        super().__init__(self.normalized_shape, self.elementwise_affine, bias, dtype, activation)
 
     def _infer(self, x: ArrayLike, *, where: ArrayLike | None = None) -> Array:
         shape, activation = self.normalized_shape, self.activation
@@ -82,7 +87,7 @@ class LayerNorm(Layer):
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         extras = self._extras(where=where)
         y, mean, rstd = F.layer_norm_forward(x, self.normalized_shape, self.weight, self.bias, self.eps, **extras)
-        return y, Context(x, mean, rstd, extras=extras)
+        return y, Context(x, mean, rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         named = {"bias": self.bias, **context.extras}
@@ -131,6 +136,8 @@ class RMSNorm(Layer):
     array([[0.2, 1.4]])
     """
 
+    _kind = "RMS norm"
+
     def __init__(
         self,
         normalized_shape: int | Iterable[int],
@@ -142,12 +149,12 @@ class RMSNorm(Layer):
         activation: Activation = None,
     ) -> None:
         self.normalized_shape = _dimensions(normalized_shape)
-        self.eps = eps
-        self.elementwise_affine = bool(elementwise_affine)
+        self.eps = None if eps is None else checked_eps(eps)
+        self.elementwise_affine = arguments.flag(elementwise_affine, "elementwise_affine")
         self.offset = arguments.real(offset, "offset")
-        if self.offset and not elementwise_affine:
-            raise ValueError(f"offset ({offset}) needs a weight (got elementwise_affine=False)")
-        super().__init__(self.normalized_shape, elementwise_affine, False, dtype, activation)
+        if self.offset and not self.elementwise_affine:
+            raise ValueError(f"offset is {offset}; expected 0 where elementwise_affine is False: there is no weight")
+        super().__init__(self.normalized_shape, self.elementwise_affine, False, dtype, activation)
 
     def _initial(self, name: str) -> float:
         return 1.0 - self.offset
@@ -165,7 +172,7 @@ class RMSNorm(Layer):
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         extras = self._extras(where=where)
         y, rstd = F.rms_norm_forward(x, self.normalized_shape, self._scale(), self.eps, **extras)
-        return y, Context(x, None, rstd, extras=extras)
+        return y, Context(x, None, rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         dx, dweight = F.rms_norm_backward(dy, context.x, context.rstd, self._scale(), **context.extras)

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbn import variants as V
 from fastbn.engine import arguments
 from fastbn.functional import Activation
-from fastbn.layers._base import Array, Context, Layer, check_channels, check_rank, index, positive
+from fastbn.layers._base import Array, Context, Layer, check_channels, check_rank, checked_eps
+from fastbn.variants._arguments import whole_number
 
 
 class _PerChannel(Layer):
@@ -28,10 +29,10 @@ class _PerChannel(Layer):
         dtype: DTypeLike,
         activation: Activation = None,
     ) -> None:
-        self.num_channels = positive("num_channels", num_channels)
-        self.eps = eps
-        self.axis = index("axis", axis)
-        super().__init__(self.num_channels, affine, bias, dtype, activation)
+        self.num_channels = whole_number(num_channels, "num_channels")
+        self.eps = checked_eps(eps)
+        self.axis = arguments.integer(axis, "axis")
+        super().__init__(self.num_channels, arguments.flag(affine, "affine"), bias, dtype, activation)
 
     def _checked(self, x: ArrayLike) -> Array:
         x = arguments.ndarray(x, "x")
@@ -86,6 +87,7 @@ class LayerNorm2d(_PerChannel):
     True
     """
 
+    _kind = "layer norm over channels"
     _ranks = (4,)
 
     def __init__(
@@ -104,7 +106,7 @@ class LayerNorm2d(_PerChannel):
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         x, extras = self._checked(x), self._extras(where=where)
         y, mean, rstd = V.channel_layer_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis, **extras)
-        return y, Context(x, mean, rstd, extras=extras)
+        return y, Context(x, mean, rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         named: dict[str, Any] = {"axis": self.axis, "bias": self.bias, **context.extras}
@@ -122,6 +124,7 @@ class RMSNorm2d(_PerChannel):
     array([0.2, 1.4])
     """
 
+    _kind = "RMS norm over channels"
     _ranks = (4,)
 
     def __init__(
@@ -139,7 +142,7 @@ class RMSNorm2d(_PerChannel):
     def forward(self, x: ArrayLike, *, where: ArrayLike | None = None) -> tuple[Array, Context]:
         x, extras = self._checked(x), self._extras(where=where)
         y, rstd = V.channel_rms_norm_forward(x, self.weight, self.eps, axis=self.axis, **extras)
-        return y, Context(x, rstd=rstd, extras=extras)
+        return y, Context(x, rstd=rstd, extras=extras, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         return V.channel_rms_norm_backward(dy, context.x, context.rstd, self.weight, axis=self.axis, **context.extras)
@@ -179,6 +182,8 @@ class GlobalResponseNorm(_PerChannel):
             [ 0. , 37.5]]])
     """
 
+    _kind = "global response norm"
+
     def __init__(
         self,
         num_channels: int,
@@ -195,7 +200,7 @@ class GlobalResponseNorm(_PerChannel):
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
         x = self._checked(x)
         y, norm = V.global_response_norm_forward(x, self.weight, self.bias, self.eps, axis=self.axis)
-        return y, Context(x, rstd=norm)
+        return y, Context(x, rstd=norm, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         return V.global_response_norm_backward(dy, context.x, context.rstd, self.weight, self.eps, axis=self.axis)
@@ -234,6 +239,7 @@ class FilterResponseNorm2d(_PerChannel):
     array([0.2, 0. , 1.4, 1.4])
     """
 
+    _kind = "filter response norm"
     _ranks = (4,)
 
     def __init__(
@@ -246,8 +252,8 @@ class FilterResponseNorm2d(_PerChannel):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__(num_channels, eps, True, True, axis, dtype)
-        self.tlu = bool(tlu)
-        if tlu:
+        self.tlu = arguments.flag(tlu, "tlu")
+        if self.tlu:
             self.parameters["tau"] = np.zeros(self.num_channels, self.dtype)
             self.grads["tau"] = np.zeros(self.num_channels, self.dtype)
 
@@ -263,7 +269,7 @@ class FilterResponseNorm2d(_PerChannel):
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
         x = self._checked(x)
         y, rstd = V.filter_response_norm_forward(x, *self._affine(), self.eps, axis=self.axis)
-        return y, Context(x, rstd=rstd)
+        return y, Context(x, rstd=rstd, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         dx, dweight, dbias, dtau = V.filter_response_norm_backward(
@@ -302,19 +308,21 @@ class LocalResponseNorm(Layer):
     array([[0.2  , 0.222, 0.25 ]])
     """
 
+    _kind = "local response norm"
+
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, axis: int = 1) -> None:
-        self.size = positive("size", size)
+        self.size = whole_number(size, "size")
         self.alpha = alpha
         self.beta = beta
         self.k = k
-        self.axis = index("axis", axis)
+        self.axis = arguments.integer(axis, "axis")
         super().__init__((), False, False, np.float32)
 
     def _infer(self, x: ArrayLike) -> Array:
         return V.local_response_norm(x, self.size, self.alpha, self.beta, self.k, axis=self.axis)
 
     def forward(self, x: ArrayLike) -> tuple[Array, Context]:
-        return self._infer(x), Context(x)
+        return self._infer(x), Context(x, kind=self._kind)
 
     def _gradients(self, dy: ArrayLike, context: Context) -> tuple[Array, ...]:
         return (

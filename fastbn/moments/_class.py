@@ -76,11 +76,12 @@ class Moments:
     array([6., 5.])
     """
 
-    _names: tuple[Any, ...] | None = None  # of the kept axes, where the data had names
+    _names: tuple[Any, ...] | None = None  # of the kept axes, where the data had names,
+    _labels: tuple[Any, ...] = ()  # and pandas' indexes of these, or None; not in pickles of 0.2.0
 
     def __init__(self, axis: int | tuple[int, ...] = 1) -> None:
         self._axes = axes_of(axis)
-        self._state: State = _states.nothing()  # before anything is known about the shape, it broadcasts
+        self._state: State = _states.NOTHING  # before anything is known about the shape, it broadcasts
 
     @property
     def axis(self) -> int | tuple[int, ...]:
@@ -119,7 +120,7 @@ class Moments:
         TypeError, ValueError
             If `ddof` is not a finite number.
         """
-        return _states.var_and_std(self._state, arguments.real(ddof, "ddof"))[0]
+        return _states.var(self._state, arguments.real(ddof, "ddof"))
 
     def std(self, ddof: float = 0) -> Statistics:
         """The standard deviation: the square root of the variance, right where that leaves the range of float64."""
@@ -179,14 +180,26 @@ class Moments:
         TypeError
             If `other` is not Moments.
         ValueError
-            If it has another shape.
+            If it has another shape, or was made by `fastbn.xarray.moments` of other dimensions or labels.
         """
         if not isinstance(other, Moments):
-            raise TypeError(f"other is a {type(other).__name__}; expected Moments")
+            raise TypeError(f"other is of type {type(other).__name__}; expected Moments")
         if len(other._axes) != len(self._axes):
             raise ValueError(f"other keeps the axes {other.axis}; expected {len(self._axes)} of them, as {self.axis}")
+        self._refuse_other_names(other)
         self._add(other._state, "other")
+        if self._names is None:
+            self._names, self._labels = other._names, other._labels
         return self
+
+    def _refuse_other_names(self, other: Moments) -> None:
+        if self._names is None or other._names is None:
+            return
+        if self._names != other._names:
+            raise ValueError(f"other keeps the dimensions {other._names}; expected {self._names}")
+        for name, own, given in zip(self._names, self._labels, other._labels, strict=False):
+            if own is not None and given is not None and len(own) == len(given) and not own.equals(given):
+                raise ValueError(f"other has other labels along {name!r}; expected the same ones in the same order")
 
     def __add__(self, other: object) -> Moments:
         if isinstance(other, int) and other == 0:

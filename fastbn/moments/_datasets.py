@@ -18,6 +18,7 @@ from fastbn.moments._progress import tracked
 Array = NDArray[Any]
 
 _READ = 1 << 24  # elements of a data set that are read between two steps of the progress bar
+_RECORD = 3  # arrays in a list that may be inputs, labels and weights
 _PIXEL = (1, 3, 4)  # numbers of channels of images
 
 
@@ -62,7 +63,8 @@ def dataset_statistics(
     Warns
     -----
     UserWarning
-        If `axis` is left out, x has four axes or more, and the last one is 1, 3 or 4 long while axis 1 is not.
+        If `axis` is left out, x has four axes or more, and the last one is 1, 3 or 4 long while axis 1 is not; if
+        `data` yields lists or tuples of up to three arrays, which look like inputs and labels.
 
     Notes
     -----
@@ -87,14 +89,17 @@ def dataset_statistics(
     moments = Moments(1 if axis is None else axis)
     skip = arguments.flag(skipna, "skipna")
     arrays, total = _arrays(data)
-    unsure = axis is None
+    first = True
     for part, mask in tracked(_parts(arrays, where, single=hasattr(data, "shape")), "statistics", progress, total):
         x = arguments.anyarray(part, "data")  # whose mask, if it has one, says what counts
+        arguments.number_dtype(x.dtype, "data")
         for a in moments._axes:
-            arguments.sample_axis(a, x)
-        if unsure:
+            arguments.sample_axis(a, x, "data")
+        if first:
+            _warn_of_records(part, x.shape)
+        if first and axis is None:
             _warn_of_channels(x.shape)
-            unsure = False
+        first = False
         mask = without_nan(x, mask) if skip else mask
         moments._add(measured(x, moments._axes, mask, None, "data"), "data")
     return moments
@@ -103,8 +108,8 @@ def dataset_statistics(
 def _arrays(data: Any) -> tuple[Iterable[Any], int | None]:
     """The arrays that data are, and in how many parts they are read, if that is known."""
     arrays = [data] if hasattr(data, "shape") else data
-    if not isinstance(arrays, Iterable) or isinstance(arrays, str | bytes) or hasattr(arrays, "data_vars"):
-        raise TypeError(f"data is a {type(data).__name__}; expected an array or an iterable of arrays")
+    if not isinstance(arrays, Iterable) or isinstance(arrays, str | bytes) or hasattr(arrays, "keys"):
+        raise TypeError(f"data is of type {type(data).__name__}; expected an array or an iterable of arrays")
     if not isinstance(arrays, Sequence):
         return arrays, None
     return arrays, sum(len(_slices(array)) for array in arrays)
@@ -117,6 +122,8 @@ def _slices(array: Any) -> list[slice | None]:
         return [None]
     if not len(shape):
         raise ValueError("data has shape (); expected at least one axis, that of the samples")
+    if any(n != n for n in shape):
+        raise ValueError("data has chunks of unknown size; expected known ones: call data.compute_chunk_sizes()")
     step = max(1, _READ // max(1, prod(int(n) for n in shape[1:])))
     chunk = _chunk(array)
     if chunk and step > chunk:
@@ -140,7 +147,7 @@ def _parts(arrays: Iterable[Any], where: Any, single: bool) -> Iterator[tuple[An
     """The arrays in slices along axis 0, read one by one, each with its mask."""
     for array, mask in _with_masks(arrays, where, single):
         for part in _slices(array):
-            x = array if part is None else array[part]
+            x = array if part is None else _by_place(array)[part]
             yield x, _sliced(mask(x) if callable(mask) else mask, x, part, array)
 
 
@@ -179,8 +186,28 @@ def _sliced(mask: Any, x: Any, part: slice | None, array: Any) -> Any:
     if len(shape) == len(own) and shape[0] != 1:
         if shape[0] != array.shape[0]:
             raise ValueError(f"where has shape {shape}; expected one that broadcasts to {tuple(array.shape)}, data's")
-        return mask[part]
+        return _by_place(mask)[part]
     return mask
+
+
+def _by_place(array: Any) -> Any:
+    """What is sliced by places: before version 3, pandas slices by labels where its index is of floats."""
+    return getattr(array, "iloc", array)
+
+
+def _warn_of_records(part: Any, shape: tuple[int, ...]) -> None:
+    """Loaders of PyTorch yield a list, of inputs alone too, which NumPy makes one array of."""
+    if (
+        isinstance(part, list | tuple)
+        and 0 < len(part) <= _RECORD
+        and all(np.ndim(v) and hasattr(v, "shape") for v in part)
+    ):
+        warnings.warn(
+            f"data yields a {type(part).__name__} of {len(part)} arrays, taken as one array of shape {shape}; expected "
+            "arrays: if these are inputs and labels, (batch[0] for batch in data)",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_channels(shape: tuple[int, ...]) -> None:

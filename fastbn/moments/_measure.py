@@ -27,6 +27,8 @@ _MUCH_LESS = 16  # times as few elements may be made beside x
 
 def axes_of(value: Any) -> tuple[int, ...]:
     """The argument axis."""
+    if type(value) is int:
+        return (value,)
     try:
         return tuple(arguments.integer(v, "axis") for v in value)
     except TypeError:
@@ -44,10 +46,7 @@ def kept_axes(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
 def read(value: Any, name: str) -> tuple[Array, Array | None]:
     """Floats, integers or booleans as the kernels take them, and which of them count if a mask tells."""
     x, counted = arguments.unmasked(value, name)
-    if x.dtype.kind not in "iub":
-        return arguments.array(x, name), counted
-    x = x.astype(x.dtype.newbyteorder("="), copy=False)
-    return x if x.flags.aligned else x.copy(), counted
+    return arguments.numbers(x, name), counted
 
 
 def _beside(value: Any, name: str, x: Array) -> Array:
@@ -147,12 +146,15 @@ def _view_of(x: Array, kept: tuple[int, ...]) -> tuple[Any, ...] | None:
 def _remember(key: Any, x: Array, kept: tuple[int, ...], how: tuple[Any, ...]) -> None:
     """Have arrays like x measured in fewer steps from now on."""
     sum_up = forward.plan_of_sums((how[0], how[1:]), (x,))
-    size, wide = x.size, x.dtype == _FLOAT64
+    shape, wide = tuple(x.shape[a] for a in kept), x.dtype == _FLOAT64
+    n = np.full(shape, x.size / prod(shape))
+    n.flags.writeable = False
 
     def again(x: Array) -> Sums:
         with unwarned():
             shift, s, q = sum_up(x)
-            sums = from_sums(np.full(shift.shape, size / shift.size), shift, s, q)
+            offset = s / n
+            sums = Sums(n, shift, offset, np.maximum(q - s * offset, 0.0))
             return _states.rescued(sums, partial(_of_all, x, kept)) if wide else sums
 
     if len(_again) >= _MOST:

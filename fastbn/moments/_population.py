@@ -42,7 +42,7 @@ def population_statistics(
     Returns
     -------
     list of Moments
-        Of all inputs of each layer.
+        Of all inputs of each layer; of layers such as `SyncBatchNorm2d`, of those on all ranks.
 
     Raises
     ------
@@ -82,6 +82,7 @@ def population_statistics(
     with _observed(layers) as observed:
         for batch in tracked(batches, "population statistics", progress):
             forward(batch)
+        observed = [layer._joined(moments) for layer, moments in zip(layers, observed, strict=True)]
         for i, moments in enumerate(observed):
             if not moments.count.any():
                 raise ValueError(
@@ -98,7 +99,7 @@ def _with_statistics(layers: Iterable[Any]) -> list[Any]:
     layers = list(layers)
     for i, layer in enumerate(layers):
         if not isinstance(layer, BatchNorm):
-            raise TypeError(f"layers[{i}] is a {type(layer).__name__}; expected a batch norm layer")
+            raise TypeError(f"layers[{i}] is of type {type(layer).__name__}; expected a batch norm layer")
         if not layer.track_running_stats:
             raise ValueError(f"layers[{i}], {layer}, has no running statistics to set")
         if any(layer is before for before in layers[:i]):

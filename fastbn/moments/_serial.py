@@ -27,7 +27,7 @@ def to_dict(axes: tuple[int, ...], state: State) -> dict[str, Any]:
 def from_dict(data: Any) -> tuple[tuple[int, ...], State]:
     """See `Moments.from_dict`."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"data is a {type(data).__name__}; expected the dict that Moments.to_dict returned")
+        raise TypeError(f"data is of type {type(data).__name__}; expected the dict that Moments.to_dict returned")
     if data.get("format") != FORMAT:
         raise ValueError(
             f"data has the format {data.get('format')!r}; expected {FORMAT!r}, as Moments.to_dict writes it"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn._moments import Sums, unwarned
+from fastbn._moments import NO_POWER, Sums, unwarned
 
 Array = NDArray[Any]
 
@@ -19,6 +19,7 @@ _FAR = 400  # a binary exponent of deviations from which on their squares, many 
 _SCALE = 600  # and that of the unit then, so that they are near 1
 _NONE = -9999.0  # the exponent of zero
 _USUAL = 2.0**-700, 2.0**700  # sums of squares for which no other unit is needed, with some room
+_UNSCALED = np.zeros((), int)  # the power of two of groups whose unit is 1
 _LIMBS = (1, 2, 3)  # words of 64 bits that hold the count, the sum and the sum of squares of int64 or uint64
 
 
@@ -38,11 +39,15 @@ def nothing(shape: tuple[int, ...] = ()) -> Exact:
     return Exact(*np.zeros((3, *shape), np.int64))
 
 
+NOTHING = nothing()  # what all begin with
+
 # Merging --------------------------------------------------------------------------------------------------------------
 
 
 def merged(a: State, b: State) -> State:
     """The state of both parts together."""
+    if a is NOTHING and b.n.size and b.n.item(0):
+        return b
     if isinstance(a, Exact) and isinstance(b, Exact):
         return Exact(*(_plus(u, v) for u, v in zip(a, b, strict=True)))
     for one, other in ((a, b), (b, a)):
@@ -87,8 +92,21 @@ def _merged_sums(a: Sums, b: Sums) -> Sums:
         p = _power(np.maximum(spread, np.where(both, _exponent(apart(2)) + 2, _NONE)))
         delta = np.where(b.n > 0, apart(p), 0.0)
         first, second = (np.ldexp(v.m2, 2 * (v.power.astype(int) - p)) for v in (a, b))
-        offset = a.offset + np.ldexp(delta * share, p)
+        step = delta * share
+        offset = a.offset + np.ldexp(step, p)
+        shift, offset = _within_range(shift, offset, np.ldexp(shift, -p) + (np.ldexp(a.offset, -p) + step), p)
         return Sums(n, shift, offset, first + second + delta * share * a.n * delta, p.astype(np.float64))
+
+
+def _within_range(shift: Array, offset: Array, scaled: Array, power: Any) -> tuple[Array, Array]:
+    """The two parts of a mean, from the mean itself where it is farther from an element than float64 reaches.
+
+    scaled: the mean times 2**-power.
+    """
+    far = np.isinf(offset) & np.isfinite(scaled)
+    if not far.any():
+        return shift, offset
+    return np.where(far, np.ldexp(scaled, power), shift), np.where(far, 0.0, offset)
 
 
 def _exponent(values: Array) -> Array:
@@ -116,7 +134,9 @@ def rescued(sums: Sums, again: Callable[[int], Sums]) -> Sums:
         if lost.any():
             new = again(power)
             with unwarned():
-                new = new._replace(shift=np.ldexp(new.shift, power), offset=np.ldexp(new.offset, power))
+                scaled = new.shift + new.offset
+                parts = _within_range(np.ldexp(new.shift, power), np.ldexp(new.offset, power), scaled, power)
+                new = new._replace(shift=parts[0], offset=parts[1])
             new = new._replace(power=np.where(new.m2 == 0, 0.0, new.power + power))
             sums = Sums(*(np.where(lost, u, v) for u, v in zip(new, sums, strict=True)))
     return sums
@@ -179,13 +199,22 @@ def variance(state: State, ddof: float) -> tuple[Array, Array]:
         divisor = np.where(known, np.asarray(n * (n - int(ddof)), object), np.asarray(1, object))
         return np.where(known, _floats((n * q - s * s) / divisor), np.nan), np.zeros((), int)
     sums = as_sums(state)
-    freedom = sums.n - ddof
+    freedom, power = sums.n - ddof, _UNSCALED if sums.power is NO_POWER else sums.power.astype(int)
     with unwarned():
         if ddof >= 0 and freedom.min(initial=1.0) > 0:
-            return sums.m2 / freedom, sums.power.astype(int)
+            return sums.m2 / freedom, power
         known = (freedom > 0) & (sums.n > 0)
         value = np.divide(sums.m2, freedom, out=np.full(freedom.shape, np.nan), where=known)
-    return value, sums.power.astype(int)
+    return value, power
+
+
+def var(state: State, ddof: float) -> Array:
+    """The variance, which may be past the range of float64."""
+    value, power = variance(state, ddof)
+    if power is not _UNSCALED and power.any():
+        with unwarned():
+            value = np.ldexp(value, 2 * power)
+    return np.asarray(value)
 
 
 def var_and_std(state: State, ddof: float) -> tuple[Array, Array]:
@@ -193,7 +222,7 @@ def var_and_std(state: State, ddof: float) -> tuple[Array, Array]:
     value, power = variance(state, ddof)
     with unwarned():
         std = np.sqrt(value)
-        if power.any():
+        if power is not _UNSCALED and power.any():
             value, std = np.ldexp(value, 2 * power), np.ldexp(std, power)
     return np.asarray(value), np.asarray(std)
 

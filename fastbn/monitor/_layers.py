@@ -15,7 +15,7 @@ def watches(layers: Any) -> dict[str, Watch]:
     if is_module(layers):
         named = {name or type(module).__name__: module for name, module in layers.named_modules() if is_norm(module)}
         if not named:
-            raise ValueError(f"layers is a {type(layers).__name__} without a normalization module")
+            raise ValueError(f"layers is of type {type(layers).__name__}, without a normalization module")
         return {name: TorchWatch(module) for name, module in named.items()}
     if isinstance(layers, Mapping):
         pairs = [(str(name), layer) for name, layer in layers.items()]
@@ -23,7 +23,7 @@ def watches(layers: Any) -> dict[str, Watch]:
         pairs = [(f"{i}.{type(layer).__name__}", layer) for i, layer in enumerate(layers)]
     else:
         raise TypeError(
-            f"layers is a {type(layers).__name__}; expected layers, a mapping of names to layers, or a model"
+            f"layers is of type {type(layers).__name__}; expected layers, a mapping of names to layers, or a model"
         )
     result = {name: _watch(name, layer) for name, layer in pairs}
     if not result:
@@ -38,4 +38,5 @@ def _watch(name: str, layer: Any) -> Watch:
         return Watch(layer)
     if is_module(layer) and is_norm(layer):
         return TorchWatch(layer)
-    raise TypeError(f"layer {name!r} is a {type(layer).__name__}; expected a normalization layer of fastbn or of torch")
+    given = type(layer).__name__
+    raise TypeError(f"layer {name!r} is of type {given}; expected a normalization layer of fastbn or of torch")

@@ -24,7 +24,7 @@ class TorchWatch(Watch):
         _armed.setdefault(id(self.layer), WeakSet()).add(self)
         _keep_hook()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         _armed.get(id(self.layer), WeakSet()).discard(self)
         _keep_hook()
         self._leave_gradient()
@@ -39,7 +39,7 @@ class TorchWatch(Watch):
         module = self.layer
         self._leave_gradient()
         self.values = {}
-        if not y.numel() or y.device.type == "meta":
+        if not _has_values(x) or not _has_values(y):
             return
         one_sample = getattr(module, "_get_no_batch_dim", None)
         single = one_sample is not None and x.dim() == one_sample()
@@ -57,7 +57,8 @@ class TorchWatch(Watch):
 
     def _parameter_gradients(self) -> dict[str, float]:
         named = {name: getattr(self.layer, name, None) for name in ("weight", "bias")}
-        grads = {name: p.grad for name, p in named.items() if p is not None and p.grad is not None}
+        kept = {name: p for name, p in named.items() if p is not None and (p.is_leaf or p.retains_grad)}
+        grads = {name: p.grad for name, p in kept.items() if p.grad is not None}
         return {f"{name}_gradient": _record.norm(_array(grad)) for name, grad in grads.items()}
 
 
@@ -86,8 +87,21 @@ def _after_forward(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], o
             watch.see(args[0] if args else next(iter(kwargs.values())), output)
 
 
+def _has_values(tensor: Any) -> bool:
+    """Whether it is a tensor with elements in memory, as it is not within torch.vmap and torch.func.grad."""
+    if not hasattr(tensor, "numel") or not tensor.numel() or tensor.device.type == "meta":
+        return False
+    try:
+        tensor.detach().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
 def _array(tensor: Any) -> Any:
     tensor = tensor.detach().cpu()
+    if str(tensor.layout) != "torch.strided":
+        tensor = tensor.to_dense()
     return (tensor.float() if tensor.element_size() == 2 else tensor).numpy()
 
 

@@ -95,7 +95,7 @@ class Monitor:
         """Let go of the layers, and close the writer; a second time, do nothing."""
         self._closed = True
         if self._armed:
-            self._disarm()
+            self._let_go()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -105,9 +105,14 @@ class Monitor:
             watch.arm()
         self._armed = True
 
-    def _disarm(self) -> Records:
+    def _let_go(self) -> None:
+        for watch in self._watches.values():
+            watch.let_go()
         self._armed = False
-        return {name: watch.disarm() for name, watch in self._watches.items()}
+
+    def _disarm(self) -> Records:
+        self._let_go()
+        return {name: watch.seen() for name, watch in self._watches.items()}
 
     def __enter__(self) -> Self:
         return self

@@ -84,6 +84,9 @@ def _seen(x: Array, axis: int, where: Any = None, activation: Any = None) -> _Se
 
 def norm(gradient: Any) -> float:
     """The Euclidean norm, summed in float64."""
+    gradient = np.asarray(gradient)
+    if gradient.dtype == np.longdouble and gradient.dtype != np.float64:  # a layer's, which no kernel takes
+        gradient = gradient.astype(np.float64)
     gradient = arguments.array(gradient, "gradient")
     order = views.memory_order(gradient)
     if order is False:

@@ -26,15 +26,16 @@ class Watch:
         for name, look in _LOOKS.items():
             vars(self.layer)[name] = _Looked(self.layer, name, look, self._weak)
 
-    def disarm(self) -> dict[str, float]:
-        """Look no longer; what was seen, the gradients of the parameters as they are now included."""
-        self._let_go()
-        self._last, values, self.values = None, self.values, {}
-        return values | self._parameter_gradients() if values else values
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Look no longer."""
         for name in _LOOKS:
             _Looked.end(self.layer, name, self)
+        self._last = None
+
+    def seen(self) -> dict[str, float]:
+        """What was seen, the gradients of the parameters as they are now included."""
+        values, self.values = self.values, {}
+        return values | self._parameter_gradients() if values else values
 
     def after_forward(self, args: Any, result: Any) -> None:
         """Look at what went in and came out."""

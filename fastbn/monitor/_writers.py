@@ -99,12 +99,12 @@ def writer_of(value: Any) -> Writer | None:
         return LiveWriter()
     if isinstance(value, str | Path):
         path = Path(value)
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             return CsvWriter(path)
         return TensorBoardWriter(need("tensorboardX", "monitor").SummaryWriter(str(path)))
-    if hasattr(value, "add_scalar"):
+    if hasattr(value, "add_scalar") and not isinstance(value, type):
         return TensorBoardWriter(value)
-    if hasattr(value, "write") and hasattr(value, "close") and not isinstance(value, IOBase):
+    if hasattr(value, "write") and hasattr(value, "close") and not isinstance(value, IOBase | type):
         return value
     raise TypeError(
         f"writer is {value!r}; expected a path that ends in .csv, a folder for TensorBoard, 'live', an object with "

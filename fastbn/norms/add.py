@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbn.engine import arguments, plans
 from fastbn.norms.shared import Array, Statistics
-from fastbn.norms.trailing import ADD_LAYER, ADD_RMS, LAYER_BACKWARD, RMS_BACKWARD
+from fastbn.norms.trailing import ADD_LAYER, ADD_LAYER_BACKWARD, ADD_RMS, ADD_RMS_BACKWARD
 
 
 def add_layer_norm(
@@ -57,10 +56,7 @@ def add_layer_norm(
     """
     if type(normalized_shape) is not int:
         normalized_shape = arguments.lengths(normalized_shape)
-    if residual is None:
-        residual = arguments.array(residual, "residual")
-    operands = x, weight, bias, (residual, None, out)
-    return plans.call(ADD_LAYER, (normalized_shape, eps, None), *operands)[:2]
+    return plans.call(ADD_LAYER, (normalized_shape, eps, None), x, weight, bias, (residual, None, out))[:2]
 
 
 def add_layer_norm_forward(
@@ -100,10 +96,7 @@ def add_layer_norm_forward(
     """
     if type(normalized_shape) is not int:
         normalized_shape = arguments.lengths(normalized_shape)
-    if residual is None:
-        residual = arguments.array(residual, "residual")
-    operands = x, weight, bias, (residual, None, out)
-    return plans.call(ADD_LAYER, (normalized_shape, eps, None), *operands)
+    return plans.call(ADD_LAYER, (normalized_shape, eps, None), x, weight, bias, (residual, None, out))
 
 
 def add_layer_norm_backward(
@@ -153,8 +146,7 @@ def add_layer_norm_backward(
     >>> dx, dweight, dbias
     (array([[1., 1.]]), array([-1.,  1.]), array([1., 1.]))
     """
-    sum = _read(sum)
-    return plans.call(LAYER_BACKWARD, (None,), dy, sum, rstd, (mean, weight, None, None, None, dsum, out))
+    return plans.call(ADD_LAYER_BACKWARD, (None, None), dy, sum, rstd, (mean, weight, None, None, None, dsum, out))
 
 
 def add_rms_norm(
@@ -192,10 +184,7 @@ def add_rms_norm(
     """
     if type(normalized_shape) is not int:
         normalized_shape = arguments.lengths(normalized_shape)
-    if residual is None:
-        residual = arguments.array(residual, "residual")
-    operands = x, weight, None, (residual, None, out)
-    return plans.call(ADD_RMS, (normalized_shape, eps, None), *operands)[:2]
+    return plans.call(ADD_RMS, (normalized_shape, eps, None), x, weight, None, (residual, None, out))[:2]
 
 
 def add_rms_norm_forward(
@@ -233,10 +222,7 @@ def add_rms_norm_forward(
     """
     if type(normalized_shape) is not int:
         normalized_shape = arguments.lengths(normalized_shape)
-    if residual is None:
-        residual = arguments.array(residual, "residual")
-    operands = x, weight, None, (residual, None, out)
-    y, total, _, rstd = plans.call(ADD_RMS, (normalized_shape, eps, None), *operands)
+    y, total, _, rstd = plans.call(ADD_RMS, (normalized_shape, eps, None), x, weight, None, (residual, None, out))
     return y, total, rstd
 
 
@@ -274,10 +260,4 @@ def add_rms_norm_backward(
     >>> fastbn.add_rms_norm_backward([[1.0, 1.0, 0.0, 0.0]], None, total, rstd)
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
-    sum = _read(sum)
-    return plans.call(RMS_BACKWARD, (None,), dy, sum, rstd, (None, weight, None, None, None, dsum, out))[:2]
-
-
-def _read(sum: ArrayLike) -> Array:
-    """The sum, by its own name in what is refused; the plans take it for an x."""
-    return sum if type(sum) is np.ndarray else arguments.array(sum, "sum")
+    return plans.call(ADD_RMS_BACKWARD, (None, None), dy, sum, rstd, (None, weight, None, None, None, dsum, out))[:2]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, overload
+from typing import overload
 
 from numpy.typing import ArrayLike
 
-from fastbn.engine import arguments, backward, forward, plans, views
+from fastbn.engine import arguments, forward, groups, plans
 from fastbn.norms.shared import (
-    BACKWARD_OPERANDS,
-    FORWARD_OPERANDS,
-    TRAINING_OPERANDS,
     Activation,
     Array,
+    Kind,
     Statistics,
-    affine,
+    backward_of,
+    forward_of,
     from_y,
     train,
 )
@@ -113,15 +111,13 @@ def batch_norm(
     if type(axis) is not int:
         axis = arguments.integer(axis, "axis")
     if training is not False and arguments.flag(training, "training"):
-        others: Any = None if residual is where is out is None else (residual, where, out)
         if running_mean is running_var is None:
+            others = None if residual is where is out is None else (residual, where, out)
             return plans.call(_BATCH, (axis, eps, activation, momentum), x, weight, bias, others)
-        running, settings = (running_mean, running_var, None), (axis, eps, activation)
-        return train(_BATCH_TRAINING, settings, (x, weight, bias), running, others, momentum, False)[0]
-    others = running_mean, running_var
-    if not (residual is where is out is None):
-        others = running_mean, running_var, residual, where, out
-    return plans.call(EVALUATION, (axis, eps, momentum, activation), x, weight, bias, others)
+        running, beside, settings = (running_mean, running_var, None), (residual, where, out), (axis, eps, activation)
+        return train(_BATCH_TRAINING, settings, (x, weight, bias), running, beside, momentum, False)[0]
+    given = running_mean, running_var, residual, where, out
+    return plans.call(EVALUATION, (axis, eps, activation, momentum), x, weight, bias, given)
 
 
 def batch_norm_forward(
@@ -167,30 +163,13 @@ def batch_norm_forward(
     >>> mean, rstd.round(3)
     (array([ 2., 20.]), array([1. , 0.1]))
     """
-    running = running_mean, running_var, None
-    return batch_norm_with_running(x, weight, bias, running, momentum, eps, axis, out, activation, residual, where)
-
-
-def batch_norm_with_running(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running: Any,
-    momentum: Any,
-    eps: Any,
-    axis: Any,
-    out: Any = None,
-    activation: Any = None,
-    residual: Any = None,
-    where: Any = None,
-) -> tuple[Array, Array, Array]:
-    """Batch normalization by the statistics of x; running: with the counter of batches, all updated as one."""
     if type(axis) is not int:
         axis = arguments.integer(axis, "axis")
-    others = None if residual is where is out is None else (residual, where, out)
-    if running[0] is running[1] is None:
+    if running_mean is running_var is None:
+        others = None if residual is where is out is None else (residual, where, out)
         return plans.call(_BATCH_FORWARD, (axis, eps, activation, momentum), x, weight, bias, others)
-    return train(_BATCH_TRAINING, (axis, eps, activation), (x, weight, bias), running, others, momentum)
+    running, beside, settings = (running_mean, running_var, None), (residual, where, out), (axis, eps, activation)
+    return train(_BATCH_TRAINING, settings, (x, weight, bias), running, beside, momentum)
 
 
 @overload
@@ -309,38 +288,10 @@ def batch_norm_backward(
         axis = arguments.integer(axis, "axis")
     if training is not True:
         training = arguments.flag(training, "training")
-    others: Any = mean, weight
-    if not (bias is residual is where is out is None):
-        others = mean, weight, bias, residual, where, None, out
+    others = mean, weight, bias, residual, where, None, out
     if y is not None:
-        arguments.either(x, y)
-        return from_y(_BATCH_BACKWARD, (axis, training, activation), dy, y, rstd, others)
-    return plans.call(_BATCH_BACKWARD, (axis, training, activation), dy, x, rstd, others)
-
-
-def _check_statistics_of_batch(
-    returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.Statistics]:
-    axis, eps, activation, *momentum = settings
-    x, weight, bias, *running, residual, where, out = operands
-    x = arguments.array(x, "x")
-    arguments.rank(x, 2)
-    channel = arguments.axis(axis, x)
-    shape = (x.shape[channel],)
-    w, b = affine(weight, bias, shape, x)
-    eps = arguments.eps(eps, zero=False)
-    for number in momentum:
-        arguments.real(number, "momentum")
-    if running:
-        arguments.running(*running, shape)
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x,))
-    if x.size == shape[0] > 0:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    decided = forward.Statistics(
-        views.batch_view, (channel,), eps, returns, True, activation, (channel,), 0, _accept_of_channels
-    )
-    return (x, w, b, *running, added, mask, out), decided
+        return from_y(_BATCH_BACKWARD, (axis, activation, training), dy, arguments.either(x, y), rstd, others)
+    return plans.call(_BATCH_BACKWARD, (axis, activation, training), dy, x, rstd, others)
 
 
 def _accept_of_channels(counts: Array) -> None:
@@ -351,54 +302,11 @@ def _accept_of_channels(counts: Array) -> None:
         )
 
 
-def check_evaluation(
-    settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.GivenStatistics]:
-    axis, eps, momentum, activation = settings
-    x, weight, bias, running_mean, running_var, residual, where, out = operands
-    x = arguments.array(x, "x")
-    arguments.rank(x, 2)
-    channel = arguments.axis(axis, x)
-    shape = (x.shape[channel],)
-    w, b = affine(weight, bias, shape, x)
-    arguments.real(momentum, "momentum")
-    eps = arguments.eps(eps)
-    mean = arguments.statistic(running_mean, "running_mean", shape)
-    var = arguments.statistic(running_var, "running_var", shape)
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x,))
-    return (x, w, b, mean, var, added, mask, out), forward.GivenStatistics(channel, eps, activation, (channel,))
-
-
-def _check_batch_backward(
-    settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], backward.Gradients]:
-    axis, training, activation = settings
-    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = arguments.gradient(dy, x)
-    arguments.rank(x, 2)
-    channel = arguments.axis(axis, x)
-    shape = (x.shape[channel],)
-    r = arguments.float64_statistic(rstd, "rstd", shape)
-    w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x, dy))
-    m = arguments.float64_statistic(mean, "mean", shape)
-    decided = backward.Gradients(views.batch_view, (channel,), shape, True, training, activation, (channel,))
-    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
-
-
-_BATCH = plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.ONLY_Y), forward.plan)
-_BATCH_FORWARD = plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.RSTD), forward.plan)
-
-
-STATISTICS_OF_BATCH = plans.Operation(
-    FORWARD_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
+_KIND = Kind(groups.of_channels, zero=False, single="value per channel", accept=_accept_of_channels)
+_BATCH, _BATCH_FORWARD, STATISTICS_OF_BATCH = (
+    forward_of(_KIND, returns) for returns in (forward.ONLY_Y, forward.RSTD, forward.VARIANCE)
 )
-_BATCH_TRAINING = plans.Operation(
-    TRAINING_OPERANDS, partial(_check_statistics_of_batch, forward.VARIANCE), forward.plan
-)
-EVALUATION = plans.Operation(TRAINING_OPERANDS.replace("running_", ""), check_evaluation, forward.plan_with_statistics)
-
-
-_BATCH_BACKWARD = plans.Operation(BACKWARD_OPERANDS, _check_batch_backward, backward.plan, same=2)
+_BATCH_TRAINING = forward_of(_KIND, forward.VARIANCE, "running_mean running_var")
+BATCH = _BATCH_FORWARD, _BATCH_TRAINING  # as `norm_with_running` takes them
+EVALUATION = forward_of(Kind(groups.of_channels), forward.GIVEN, "running_mean running_var")
+_BATCH_BACKWARD = backward_of(_KIND)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, overload
+from typing import overload
 
 from numpy.typing import ArrayLike
 
-from fastbn.engine import arguments, backward, forward, plans, views
-from fastbn.norms.shared import BACKWARD_OPERANDS, FORWARD_OPERANDS, Activation, Array, Statistics, affine, from_y
+from fastbn.engine import arguments, forward, groups, plans
+from fastbn.norms.shared import Activation, Array, Kind, Statistics, backward_of, forward_of, from_y
 
 
 def group_norm(
@@ -234,74 +233,12 @@ def group_norm_backward(
     """
     if type(axis) is not int:
         axis = arguments.integer(axis, "axis")
-    others: Any = mean, weight
-    if not (bias is residual is where is out is None):
-        others = mean, weight, bias, residual, where, None, out
+    others = mean, weight, bias, residual, where, None, out
     if y is not None:
-        arguments.either(x, y)
-        return from_y(_GROUP_BACKWARD, (axis, activation), dy, y, rstd, others)
-    return plans.call(_GROUP_BACKWARD, (axis, activation), dy, x, rstd, others)
+        return from_y(_GROUP_BACKWARD, (None, axis, activation), dy, arguments.either(x, y), rstd, others)
+    return plans.call(_GROUP_BACKWARD, (None, axis, activation), dy, x, rstd, others)
 
 
-def check_statistics_of_groups(
-    returns: int, settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.Statistics]:
-    """num_groups: None for instance norm."""
-    num_groups, axis, eps, activation, *momentum = settings
-    x, weight, bias, *running, residual, where, out = operands
-    x = arguments.array(x, "x")
-    arguments.rank(x, 2)
-    channel = arguments.sample_axis(axis, x)
-    channels = x.shape[channel]
-    groups = channels if num_groups is None else arguments.groups(num_groups, channels)
-    w, b = affine(weight, bias, (channels,), x)
-    eps = arguments.eps(eps)
-    for number in momentum:
-        arguments.real(number, "momentum")
-    if running:
-        arguments.running(*running, (channels,))
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x,))
-    if num_groups is None and x.size == len(x) * channels > 0:
-        raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.shape}")
-    accept = _accept_of_instances if running else None
-    args, kept = (channel, groups), (0, channel)
-    decided = forward.Statistics(views.group_view, args, eps, returns, True, activation, kept, groups, accept)
-    return (x, w, b, *running, added, mask, out), decided
-
-
-def _accept_of_instances(counts: Array) -> None:
-    if counts.min() < 2:
-        raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
-
-
-def _check_groups_backward(
-    by_channel: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], backward.Gradients]:
-    """by_channel: each group is one channel; else rstd tells their number."""
-    axis, activation = settings
-    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = arguments.gradient(dy, x)
-    arguments.rank(x, 2)
-    channel = arguments.sample_axis(axis, x)
-    channels = x.shape[channel]
-    groups = channels if by_channel else arguments.groups_of(rstd, channels)
-    shape = (x.shape[0], groups)
-    r = arguments.float64_statistic(rstd, "rstd", shape)
-    w, b = arguments.vector(weight, "weight", (channels,)), arguments.vector(bias, "bias", (channels,))
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x, dy))
-    m = arguments.float64_statistic(mean, "mean", shape)
-    args, kept = (channel, groups), (0, channel)
-    decided = backward.Gradients(views.group_view, args, (channels,), True, True, activation, kept, groups)
-    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
-
-
-_GROUP, _GROUP_FORWARD = (
-    plans.Operation(FORWARD_OPERANDS, partial(check_statistics_of_groups, returns), forward.plan)
-    for returns in (forward.ONLY_Y, forward.RSTD)
-)
-_GROUP_BACKWARD, INSTANCE_BACKWARD = (
-    plans.Operation(BACKWARD_OPERANDS, partial(_check_groups_backward, by_channel), backward.plan, same=2)
-    for by_channel in (False, True)
-)
+_KIND = Kind(groups.of_groups, told=2)
+_GROUP, _GROUP_FORWARD = (forward_of(_KIND, returns) for returns in (forward.ONLY_Y, forward.RSTD))
+_GROUP_BACKWARD = backward_of(_KIND)

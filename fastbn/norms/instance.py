@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from numpy.typing import ArrayLike
 
-from fastbn.engine import arguments, forward, plans
-from fastbn.norms.batch import check_evaluation
-from fastbn.norms.group import INSTANCE_BACKWARD, check_statistics_of_groups
-from fastbn.norms.shared import FORWARD_OPERANDS, TRAINING_OPERANDS, Activation, Array, Statistics, from_y, train
+from fastbn.engine import arguments, forward, groups, plans
+from fastbn.norms.shared import Activation, Array, Kind, Statistics, backward_of, forward_of, from_y, train
 
 
 def instance_norm(
@@ -86,12 +81,12 @@ def instance_norm(
         axis = arguments.integer(axis, "axis")
     if arguments.flag(use_input_stats, "use_input_stats"):
         if running_mean is running_var is None:
-            others: Any = None if where is out is None else (None, where, out)
-            return plans.call(_INSTANCE, (None, axis, eps, activation, momentum), x, weight, bias, others)
-        running, settings, others = (running_mean, running_var, None), (None, axis, eps, activation), (None, where, out)
-        return train(_INSTANCE_TRAINING, settings, (x, weight, bias), running, others, momentum, False)[0]
-    others = running_mean, running_var, None, where, out
-    return plans.call(_INSTANCE_EVALUATION, (axis, eps, momentum, activation), x, weight, bias, others)
+            others = None if where is out is None else (None, where, out)
+            return plans.call(_INSTANCE, (axis, eps, activation, momentum), x, weight, bias, others)
+        running, beside, settings = (running_mean, running_var, None), (None, where, out), (axis, eps, activation)
+        return train(_INSTANCE_TRAINING, settings, (x, weight, bias), running, beside, momentum, False)[0]
+    given = running_mean, running_var, None, where, out
+    return plans.call(_INSTANCE_EVALUATION, (axis, eps, activation, momentum), x, weight, bias, given)
 
 
 def instance_norm_forward(
@@ -130,7 +125,10 @@ def instance_norm_forward(
     >>> mean, rstd
     (array([[ 2., 20.]]), array([[1. , 0.1]]))
     """
-    return instance_norm_with_running(x, (weight, bias), (None, None), 0.0, eps, axis, out, (activation, where))
+    if type(axis) is not int:
+        axis = arguments.integer(axis, "axis")
+    others = None if where is out is None else (None, where, out)
+    return plans.call(_INSTANCE_FORWARD, (axis, eps, activation), x, weight, bias, others)
 
 
 def instance_norm_backward(
@@ -177,57 +175,22 @@ def instance_norm_backward(
     """
     if type(axis) is not int:
         axis = arguments.integer(axis, "axis")
-    others: Any = mean, weight
-    if not (bias is where is out is None):
-        others = mean, weight, bias, None, where, None, out
+    others = mean, weight, bias, None, where, None, out
     if y is not None:
-        arguments.either(x, y)
-        return from_y(INSTANCE_BACKWARD, (axis, activation), dy, y, rstd, others)
-    return plans.call(INSTANCE_BACKWARD, (axis, activation), dy, x, rstd, others)
+        return from_y(_INSTANCE_BACKWARD, (axis, activation), dy, arguments.either(x, y), rstd, others)
+    return plans.call(_INSTANCE_BACKWARD, (axis, activation), dy, x, rstd, others)
 
 
-def instance_norm_with_running(
-    x: Any,
-    affine: tuple[Any, Any],
-    running: tuple[Any, Any],
-    momentum: Any,
-    eps: Any,
-    axis: Any,
-    out: Any,
-    extras: tuple[Any, Any],
-) -> tuple[Array, Array, Array]:
-    """Instance normalization with the instances' statistics, whose averages go into the running ones.
-
-    affine: weight and bias; running: mean and variance; extras: activation and where.
-    """
-    if type(axis) is not int:
-        axis = arguments.integer(axis, "axis")
-    activation, where = extras
-    weight, bias = affine
-    if running[0] is running[1] is None:
-        others = None if where is out is None else (None, where, out)
-        return plans.call(_INSTANCE_FORWARD, (None, axis, eps, activation, momentum), x, weight, bias, others)
-    settings, operands = (None, axis, eps, activation), (x, weight, bias)
-    return train(_INSTANCE_TRAINING, settings, operands, (*running, None), (None, where, out), momentum)
+def _accept_of_instances(counts: Array) -> None:
+    if counts.min() < 2:
+        raise ValueError("where leaves fewer than 2 values of a channel of a sample; expected more when training")
 
 
-def _check_instance_evaluation(
-    settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.GivenStatistics]:
-    x = arguments.array(operands[0], "x")
-    arguments.rank(x, 2)
-    arguments.sample_axis(settings[0], x)
-    return check_evaluation(settings, (x, *operands[1:]))
-
-
-_INSTANCE, _INSTANCE_FORWARD, _INSTANCE_TRAINING = (
-    plans.Operation(names, partial(check_statistics_of_groups, returns), forward.plan)
-    for names, returns in (
-        (FORWARD_OPERANDS, forward.ONLY_Y),
-        (FORWARD_OPERANDS, forward.RSTD),
-        (TRAINING_OPERANDS, forward.VARIANCE),
-    )
+_KIND = Kind(groups.of_instances, single="spatial element")
+_INSTANCE, _INSTANCE_FORWARD = (forward_of(_KIND, returns) for returns in (forward.ONLY_Y, forward.RSTD))
+_INSTANCE_TRAINING = forward_of(
+    _KIND._replace(accept=_accept_of_instances), forward.VARIANCE, "running_mean running_var"
 )
-_INSTANCE_EVALUATION = plans.Operation(
-    TRAINING_OPERANDS.replace("running_", ""), _check_instance_evaluation, forward.plan_with_statistics
-)
+INSTANCE = _INSTANCE_FORWARD, _INSTANCE_TRAINING  # as `norm_with_running` takes them
+_INSTANCE_EVALUATION = forward_of(Kind(groups.of_channels_of_samples), forward.GIVEN, "running_mean running_var")
+_INSTANCE_BACKWARD = backward_of(_KIND)

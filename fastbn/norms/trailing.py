@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbn.engine import arguments, backward, forward, plans, views
-from fastbn.norms.shared import BACKWARD_OPERANDS, FORWARD_OPERANDS, Activation, Array, Statistics, affine, from_y
+from fastbn.engine import arguments, forward, groups, plans
+from fastbn.norms.shared import Activation, Array, Kind, Statistics, backward_of, forward_of, from_y
 
 
 def layer_norm(
@@ -185,13 +181,10 @@ def layer_norm_backward(
     >>> dweight, dbias
     (array([-2.,  2.]), array([2., 2.]))
     """
-    others: Any = mean, weight
-    if not (bias is where is out is None):
-        others = mean, weight, bias, None, where, None, out
+    others = mean, weight, bias, None, where, None, out
     if y is not None:
-        arguments.either(x, y)
-        return from_y(LAYER_BACKWARD, (activation,), dy, y, rstd, others)
-    return plans.call(LAYER_BACKWARD, (activation,), dy, x, rstd, others)
+        return from_y(LAYER_BACKWARD, (None, activation), dy, arguments.either(x, y), rstd, others)
+    return plans.call(LAYER_BACKWARD, (None, activation), dy, x, rstd, others)
 
 
 def rms_norm(
@@ -336,67 +329,18 @@ def rms_norm_backward(
     >>> dx, dweight
     (array([[0.2, 0.2, 0. , 0. ]]), array([ 0.2, -0.2,  0. ,  0. ]))
     """
-    others: Any = None, weight
-    if not (where is out is None):
-        others = None, weight, None, None, where, None, out
+    others = None, weight, None, None, where, None, out
     if y is not None:
-        arguments.either(x, y)
-        return from_y(RMS_BACKWARD, (activation,), dy, y, rstd, others)[:2]
-    return plans.call(RMS_BACKWARD, (activation,), dy, x, rstd, others)[:2]
+        return from_y(RMS_BACKWARD, (None, activation), dy, arguments.either(x, y), rstd, others)[:2]
+    return plans.call(RMS_BACKWARD, (None, activation), dy, x, rstd, others)[:2]
 
 
-def _check_statistics_of_rows(
-    returns: int, centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.Statistics]:
-    normalized_shape, eps, activation = settings
-    x, weight, bias, residual, where, out = operands
-    x = arguments.array(x, "x")
-    shape = arguments.normalized_shape(normalized_shape, x)
-    w, b = affine(weight, bias, shape, x)
-    eps = arguments.eps(eps if centered else _rms_eps(eps, x))
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    arguments.out(out, (x,))
-    kept = tuple(range(x.ndim - len(shape)))
-    decided = forward.Statistics(views.layer_view, (len(shape),), eps, returns, centered, activation, kept)
-    return (x, w, b, added, mask, out), decided
-
-
-def _rms_eps(eps: Any, x: Array) -> Any:
-    """The default of RMS norm, which is torch's, where there is none."""
-    return float(np.finfo(arguments.COMPUTED_IN[x.dtype]).eps) if eps is None else eps
-
-
-def _check_rows_backward(
-    centered: bool, settings: tuple[Any, ...], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], backward.Gradients]:
-    (activation,) = settings
-    dy, x, rstd, mean, weight, bias, residual, where, dsum, out = operands
-    dy, x = arguments.gradient(dy, x)
-    lead, shape = arguments.leading(rstd, "rstd", x)
-    r = arguments.float64_statistic(rstd, "rstd", lead)
-    w, b = arguments.vector(weight, "weight", shape), arguments.vector(bias, "bias", shape)
-    activation, mask, added = arguments.extras(x, activation, where, residual)
-    if dsum is not None:
-        dsum = arguments.like(dsum, "dsum", x)
-    arguments.out(out, (x, dy))
-    m = arguments.float64_statistic(mean, "mean", lead) if centered else None
-    kept = tuple(range(len(lead)))
-    decided = backward.Gradients(views.layer_view, (len(shape),), shape, centered, True, activation, kept)
-    return (dy, x, r, m, w, b, added, mask, dsum, out), decided
-
-
-_LAYER, _LAYER_FORWARD, _RMS, _RMS_FORWARD, ADD_LAYER, ADD_RMS = (
-    plans.Operation(FORWARD_OPERANDS, partial(_check_statistics_of_rows, returns, centered), plan)
-    for returns, centered, plan in (
-        (forward.ONLY_Y, True, forward.plan),
-        (forward.RSTD, True, forward.plan),
-        (forward.ONLY_Y, False, forward.plan),
-        (forward.RSTD, False, forward.plan),
-        (forward.RSTD, True, forward.plan_of_sum),
-        (forward.RSTD, False, forward.plan_of_sum),
-    )
+_CENTERED, _UNCENTERED = (Kind(groups.of_rows, centered=centered) for centered in (True, False))
+_LAYER, _LAYER_FORWARD, ADD_LAYER = (
+    forward_of(_CENTERED, returns) for returns in (forward.ONLY_Y, forward.RSTD, forward.SUM)
 )
-LAYER_BACKWARD, RMS_BACKWARD = (
-    plans.Operation(BACKWARD_OPERANDS, partial(_check_rows_backward, centered), backward.plan, same=2)
-    for centered in (True, False)
+_RMS, _RMS_FORWARD, ADD_RMS = (
+    forward_of(_UNCENTERED, returns) for returns in (forward.ONLY_Y, forward.RSTD, forward.SUM)
 )
+LAYER_BACKWARD, RMS_BACKWARD = map(backward_of, (_CENTERED, _UNCENTERED))
+ADD_LAYER_BACKWARD, ADD_RMS_BACKWARD = (backward_of(kind, "sum") for kind in (_CENTERED, _UNCENTERED))

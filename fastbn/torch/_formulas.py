@@ -77,7 +77,8 @@ def differentiable_gradients(
     assert x is not None
     wide = torch.float64 if COMPUTED_IN[x.dtype] is x.dtype else torch.float32
     with torch.enable_grad():
-        inputs = [None if t is None else t.to(wide) for t in tensors]
+        # Views: a residual, say, of which x was computed, is to have the gradient of the sum alone.
+        inputs = [None if t is None else t.view_as(t).to(wide) for t in tensors]
         needed = [t for t, is_wanted in zip(inputs, wanted, strict=True) if is_wanted and t is not None]
         constants = None if statistics is None else (statistics[0].to(wide), statistics[1].to(wide))
         first, w, b, residual = inputs

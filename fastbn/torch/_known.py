@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastbn.torch._plans import COMPUTED_IN, Plan
 
-__all__ = ["PLAIN", "direct_plan", "fit_running", "is_plain", "may_be_known", "remember"]
+__all__ = ["PLAIN", "direct_plan", "fit_running", "fits_beside", "is_plain", "may_be_known", "remember"]
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
-_known: dict[Any, Plan] = {}  # by what decides about a call, of contiguous tensors without a residual
+_known: dict[Any, Plan] = {}  # by what decides about a call
 _MOST = 4096
 
 _is_compiling = torch.compiler.is_compiling
@@ -30,16 +30,27 @@ def is_plain(x: Tensor) -> bool:
 
 
 def may_be_known(x: Any) -> bool:
-    """Whether a call of x without a residual is looked for among the earlier ones."""
+    """Whether a call of x is looked for among the earlier ones."""
     return (
         not _is_compiling()
         and type(x) in PLAIN
         and x.is_cpu
         and x.layout is _strided
-        and is_plain(x)
+        and not x.is_neg()
         and not _modes()
         and not _transforms_active()
         and _tracing() is None
+    )
+
+
+def fits_beside(x: Tensor, residual: Tensor | None) -> bool:
+    """Whether a residual, if there is one, is a tensor like x."""
+    return residual is None or (
+        type(residual) in PLAIN
+        and residual.dtype is x.dtype
+        and residual.shape == x.shape
+        and residual.is_cpu
+        and residual.layout is _strided
     )
 
 
@@ -56,10 +67,25 @@ def direct_plan(key: Any, weight: Tensor | None, bias: Tensor | None) -> Plan | 
         return None
     shape, compute = plan.weight_shape, plan.compute
     w, b = weight, bias  # in a loop it would take a tenth of a microsecond more
-    fit = (
-        w is None or (type(w) in PLAIN and w.dtype is compute and w.is_cpu and w.shape == shape and is_plain(w))
-    ) and (b is None or (type(b) in PLAIN and b.dtype is compute and b.is_cpu and b.shape == shape and is_plain(b)))
-    return plan if fit else None
+    if w is not None and not (
+        type(w) in PLAIN
+        and w.dtype is compute
+        and w.is_cpu
+        and w.shape == shape
+        and w.is_contiguous()
+        and not w.is_neg()
+    ):
+        return None
+    if b is not None and not (
+        type(b) in PLAIN
+        and b.dtype is compute
+        and b.is_cpu
+        and b.shape == shape
+        and b.is_contiguous()
+        and not b.is_neg()
+    ):
+        return None
+    return plan
 
 
 def fit_running(plan: Plan, running: tuple[Any, Any, float] | None, training: bool) -> bool:

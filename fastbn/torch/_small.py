@@ -16,9 +16,10 @@ from fastbn.engine import numbers
 from fastbn.engine.entries import entry_point
 from fastbn.engine.pace import SERIAL_BYTES
 from fastbn.engine.views import View
-from fastbn.kernels import small
+from fastbn.kernels import small, statistics
+from fastbn.torch._addresses import freed
 
-__all__ = ["Backward", "Forward", "Given", "Stored", "backward", "forward", "given", "take", "take_in"]
+__all__ = ["Backward", "Forward", "Given", "Stored", "backward", "forward", "given", "take", "take_in", "take_roots"]
 
 Array = NDArray[Any]
 
@@ -54,14 +55,17 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
         y = _empty_like(x)
         w = None if weight is None else weight.data_ptr()
         b = None if bias is None else bias.data_ptr()
+        at = x.data_ptr()
+        if at == 0 or w == 0 or b == 0:
+            raise freed()
         if entry is None:
             affine = (w, b, None, None) if by_channel else (None, None, w, b)
             of_plan = dtype, compute, plan.ctypes.data  # so that the plan lives as long as its place is known
             entry = entry_point(small.forward, (*of_plan, 0, 0, *affine, eps, _UNREAD, activation))
         if by_channel:
-            entry(dtype, compute, place, x.data_ptr(), y.data_ptr(), w, b, None, None, eps, saved, activation)
+            entry(dtype, compute, place, at, y.data_ptr(), w, b, None, None, eps, saved, activation)
         else:
-            entry(dtype, compute, place, x.data_ptr(), y.data_ptr(), None, None, w, b, eps, saved, activation)
+            entry(dtype, compute, place, at, y.data_ptr(), None, None, w, b, eps, saved, activation)
         return y
 
     return normalize
@@ -78,11 +82,13 @@ def given(view: View, stored: Stored, frozen: torch.dtype, eps: float, activatio
         y = _empty_like(x)
         w = None if weight is None else weight.data_ptr()
         b = None if bias is None else bias.data_ptr()
-        m, v = mean.data_ptr(), var.data_ptr()
+        at, m, v = x.data_ptr(), mean.data_ptr(), var.data_ptr()
+        if at == 0 or w == 0 or b == 0 or m == 0 or v == 0:
+            raise freed()
         if entry is None:
             of_plan = dtype, compute, kind, plan.ctypes.data  # as above
             entry = entry_point(small.scale, (*of_plan, 0, 0, w, b, eps, m, v, activation))
-        entry(dtype, compute, kind, place, x.data_ptr(), y.data_ptr(), w, b, eps, m, v, activation)
+        entry(dtype, compute, kind, place, at, y.data_ptr(), w, b, eps, m, v, activation)
         return y
 
     return normalize
@@ -110,6 +116,8 @@ def backward(view: View, stored: Stored, eps: float, centered: bool) -> Backward
             of_plan = dtype, compute, plan.ctypes.data, blocks  # as above
             entry = entry_point(kernel, (*of_plan, 0, 0, 0, w, eps, saved, 0, 0, *more))
         places = dy.data_ptr(), x.data_ptr(), dx.data_ptr()
+        if w == 0 or 0 in places:
+            raise freed()
         entry(dtype, compute, place, blocks, *places, w, eps, saved, dw, db, *more)
         return dx
 
@@ -131,10 +139,27 @@ def take(mean: Tensor | None, var: Tensor | None) -> bool:
 _taking_in: dict[torch.dtype, Any] = {}
 
 
-def take_in(mean: Any, var: Any, saved: Array, factor: float, momentum: float) -> None:
-    """Take what a call has saved into running statistics, whose version counters stay."""
+def take_in(mean: Any, var: Any, saved: Array, factor: float, momentum: float, eps: float = -1.0) -> None:
+    """Take what a call has saved into running statistics, whose version counters stay.
+
+    Then 1 / sqrt(var + eps) is put in the place of the saved variances, unless eps is negative.
+    """
     kind = _KINDS[mean.dtype]
     entry = _taking_in.get(mean.dtype)
     if entry is None:
-        entry = _taking_in[mean.dtype] = entry_point(small.take_in, (kind, _UNREAD, factor, momentum, 0, 0))
-    entry(kind, saved, factor, momentum, mean.data_ptr(), var.data_ptr())
+        entry = _taking_in[mean.dtype] = entry_point(small.take_in, (kind, _UNREAD, factor, momentum, eps, 0, 0))
+    m, v = mean.data_ptr(), var.data_ptr()
+    if m == 0 or v == 0:
+        raise freed()
+    entry(kind, saved, factor, momentum, eps, m, v)
+
+
+_taking_roots: Any = None
+
+
+def take_roots(var: Array, eps: float) -> None:
+    """Put 1 / sqrt(var + eps) in the place of var: flat, of float64."""
+    global _taking_roots
+    if _taking_roots is None:
+        _taking_roots = entry_point(statistics.take_roots, (np.empty(0), eps))
+    _taking_roots(var, eps)

@@ -5,7 +5,11 @@ seen by this one forward and by no other module.  A forward that cannot be trace
 Sequential containers in it are modules of their own.
 """
 
+import copy
 import operator
+import sys
+import threading
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastbn.torch._folding import PAIRS
-from fastbn.torch._pending import Behind, activation_of, name_of_module
+from fastbn.torch._pending import APPLY, SUM, Behind, Place, activation_of, code_at, name_of_module
 
 __all__ = ["Before", "Untraced", "standing_behind"]
 
@@ -22,10 +26,44 @@ _IN_PLACE_SUMS = (operator.iadd, "add_", "__iadd__")
 
 
 class _OwnForward(fx.Tracer):
-    """Traces the forward of one module; its children are calls."""
+    """Traces the forward of one module; its children are calls, of which it is noted what code makes them."""
+
+    proxy_buffer_attributes = True  # or a forward that changes one in place would do so while it is traced
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()  # torch.fx replaces calls and attributes of modules for all threads
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.thread != threading.get_ident():
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.thread != threading.get_ident():
+            return forward(*args, **kwargs)
+        result = super().call_module(m, forward, args, kwargs)
+        frame: Any = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename == _FX:
+            frame = frame.f_back
+        result.node.meta[_CALLER] = None if frame is None else frame.f_code
+        return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node; within an autograd function there is none, for nobody can tell what its backward does."""
+        frame: Any = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is APPLY:
+                raise NotImplementedError("an autograd function")
+            frame = frame.f_back
+        return super().create_node(*args, **kwargs)
+
+
+_CALLER = "code that calls"
+_FX = fx.Tracer.call_module.__code__.co_filename
 
 
 class Before(NamedTuple):
@@ -34,6 +72,7 @@ class Before(NamedTuple):
     parent: nn.Module
     convolution: str
     norm: str
+    place: Place  # whose code calls the convolution
 
 
 class Untraced(str):
@@ -41,16 +80,44 @@ class Untraced(str):
 
 
 def _traced(module: nn.Module) -> fx.Graph | None:
-    """The graph of a module's forward, or None; the module is left as it was."""
-    before = dict(module.__dict__)
+    """The graph of a module's forward, or None; the module and those in it are left as they were."""
+    attributes = [m.__dict__ for m in module.modules()]
+    before = [(own, copy.copy(own)) for own in (*attributes, *_collections(attributes))]
+    tracer = _OwnForward()
     try:
-        with torch.random.fork_rng(devices=[]):
-            return _OwnForward().trace(module)
+        with _one_at_a_time, torch.random.fork_rng(devices=[]):
+            return tracer.trace(module)
     except Exception:  # whatever a forward raises when it meets something that is no tensor
         return None
     finally:
-        module.__dict__.clear()
-        module.__dict__.update(before)
+        tracer.__dict__.clear()  # it refers to itself, and to the module, which is to be freed as soon as ever
+        for own, contents in before:
+            _put_back(own, contents)
+
+
+_one_at_a_time = threading.RLock()  # or one thread would put back what the other has replaced
+
+
+def _collections(attributes: list[dict[str, Any]]) -> list[Any]:
+    """What modules keep in lists, dictionaries and the like, to which a forward may add what it has seen."""
+    found = {id(v): v for own in attributes for v in own.values() if type(v) in _KINDS}
+    return list(found.values())
+
+
+def _put_back(own: Any, contents: Any) -> None:
+    """Make what a collection holds what it held."""
+    if type(own) is list:
+        own[:] = contents
+    elif type(own) is deque:
+        own.clear()
+        own.extend(contents)
+    else:
+        for key in [k for k in own if k not in contents]:
+            own.discard(key) if type(own) is set else own.pop(key)
+        own.update(contents)
+
+
+_KINDS = (list, dict, set, deque, OrderedDict, defaultdict)
 
 
 def standing_behind(parent: nn.Module, norms: dict[str, nn.Module]) -> tuple[dict[str, Behind | str], list[Before]]:
@@ -67,17 +134,27 @@ def standing_behind(parent: nn.Module, norms: dict[str, nn.Module]) -> tuple[dic
     before: list[Before] = []
     for node in graph.nodes:
         if node.op == "call_module" and node.target in norms:
-            behind, conv = _behind(parent, node), _convolution(parent, node, graph)
+            place = _place(type(parent), node)
+            behind, conv = _behind(parent, node, place), _convolution(parent, node, graph)
             if conv is not None:
-                before.append(Before(parent, conv, node.target))
-            if isinstance(behind, Behind) and isinstance(found.get(node.target), str):
-                continue  # called twice, and once with nothing behind
-            found[node.target] = behind
+                before.append(conv)
+            found[node.target] = _both(found.get(node.target), behind)
     return found, before
 
 
-def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> str | None:
-    """The path of the convolution whose result the norm takes and nobody else; None if there is none."""
+def _both(earlier: Behind | str | None, behind: Behind | str) -> Behind | str:
+    """What stands behind a norm that was called earlier, too, or why it is not fused."""
+    if earlier is None or isinstance(behind, str):
+        return behind
+    if isinstance(earlier, str):
+        return earlier
+    if earlier.text != behind.text or earlier.place.code is not behind.place.code:
+        return "what stands behind it is not the same in all calls"
+    return Behind(behind.place, (*earlier.modules, *behind.modules), tuple(behind.text.split(" + ")))
+
+
+def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> Before | None:
+    """The convolution whose result the norm takes and nobody else; None if there is none."""
     if len(norm.args) != 1 or norm.kwargs or not isinstance(norm.args[0], fx.Node):
         return None
     node: fx.Node = norm.args[0]
@@ -93,32 +170,47 @@ def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> str | Non
     users = list(norm.users)
     sums = users if len(users) == 1 and _is_sum(users[0], norm) else []  # which reads what is convolved, at most
     last = [*norm.users, *(user for node in sums for user in node.users)][-1:]  # before it, nothing may be computed
-    return None if _input_is_used_before(node, last[0] if last else norm, sums) else str(node.target)
+    place = _place(type(parent), node)
+    if place is None or _may_change(parent, node.args[0], node, last[0] if last else norm, sums):
+        return None
+    return Before(parent, str(node.target), str(norm.target), place)
 
 
-def _behind(parent: nn.Module, norm: fx.Node) -> Behind | str:
+def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | str:
     """What takes the result of one call."""
     if len(norm.users) != 1 or norm.kwargs or len(norm.args) != 1:
         return "more than one operation takes its result" if len(norm.users) > 1 else "nothing stands behind"
+    if place is None:
+        return f"code that is no method of {type(parent).__name__} calls it"
     (node,) = norm.users
-    text, modules = [], []
+    texts, modules, last = [], [], norm
     if _is_sum(node, norm):
-        if _input_is_used_before(norm, node):
-            return "its input is used again before the sum"
-        text.append("residual sum")
-        if len(node.users) != 1:
-            return Behind(type(parent), (), "residual sum")
-        last, (node,) = node, node.users
-    else:
-        last = norm
-    name, module = _activation(parent, node, last)
-    if name is not None:
-        text.append(name)
-        if module is not None:
-            modules.append(module)
-    if not text:
+        if _may_change(parent, norm.args[0], norm, node):
+            return "its input may be changed before the sum"
+        texts.append(SUM)
+        last = node
+    if not texts or len(node.users) == 1:
+        (node,) = last.users
+        name, module = _activation(parent, node, last)
+        added = [a for a in last.args if a is not norm] if texts else []
+        if name is not None and not _may_change(parent, norm.args[0], norm, node, [last]):
+            if not any(_may_change(parent, a, last, node) for a in added):
+                texts.append(name)
+                modules += [] if module is None else [module]
+        elif name is not None and not texts:
+            return "its input may be changed before the activation"
+    if not texts:
         return "no activation and no sum stands behind"
-    return Behind(type(parent), tuple(modules), " + ".join(text))
+    return Behind(place, tuple(modules), tuple(texts))
+
+
+def _place(parent: type, node: fx.Node) -> Place | None:
+    """The method that makes a call, if it is one of the parent's."""
+    code = node.meta[_CALLER]
+    name = getattr(code, "co_name", "")
+    found = (owner for owner in parent.__mro__ if name and code_at(owner, name) is code)
+    owner = next(found, None)
+    return None if owner is None else Place(owner, name)
 
 
 def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
@@ -130,15 +222,25 @@ def _is_sum(node: fx.Node, norm: fx.Node) -> bool:
     return node.args[0] is norm or node.target not in _IN_PLACE_SUMS
 
 
-def _input_is_used_before(norm: fx.Node, last: fx.Node, but: Sequence[fx.Node] = ()) -> bool:
-    """Whether anything between the two, in the order of execution, might change the input of the first."""
-    (x,) = norm.args
-    node = norm.next
+def _may_change(parent: nn.Module, x: Any, first: fx.Node, last: fx.Node, but: Sequence[fx.Node] = ()) -> bool:
+    """Whether anything between two nodes, in the order of execution, might change x."""
+    node = first.next
     while node is not last and node.op != "output":
-        if x in node.all_input_nodes and node not in but:
+        if x in node.all_input_nodes and node not in but and not _only_reads(parent, node):
             return True
         node = node.next
     return False
+
+
+def _only_reads(parent: nn.Module, node: fx.Node) -> bool:
+    """Whether it is a module of torch.nn none of which works in place, or one of fastbn's norms."""
+    if node.op != "call_module":
+        return False
+    return all(
+        type(module).__module__.startswith(("torch.nn.modules.", "fastbn.torch."))
+        and not getattr(module, "inplace", False)
+        for module in parent.get_submodule(str(node.target)).modules()
+    )
 
 
 def _activation(parent: nn.Module, node: fx.Node, of: fx.Node) -> tuple[str | None, nn.Module | None]:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastbn.torch import layers, sync
-from fastbn.torch._folding import drop, fold_into, unfold
+from fastbn.torch._folded import drop
+from fastbn.torch._folding import fold_into, unfold
 from fastbn.torch._pending import Behind
 from fastbn.torch._tracing import Before, Untraced, standing_behind
 
@@ -93,9 +94,10 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     skipped = _skipping(model, skip)
     if not inplace:
         model = copy.deepcopy(model)
+    left = {m for name, m in model.named_modules(remove_duplicate=False) if skipped(name, m)}  # by any of its names
     count = 0
-    for name, module in model.named_modules():
-        if skipped(name, module):
+    for module in model.modules():
+        if module in left:
             continue
         if type(module) in CLASSES:
             module.__class__ = CLASSES[type(module)]
@@ -105,14 +107,14 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
             f"{type(model).__name__} has no norm that could be converted; it is returned as it is", stacklevel=2
         )
         return model
-    fuse_all(model, fuse, skipped)
+    fuse_all(model, fuse, left)
     return model
 
 
 def _skipping(model: Any, skip: Any) -> Callable[[str, nn.Module], bool]:
     """The argument as a function of name and module."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
     if skip is None:
         return lambda name, module: False
     if callable(skip):
@@ -125,15 +127,15 @@ def _skipping(model: Any, skip: Any) -> Callable[[str, nn.Module], bool]:
     return lambda name, module: name in skip
 
 
-def fuse_all(model: nn.Module, fuse: bool, skipped: Callable[[str, nn.Module], bool]) -> None:
+def fuse_all(model: nn.Module, fuse: bool, left: Collection[nn.Module]) -> None:
     """Tell every norm what stands behind it, or that nothing does; and convolutions of the norms behind them."""
     places: dict[nn.Module, list[Behind | str]] = {}
     before: dict[nn.Module, list[Before]] = {}
-    for name, parent in model.named_modules():
+    for parent in model.modules():
         norms: dict[str, nn.Module] = {
             path: module
             for path, module in parent.named_modules(remove_duplicate=False)
-            if path and isinstance(module, layers.Fusable) and not skipped(f"{name}.{path}".lstrip("."), module)
+            if path and isinstance(module, layers.Fusable) and module not in left
         }
         if norms and fuse:
             behind, convolutions = standing_behind(parent, norms)
@@ -158,8 +160,7 @@ def _fold_all(
     for norm, found in before.items():
         calls = [place for place in places[norm] if not isinstance(place, Untraced)]
         if len(found) == 1 and len(calls) == 1:
-            parent, *paths = found[0]
-            fold_into(parent, (paths[0], paths[1]))
+            fold_into(*found[0])
 
 
 def _only(places: list[Behind | str], nowhere: str) -> Behind | str:
@@ -193,7 +194,7 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
     <class 'torch.nn.modules.normalization.LayerNorm'>
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
     if not inplace:
         model = copy.deepcopy(model)
     for module in model.modules():

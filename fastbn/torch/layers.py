@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
 from fastbn.torch import functional
-from fastbn.torch._folding import Convolved, Folding, drop, input_of, settled, to_be_folded
-from fastbn.torch._pending import Behind, Pending, may_wait
+from fastbn.torch._folded import Joined, drop
+from fastbn.torch._folding import Convolved, input_of, settled, to_be_folded
+from fastbn.torch._known import may_be_known
+from fastbn.torch._pending import Behind, Call, Pending, may_wait
 
 __all__ = [
     "BatchNorm1d",
@@ -32,9 +33,20 @@ class Fusable(nn.Module):
     def _call(self, function: Callable[..., Tensor], input: Tensor, *arguments: Any) -> Tensor:
         """function(input, *arguments), at once or together with what stands behind."""
         behind = self._behind
-        if behind is None or torch.compiler.is_compiling() or functional._how(input, None) != "kernel":
+        if behind is None or not may_be_known(input) or not may_wait(behind, self):
             return function(input, *arguments)
-        return Pending.of(function, input, arguments) if may_wait(behind, self) else function(input, *arguments)
+        call = Call(function, input, arguments)
+        call.waits, call.code = behind.activated, behind.place.code
+        return Pending.of(call)
+
+
+def held(module: nn.Module, name: str) -> Any:
+    """A parameter or buffer: looked up where it lies, for torch's own look-up takes a microsecond in a program."""
+    if name in module._parameters:
+        return module._parameters[name]
+    if name in module._buffers:
+        return module._buffers[name]
+    return getattr(module, name)  # a parametrization, say
 
 
 def as_node(module: Any, input: Any) -> Any:
@@ -61,23 +73,25 @@ class _BatchNorm(Fusable):
         if type(input) is Proxy:
             return as_node(self, input)
         if type(input) is Convolved:
-            folding = to_be_folded(input, self)
-            if folding is not None:
-                return self._computed_with_convolution(folding, input_of(input))
+            convolution = to_be_folded(input, self)
+            if convolution is not None:
+                return self._computed_with(convolution, input_of(input))
             input = settled(input)
         self._check_input_dim(input)
-        mean, var = self.running_mean, self.running_var
+        mean, var = held(self, "running_mean"), held(self, "running_var")
         by_batch = self.training or (mean is None and var is None)
         if self.training and not self.track_running_stats:
             mean = var = None
-        share = share_of_batch(self)
-        return self._call(functional.batch_norm, input, mean, var, self.weight, self.bias, by_batch, share, self.eps)
+        share, weight, bias = share_of_batch(self), held(self, "weight"), held(self, "bias")
+        return self._call(functional.batch_norm, input, mean, var, weight, bias, by_batch, share, self.eps)
 
-    def _computed_with_convolution(self, folding: Folding, x: Tensor) -> Tensor:
+    def _computed_with(self, convolution: Joined, x: Tensor) -> Tensor:
         """This norm's result for the convolution of x, at once or together with what stands behind."""
         if self._behind is None or not may_wait(self._behind, self):
-            return folding.computed(x)
-        return Pending.of(folding.computed, x, (), folding.size(x))
+            return convolution.computed(x)
+        call = Call(convolution.computed, x, ())
+        call.shape, call.ordered, call.waits = convolution.way.size, False, self._behind.activated
+        return Pending.of(call)
 
     def train(self, mode: bool = True) -> Any:
         """As torch.nn.Module.train; what was folded for evaluation is dropped."""
@@ -88,7 +102,7 @@ class _BatchNorm(Fusable):
 
 def share_of_batch(norm: Any) -> float:
     """Count the batch, and say what it weighs in the running statistics: momentum, or without one as much as others."""
-    counted = norm.num_batches_tracked if norm.training and norm.track_running_stats else None
+    counted = held(norm, "num_batches_tracked") if norm.training and norm.track_running_stats else None
     if counted is not None:
         counted.add_(1)
     if norm.momentum is not None:
@@ -230,7 +244,8 @@ class LayerNorm(Fusable, nn.LayerNorm):
         """Normalize over the trailing axes."""
         if type(input) is Proxy:
             return as_node(self, input)
-        return self._call(functional.layer_norm, input, self.normalized_shape, self.weight, self.bias, self.eps)
+        weight, bias = held(self, "weight"), held(self, "bias")
+        return self._call(functional.layer_norm, input, self.normalized_shape, weight, bias, self.eps)
 
 
 class GroupNorm(Fusable, nn.GroupNorm):
@@ -250,7 +265,8 @@ class GroupNorm(Fusable, nn.GroupNorm):
         """Normalize groups of channels of every sample."""
         if type(input) is Proxy:
             return as_node(self, input)
-        return self._call(functional.group_norm, input, self.num_groups, self.weight, self.bias, self.eps)
+        weight, bias = held(self, "weight"), held(self, "bias")
+        return self._call(functional.group_norm, input, self.num_groups, weight, bias, self.eps)
 
 
 class RMSNorm(Fusable, nn.RMSNorm):
@@ -270,4 +286,4 @@ class RMSNorm(Fusable, nn.RMSNorm):
         """Divide by the root of the mean square over the trailing axes."""
         if type(x) is Proxy:
             return as_node(self, x)
-        return self._call(functional.rms_norm, x, self.normalized_shape, self.weight, self.eps)
+        return self._call(functional.rms_norm, x, self.normalized_shape, held(self, "weight"), self.eps)

@@ -38,7 +38,7 @@ def report(model: nn.Module) -> str:
     ...
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
     rows = [("name", "class", "norm")]
     foldings = ((name, folding_of(module)) for name, module in model.named_modules())
     convolutions = {folding.norm: name for name, folding in foldings if folding is not None}

@@ -191,7 +191,7 @@ def convert_sync_batchnorm(module: Model, process_group: Any = None) -> Model:
     True
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module is a {type(module).__name__}; expected a torch.nn.Module")
+        raise TypeError(f"module is of type {type(module).__name__}; expected a torch.nn.Module")
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.__dict__.pop("_behind", None)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastbn import functional as F
 from fastbn.engine import arguments, plans
+from fastbn.norms.batch import EVALUATION
 from fastbn.variants._arguments import Array, of_samples
 
 _SLAB_BYTES = 1 << 19  # that are taken at a time, as computed: with what is made of them, they stay near a core
@@ -58,7 +59,7 @@ def scale_planes(
         b = None if shift is None else np.resize(shift, a.size)
         same = result.dtype == part.dtype  # half precision: computed wider, and rounded once
         others = *_no_statistics(a.size), residual, mask, result if same else None
-        scaled = plans.call(F.EVALUATION, (axis, 0.0, 0.0, None), part, a, b, others)
+        scaled = plans.call(EVALUATION, (axis, 0.0, None, 0.0), part, a, b, others)
         if not same:
             result[...] = scaled
 

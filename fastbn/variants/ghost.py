@@ -11,6 +11,8 @@ from fastbn import _running
 from fastbn import functional as F
 from fastbn._quiet import quietly
 from fastbn.engine import arguments
+from fastbn.norms.batch import BATCH
+from fastbn.norms.shared import norm_with_running
 from fastbn.variants._arguments import (
     Array,
     counts_of,
@@ -90,27 +92,23 @@ def ghost_batch_norm_forward(
     >>> y.round(3).ravel(), mean.ravel()
     (array([-1.,  1., -1.,  1.]), array([ 2., 20.]))
     """
-    running, beside = (running_mean, running_var, None), (activation, residual, where)
-    return ghost_batch_norm_with_running(
-        x, virtual_batch_size, weight, bias, running, momentum, eps, axis, out, *beside
-    )
+    affine, running = (weight, bias), (running_mean, running_var, None)
+    settings, others = (eps, activation), (residual, where, out)
+    return ghost_batch_norm_with_running(x, virtual_batch_size, affine, running, momentum, axis, settings, others)
 
 
 def ghost_batch_norm_with_running(
     x: Any,
     virtual_batch_size: Any,
-    weight: Any,
-    bias: Any,
-    running: Any,
+    affine: tuple[Any, Any],
+    running: tuple[Any, Any, Any],
     momentum: Any,
-    eps: Any,
     axis: Any,
-    out: Any = None,
-    activation: Any = None,
-    residual: Any = None,
-    where: Any = None,
+    settings: tuple[Any, Any],
+    others: tuple[Any, Any, Any],
 ) -> tuple[Array, Array, Array]:
-    """Ghost batch normalization; running: with the counter of batches, all updated as one."""
+    """Ghost batch normalization, of what `norm_with_running` takes."""
+    residual, where, out = others
     given, (x, channel) = x, read(x, axis)
     parts = _ghost_batches(x, virtual_batch_size)
     mask, added = read_beside(where, residual, x)
@@ -119,15 +117,15 @@ def ghost_batch_norm_with_running(
             f"virtual_batch_size is {virtual_batch_size} and x has shape {x.shape}; expected more than one value a "
             f"channel in each part{' that where leaves' * (mask is not None)}"
         )
-    arguments.running(*running[:2], (x.shape[channel],), x, weight, bias, residual, where)
-    arguments.out(out, (x, given), weight, bias, *running[:2], residual, where)
+    arguments.running(*running[:2], (x.shape[channel],), x, *affine, residual, where)
+    arguments.out(out, (x, given), *affine, *running[:2], residual, where)
     y = result_for(x, out)
     after = [v if v is None else v.copy() for v in running]  # the running ones take in every part, or none
-    rest = weight, bias, after, momentum, eps, channel
+    rest = affine, (after[0], after[1], after[2]), momentum, channel, settings
     statistics = []
     for part in parts:
-        named = _fused(activation, added, mask, part) | {"out": y[part]}
-        statistics.append(F.batch_norm_with_running(x[part], *rest, **named)[1:])
+        beside = of_samples(added, part), of_samples(mask, part), y[part]
+        statistics.append(norm_with_running(BATCH, x[part], *rest, beside)[1:])
     mean, rstd = (np.stack(values) for values in zip(*statistics, strict=True))
     _running.commit(*([v for v in values if v is not None] for values in (running, after)))
     return y, mean, rstd
@@ -230,10 +228,10 @@ def ghost_batch_norm_backward(
     arguments.out(out, (x, dy, *given), weight, mean, rstd, bias, residual, where)
     dx, dresidual = result_for(x, out), None if added is None else result_for(x, None)
     wide = None if w is None else w.astype(np.float64)  # so that the parts' gradients are not rounded to w's dtype
-    sums = np.zeros((2, *shape))
+    sums, of_all = np.zeros((2, *shape)), {"axis": channel, "bias": bias, "activation": activation}
     for i, part in enumerate(parts):
-        named = _fused(activation, added, mask, part) | {"axis": channel, "bias": bias, "out": dx[part]}
-        named |= {"x": None, "y": x[part]} if from_y else {"x": x[part]}
+        named: dict[str, Any] = {"residual": of_samples(added, part), "where": of_samples(mask, part), "out": dx[part]}
+        named |= of_all | ({"x": None, "y": x[part]} if from_y else {"x": x[part]})
         _, dweight, dbias, *rest = F.batch_norm_backward(dy[part], mean=m[i], rstd=r[i], weight=wide, **named)
         sums += dweight, dbias
         if dresidual is not None:
@@ -245,8 +243,3 @@ def ghost_batch_norm_backward(
 def _ghost_batches(x: Array, virtual_batch_size: Any) -> list[slice]:
     size = whole_number(virtual_batch_size, "virtual_batch_size")
     return [slice(first, first + size) for first in range(0, max(1, len(x)), size)]
-
-
-def _fused(activation: Any, residual: Array | None, mask: Array | None, part: slice) -> dict[str, Any]:
-    """What the operations on some samples are asked for beside the normalization."""
-    return {"activation": activation, "residual": of_samples(residual, part), "where": of_samples(mask, part)}

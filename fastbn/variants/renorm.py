@@ -11,6 +11,8 @@ from fastbn import _moments, _running
 from fastbn import functional as F
 from fastbn._quiet import quietly
 from fastbn.engine import arguments, plans, views
+from fastbn.norms.batch import EVALUATION, STATISTICS_OF_BATCH
+from fastbn.norms.shared import rstd_of
 from fastbn.variants._arguments import Array, at_least, counts_of, gradient_dtype
 
 __all__ = [
@@ -88,26 +90,24 @@ def batch_renorm_forward(
     >>> y.round(3).ravel(), r.round(3), d.round(3)  # as in evaluation
     (array([1., 5.]), array([2.]), array([3.]))
     """
-    running, extras = (running_mean, running_var, None), (activation, residual, where)
-    return batch_renorm_with_running(x, weight, bias, running, momentum, eps, (r_max, d_max), axis, out, *extras)
+    affine, running, limits = (weight, bias), (running_mean, running_var, None), (r_max, d_max)
+    settings, others = (eps, activation), (residual, where, out)
+    return batch_renorm_with_running(x, affine, running, momentum, limits, axis, settings, others)
 
 
 @quietly
 def batch_renorm_with_running(
     x: Any,
-    weight: Any,
-    bias: Any,
-    running: Any,
+    affine: tuple[Any, Any],
+    running: tuple[Any, Any, Any],
     momentum: Any,
-    eps: Any,
-    limits: Any,
+    limits: tuple[Any, Any],
     axis: Any,
-    out: Any = None,
-    activation: Any = None,
-    residual: Any = None,
-    where: Any = None,
+    settings: tuple[Any, Any],
+    others: tuple[Any, Any, Any],
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Batch renormalization; running: with the counter of batches, all updated as one."""
+    """Batch renormalization, of what `norm_with_running` takes; limits: r_max and d_max."""
+    (weight, bias), (eps, activation), (residual, where, out) = affine, settings, others
     (running_mean, running_var, _), (r_max, d_max) = running, limits
     given, x = x, arguments.array(x, "x")
     arguments.rank(x, 2)
@@ -129,15 +129,15 @@ def batch_renorm_with_running(
         mean, var = _moments.of_groups(x, views.batch_view, channel).mean_and_variance()
     else:  # the kernels take a mask where they normalize, too
         masked = None, extras.where, None
-        _, mean, var, _ = plans.call(F.STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
+        _, mean, var, _ = plans.call(STATISTICS_OF_BATCH, (channel, eps, None), x, None, None, masked)
     r = np.clip(np.sqrt(var + eps) / sigma, 1.0 / r_max, r_max)
     d = np.clip((mean - center) / sigma, -d_max, d_max)
     if not x.size:  # nothing is corrected, and no gradient spoilt
         r, d = np.ones(shape), np.zeros(shape)
     scale, shift = (v.astype(arguments.COMPUTED_IN[x.dtype]) for v in _corrected(w, b, r, d))
-    others = mean, var, extras.residual, extras.where, out
-    y = plans.call(F.EVALUATION, (channel, eps, 0.0, activation), x, scale, shift, others)
-    rstd = F.rstd_of(var, eps)
+    beside = mean, var, extras.residual, extras.where, out
+    y = plans.call(EVALUATION, (channel, eps, activation, 0.0), x, scale, shift, beside)
+    rstd = rstd_of(var, eps)
     if x.size:
         unbiased = np.ascontiguousarray(var * (count / (count - 1)))
         _running.update(running, np.ascontiguousarray(mean), unbiased, 1.0, momentum)

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbn import _moments
 from fastbn import functional as F
 from fastbn._quiet import quiet, quietly
-from fastbn.engine import arguments, forward, plans, views
+from fastbn.engine import arguments, forward, groups, plans, views
+from fastbn.norms.shared import Kind, forward_of
 from fastbn.variants._arguments import (
     Array,
     along_channels,
@@ -321,24 +322,14 @@ def filter_response_norm_forward(
     y, rstd = result_for(x, out), np.full((len(x), channels), np.nan)
     for part in [slice(None)] if t is None else slabs(x):
         mask = of_samples(extras.where, part)
-        rstd[part] = plans.call(_ROOT_MEAN_SQUARES, (channel, eps), x[part], w, b, (None, mask, y[part]))[2]
+        rstd[part] = plans.call(_ROOT_MEAN_SQUARES, (channel, eps, None), x[part], w, b, (None, mask, y[part]))[2]
         if t is not None:
             kept = True if mask is None else mask
             np.maximum(y[part], along_channels(t, x, channel).astype(x.dtype), out=y[part], where=kept)
     return y, rstd
 
 
-def _check_instances(
-    settings: tuple[int, float], operands: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], forward.Statistics]:
-    """What is decided about instances of checked arguments, which are divided by their root mean squares."""
-    channel, eps = settings
-    channels = operands[0].shape[channel]
-    args, kept = (channel, channels), (0, channel)
-    return operands, forward.Statistics(views.group_view, args, eps, forward.RSTD, False, kept=kept, groups=channels)
-
-
-_ROOT_MEAN_SQUARES = plans.Operation("x weight bias residual where out", _check_instances, forward.plan)
+_ROOT_MEAN_SQUARES = forward_of(Kind(groups.of_instances, centered=False), forward.RSTD)
 
 
 @quietly

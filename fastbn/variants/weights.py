@@ -115,7 +115,7 @@ def weight_standardization_forward(
     """
     given, w = weight, arguments.array(weight, "weight")
     scale, _ = _gain(w, gain, gamma)
-    arguments.out(out, (w, given), gain)
+    arguments.out(out, (w, given), gain, of="weight")
     return F.batch_norm_forward(w, scale, eps=eps, axis=0, out=out)
 
 
@@ -164,7 +164,7 @@ def weight_standardization_backward(
     """
     given, (dy, w) = (weight, dy), arguments.gradient(dy, weight, "weight")
     scale, factor = _gain(w, gain, gamma)
-    arguments.out(out, (w, dy, *given), gain, mean, rstd)
+    arguments.out(out, (w, dy, *given), gain, mean, rstd, of="weight")
     dweight, dscale, _ = F.batch_norm_backward(dy, w, mean, rstd, scale, axis=0, out=out)
     g = arguments.vector(gain, "gain", w.shape[:1])
     return dweight, (dscale * factor).astype(gradient_dtype(g, w))

@@ -54,7 +54,7 @@ def test_peers_and_threads(small, tmp_path, capsys):
     for more, message in (
         (["--peers", "jax"], "no peer 'jax'; the peers are numpy, opencv"),
         (["--threads", "100000"], "--threads 100000: Numba has at most"),
-        (["--seconds", "1"], "--seconds is none that suite data takes"),
+        (["--seconds", "1"], "--seconds is no option of suite data; leave it out"),
     ):
         assert main([*command, *more]) == 2
         assert message in capsys.readouterr().err

@@ -56,6 +56,7 @@ def test_version(capsys):
         (["bench", "--seconds", "x"], "must be a number above 0, not 'x'"),
         (["bench", "--seconds", "inf"], "must be a number above 0, not 'inf'"),
         (["demo", "--seed", "-1"], "at least 0, not -1"),
+        (["study", "--seed", "-1"], "at least 0, not -1"),
         (["demo", "--speed"], "--speed"),
         (["info", "cpu"], "cpu"),
     ],

@@ -47,6 +47,13 @@ def test_unknown_names_are_one_line(asked, capsys):
     assert capsys.readouterr().err == told
 
 
+@pytest.mark.parametrize("option", ["--ops", "--dtypes", "--layouts"])
+def test_a_comma_alone_names_nothing(option, asked, capsys):
+    assert main(["warmup", option, ","]) == 2
+    assert capsys.readouterr().err.startswith(f"fastbn warmup: {option} names nothing; expected some of ")
+    assert not asked
+
+
 def test_bfloat16_without_ml_dtypes_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(ImportError, match=r'pip install "fastbn\[half\]"'):

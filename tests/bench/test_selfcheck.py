@@ -1,10 +1,17 @@
 """``fastbn selfcheck``: that it passes, and that it notices what it is there to notice."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 from commands import RUN, python, without
+from processes import PACKAGE, TWO_THREADS
 
 import fastbn
 from fastbn.cli import _selfcheck, main
@@ -23,6 +30,29 @@ def test_passes_from_end_to_end():
     assert len(re.findall(r"  pass$", done.stdout, re.M)) == number
     assert re.search(rf"^All {number} pass \(\d+ s\)\.$", done.stdout, re.M)
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal to both processes, as a terminal sends it, is POSIX's")
+def test_an_interrupt_is_one_line(tmp_path):
+    """Of two processes, the second of which compiles for many threads."""
+    environment = {"PYTHONPATH": str(PACKAGE), "NUMBA_CACHE_DIR": str(tmp_path), **TWO_THREADS}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, "selfcheck"],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore it
+    )
+    limit = time.monotonic() + 80
+    while time.monotonic() < limit and not any(tmp_path.rglob("*.parallel*.nbc")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "fastbn selfcheck: interrupted\n")
+    assert any(tmp_path.rglob("*.parallel*.nbc"))
 
 
 def test_missing_extra_says_what_to_install():

@@ -5,7 +5,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from internals import integers, numbers, steps, views
+from internals import Runs, integers, numbers, steps, views
 
 SHAPES = [
     (1, 1),
@@ -42,7 +42,9 @@ def plans(monkeypatch):
     """The plans that the passes of compiled code hand to kernels, which are not run."""
     found: list[Any] = []
     for name in KERNELS:
-        monkeypatch.setattr(steps, f"_{name}", lambda plan, *args, name=name: found.append((name, list(plan))))
+        monkeypatch.setattr(
+            steps, f"_{name}", lambda plan, *args, name=name: found.append((name, [*plan[0], *plan[1]]))
+        )
     monkeypatch.setattr(steps, "_add_up", lambda *args: None)
     monkeypatch.setattr(steps, "elements", lambda array, count: unread((count,), array.dtype))
     monkeypatch.setattr(steps, "flat", lambda values, like: values)
@@ -64,34 +66,33 @@ def of_python(view: Any, kind: str, x: Any, **settings: Any) -> Any:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_rows(shape, dtype, plans):
-    x = unread(shape, dtype)
-    nothing = np.empty(0)
+    x, nothing = unread(shape, dtype), (np.empty(0), np.empty(0))
     for trailing in range(1, len(shape) + 1):
         view = views.layer_view(shape, None, trailing)
         n = view.weights
         rows = x.size // n, n, n
         for centered in (1, 0):
             plans.clear()
-            steps.rows(x, x, rows, None, None, 1e-5, nothing, nothing, centered, None)
+            steps.rows((x, x), rows, (None, None), 1e-5, nothing, centered, None)
             assert plans == [of_python(view, "forward", x, centered=centered)]
         plans.clear()
-        steps.rows_backward(x, x, x, rows, (None, None), nothing, nothing, nothing, nothing, None)
+        steps.rows_backward((x, x, x), rows, (None, None), nothing, nothing, None)
         assert plans == [of_python(view, "backward", x)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_channels(shape, dtype, plans):
-    x, nothing = unread(shape, dtype), np.empty(0)
+    x, nothing = unread(shape, dtype), (np.empty(0), np.empty(0))
     for axis in range(len(shape)):
         view, parts = views.batch_view(shape, None, axis), steps.split(shape, axis)
         plans.clear()
-        steps.batch(x, x, parts, None, None, 1e-5, nothing, nothing, 0, None)
-        steps.batch_backward(x, x, x, parts, (None, None), nothing, nothing, nothing, nothing, None)
+        steps.batch((x, x), parts, (None, None), 1e-5, nothing, 0, None)
+        steps.batch_backward((x, x, x), parts, (None, None), nothing, nothing, None)
         assert plans == [of_python(view, "forward", x, rooted=False), of_python(view, "backward", x)]
         for statistics in (0, 1):
             plans.clear()
-            steps.given(x, x, parts, None, None, 1e-5, nothing, nothing, None, statistics)
+            steps.given((x, x), parts, (None, None), 1e-5, nothing, None, statistics)
             given = views.batch_view(shape, None, axis, bool(statistics))
             assert plans == [of_python(given, "scale", x)]
 
@@ -99,7 +100,7 @@ def test_channels(shape, dtype, plans):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_groups(shape, dtype, plans):
-    x, nothing = unread(shape, dtype), np.empty(0)
+    x, nothing = unread(shape, dtype), (np.empty(0), np.empty(0))
     for axis in range(1, len(shape)):
         channels = shape[axis]
         for groups in {1, channels, *(g for g in (2, 3, 32) if channels % g == 0)}:
@@ -111,8 +112,8 @@ def test_groups(shape, dtype, plans):
                 backwards.append(steps.groups_backward_by_runs)
             for forward, backward in zip(forwards, backwards, strict=True):
                 plans.clear()
-                forward(x, x, parts, None, None, 1e-5, nothing, nothing, None)
-                backward(x, x, x, parts, (None, None), nothing, nothing, nothing, nothing, None)
+                forward((x, x), parts, (None, None), 1e-5, nothing, None)
+                backward((x, x, x), parts, (None, None), nothing, nothing, None)
                 assert plans == expected
 
 
@@ -120,18 +121,18 @@ def test_groups(shape, dtype, plans):
 def compiled(lengths, nbytes, itemsize):
     """Plans of all kinds, for one set of numbers, in a row."""
     outer, channels, span, inner = lengths
-    runs, elements = (outer, channels, span, inner, channels * span), (1, outer, 1, inner, inner)
+    runs, elements = Runs(outer, channels, span, inner, channels * span), Runs(1, outer, 1, inner, inner)
     eight = integers.columns(outer, channels * span * inner, span * inner, inner, channels * span, 0)
     by_row = integers.columns(outer, inner, 1, 1, outer, 1)
     return (
-        *integers.runs_forward(runs, 1, nbytes, itemsize, 1, 0),
-        *integers.runs_forward(elements, 0, nbytes, itemsize, 0, 1),
-        *integers.runs_scale(runs, 1, nbytes, itemsize),
-        *integers.runs_backward((outer, channels, 1, inner, channels), nbytes, itemsize),
-        *integers.rows_backward(elements, nbytes, itemsize),
-        *integers.columns_forward(eight, 1, nbytes, itemsize, 1, 0),
-        *integers.columns_scale(by_row, channels, nbytes, itemsize, 2, 3),
-        *integers.columns_backward(eight, channels, nbytes, itemsize, 1),
+        integers.runs_forward(runs, 1, nbytes, itemsize, 1, 0),
+        integers.runs_forward(elements, 0, nbytes, itemsize, 0, 1),
+        integers.runs_scale(runs, 1, nbytes, itemsize),
+        integers.runs_backward(Runs(outer, channels, 1, inner, channels), nbytes, itemsize),
+        integers.rows_backward(elements, nbytes, itemsize),
+        integers.columns_forward(eight, 1, nbytes, itemsize, 1, 0),
+        integers.columns_scale(by_row, channels, nbytes, itemsize, 2, 3),
+        integers.columns_backward(eight, channels, nbytes, itemsize, 1),
         integers.channels_are_columns(outer, channels, inner, 0),
         integers.channels_are_columns(outer, channels, inner, 1),
     )

@@ -47,10 +47,14 @@ def recorder(kernel: int, result: int) -> Any:
 
     @njit
     def record(plan, *args):
-        told = carray(at_byte(place(address(args[result])), address(np.empty(0, np.int64))), (2 + len(plan),))
-        told[0], told[1] = kernel, len(plan)
-        for k in range(len(plan)):
-            told[2 + k] = plan[k]
+        view, how = plan
+        size = len(view) + len(how)
+        told = carray(at_byte(place(address(args[result])), address(np.empty(0, np.int64))), (2 + size,))
+        told[0], told[1] = kernel, size
+        for k in range(len(view)):
+            told[2 + k] = view[k]
+        for k in range(len(how)):
+            told[2 + len(view) + k] = how[k]
 
     return record
 

@@ -259,6 +259,9 @@ class Build:
         self.types.append(types)
         return lambda *args: calls.append(args)
 
+    def __call__(self, x, w, extras):
+        raise AssertionError("called itself, where there is an entry")
+
 
 calls = []
 
@@ -278,7 +281,7 @@ def test_each_build_is_compiled_once_for_types_that_any_array_of_a_kind_has():
 
 def test_plain_python_gets_the_bits_of_half_precision():
     taken = []
-    kernel = Entries(Driver(lambda *args: taken.extend(args), None))
+    kernel = Entries(Driver(lambda x, mask, w, extras: taken.extend((x, mask, w, extras)), None))
     kernel(False, (np.ones(3, np.float16), np.ones(3, bool), None, (np.ones(3), 2)))
     assert [getattr(v, "dtype", None) for v in taken] == [np.uint16, np.uint8, None, None]
 

@@ -41,7 +41,7 @@ def test_arguments_of_layers(file, arguments, error, message):
 
 
 def test_an_error_of_kinds_tells_the_norm(file):
-    with pytest.raises(ValueError, match="divisible") as told:
+    with pytest.raises(ValueError, match="expected a divisor of the 8 channels") as told:
         file.layers(kinds={"group": lambda shape: fastbn.GroupNorm(3, *shape)})
     assert told.value.__notes__ == ["while kinds made the layer group of a weight of shape (8,)"]
 

@@ -58,7 +58,7 @@ PICKLES = {
     "an offset": (START + b"}" + text("w") + tensor(offset=DOUBLED) + b"s.", "the offset of tensor 'w'"),
     "a key": (
         START + name_of("collections", "OrderedDict") + b"]" + DOUBLED + b"N\x86a\x85R.",
-        "a key that is a tuple",
+        "a key that is of type tuple",
     ),
     "an encoding": (START + name_of("_codecs", "encode") + text("a") + DOUBLED + b"\x86R.", "no text of latin1"),
     "sets of one list": (called_on_one("builtins", "set", LONG), "over 500000 values"),

@@ -1,5 +1,6 @@
 """Files that reach for other files, or claim what they do not have."""
 
+import os
 import pickle
 import struct
 import zipfile
@@ -188,6 +189,21 @@ def test_a_format_that_is_asked_for_must_be_there():
     refused(DATA / "torch.pt", "of the format 'torch'; expected 'onnx'", format="onnx")
     with pytest.raises(ValueError, match="expected one of"):
         files.read(DATA / "torch.pt", format="torchscript")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which files are open is told by Linux alone")
+def test_what_is_refused_is_closed():
+    """Also while the error is kept, as a notebook and a debugger keep it."""
+    errors, before = [], len(os.listdir("/proc/self/fd"))
+    for path in sorted(DATA.iterdir()):
+        for name in ("safetensors", "torch", "orbax"):
+            try:
+                with files.read(path, format=name):
+                    pass
+            except (ValueError, ImportError) as error:
+                errors.append(error)
+    assert len(errors) > 50
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_model_bytes_are_only_those_of_the_norms(tmp_path):

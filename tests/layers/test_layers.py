@@ -289,7 +289,7 @@ def test_loading_without_strictness_takes_what_fits_and_tells_the_rest():
 
 
 def test_a_state_must_be_a_mapping():
-    with pytest.raises(TypeError, match=r"state is a list; expected a mapping"):
+    with pytest.raises(TypeError, match=r"state is of type list; expected a mapping"):
         layers.LayerNorm(3).load_state_dict([("weight", np.ones(3))])
 
 
@@ -442,7 +442,7 @@ def test_backward_needs_a_forward(name):
     layer.backward(x)
     with pytest.raises(ValueError, match="no context is left"):
         layer.backward(x)
-    with pytest.raises(TypeError, match=r"context must be .* ndarray"):
+    with pytest.raises(TypeError, match=r"context is of type ndarray; expected"):
         layer.backward(x, x)
 
 
@@ -497,7 +497,7 @@ def test_names_the_channels():
         layers.BatchNorm2d(3, axis=-1)(np.ones((2, 3, 3, 4)))
     with pytest.raises(ValueError, match=r"size at axis=1 to match num_channels \(4\), but got: 6"):
         layers.GroupNorm(2, 4, affine=False)(np.ones((2, 6)))
-    with pytest.raises(ValueError, match=r"axis=2 is out of range for an input of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"axis is 2; expected -2 to 1, an axis of x, which has shape \(2, 3\)"):
         layers.BatchNorm1d(3, axis=2)(np.ones((2, 3)))
 
 
@@ -529,14 +529,14 @@ def test_an_empty_batch_changes_no_statistics(momentum):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: layers.BatchNorm2d(0), ValueError, r"num_features must be at least 1 \(got 0\)"),
-        (lambda: layers.BatchNorm2d(3.0), TypeError, r"num_features must be an integer \(got 3.0\)"),
-        (lambda: layers.BatchNorm2d(3, axis="last"), TypeError, r"axis must be an integer \(got 'last'\)"),
-        (lambda: layers.InstanceNorm1d(-1), ValueError, r"num_features must be at least 1 \(got -1\)"),
-        (lambda: layers.GroupNorm(0, 4), ValueError, r"num_groups must be at least 1 \(got 0\)"),
-        (lambda: layers.GroupNorm(3, 4), ValueError, r"num_channels \(4\) must be divisible by num_groups \(3\)"),
-        (lambda: layers.LayerNorm((4, 2.5)), TypeError, r"normalized_shape must be an integer \(got 2.5\)"),
-        (lambda: layers.RMSNorm((4, -2)), ValueError, r"normalized_shape must be at least 1 \(got -2\)"),
+        (lambda: layers.BatchNorm2d(0), ValueError, "num_features is 0; expected at least 1"),
+        (lambda: layers.BatchNorm2d(3.0), TypeError, r"num_features is 3\.0; expected an integer"),
+        (lambda: layers.BatchNorm2d(3, axis="last"), TypeError, "axis is 'last'; expected an integer"),
+        (lambda: layers.InstanceNorm1d(-1), ValueError, "num_features is -1; expected at least 1"),
+        (lambda: layers.GroupNorm(0, 4), ValueError, "num_groups is 0; expected at least 1"),
+        (lambda: layers.GroupNorm(3, 4), ValueError, "num_groups is 3; expected a divisor of the 4 channels"),
+        (lambda: layers.LayerNorm((4, 2.5)), TypeError, r"normalized_shape is \(4, 2\.5\); expected an integer"),
+        (lambda: layers.RMSNorm((4, -2)), ValueError, "normalized_shape is -2; expected at least 1"),
         (lambda: layers.LayerNorm(4, dtype=int), TypeError, "dtype is int.*; expected float16, bfloat16"),
         (lambda: layers.LayerNorm(4, dtype=None), TypeError, "dtype is None.*; expected float16, bfloat16"),
         (lambda: layers.LayerNorm(4, dtype=complex), TypeError, "dtype is complex.*; expected float16, bfloat16"),

@@ -159,8 +159,8 @@ def test_the_live_table(capsys):
     ("arguments", "error", "message"),
     [
         (([],), ValueError, "layers is empty"),
-        ((3,), TypeError, "layers is a int; expected layers"),
-        (([np.zeros(3)],), TypeError, "layer '0.ndarray' is a ndarray"),
+        ((3,), TypeError, "layers is of type int; expected layers"),
+        (([np.zeros(3)],), TypeError, "layer '0.ndarray' is of type ndarray"),
         (([fastbn.LayerNorm(3)], 3.5), TypeError, "writer is 3.5; expected a path"),
         (([fastbn.LayerNorm(3)], None, 0), ValueError, "every is 0; expected at least 1"),
         (([fastbn.LayerNorm(3)], None, "x"), TypeError, "every is 'x'; expected an integer"),

@@ -257,9 +257,9 @@ def test_constant_inputs():
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
-        ("norm", TypeError, "layers is a str; expected layers"),
-        (None, TypeError, "layers is a NoneType; expected layers"),
-        ({"a": None}, TypeError, "layer 'a' is a NoneType; expected a normalization layer"),
+        ("norm", TypeError, "layers is of type str; expected layers"),
+        (None, TypeError, "layers is of type NoneType; expected layers"),
+        ({"a": None}, TypeError, "layer 'a' is of type NoneType; expected a normalization layer"),
         ({1: fastbn.LayerNorm(3), "1": fastbn.LayerNorm(3)}, ValueError, "layers has two names that read alike"),
     ],
 )

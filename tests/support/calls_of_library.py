@@ -24,7 +24,7 @@ def _faults_of(library: ctypes.CDLL, case: cases.Case) -> list[str]:
         values: Any = None
         if a.kind == "draw":
             values = cases.drawn(*a.value, dtype=of_elements.name)
-        elif a.kind == "room":
+        elif a.kind in ("room", "askew"):
             values = np.full(a.value[0], 0x7F7F if of_elements.half else np.nan, dtype)
         elif a.kind == "work":
             values = _guarded(_size(library, function.name, case.sizes))
@@ -36,7 +36,8 @@ def _faults_of(library: ctypes.CDLL, case: cases.Case) -> list[str]:
         elif values is None:
             given.append(None)
         else:
-            given.append(ctypes.c_void_p(values.ctypes.data + (dtype.itemsize if a.kind == "part" else 0)))
+            further = {"part": dtype.itemsize, "askew": 1}.get(a.kind, 0)
+            given.append(ctypes.c_void_p(values.ctypes.data + further))
     found = [f"{case.name}: {what}" for what in _compared(library, case, given, memory)]
     for p, values in zip(case.function.parameters, memory, strict=True):
         if p.kind == "work" and values is not None and (values.base[-64:] != 0x7F).any():

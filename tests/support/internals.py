@@ -7,6 +7,7 @@ _PLACES = {
     "Driver": ("fastbn.kernels.jit", "Driver"),
     "Entries": ("fastbn.engine.entries", "Entries"),
     "Pace": ("fastbn.engine.pace", "_Pace"),
+    "Runs": ("fastbn.kernels.plans", "Runs"),
     "arguments": ("fastbn.engine.arguments", None),
     "compiled_kernels": ("fastbn._warmup", "_counts"),
     "config": ("fastbn._config", None),
@@ -17,6 +18,7 @@ _PLACES = {
     "integers": ("fastbn.engine.integers", None),
     "lent": ("fastbn.kernels.lent", None),
     "likeness": ("fastbn.kernels.likeness", None),
+    "lock": ("fastbn.kernels.lock", None),
     "lock_of_compilation": ("fastbn.engine.threads", "_compiling"),
     "loops": ("fastbn.kernels.loops", None),
     "memory": ("fastbn.engine.memory", None),
@@ -54,6 +56,10 @@ def held_buffers():
 def hold_memory_in(held, monkeypatch):
     """The pool holds its memory in this dict."""
     monkeypatch.setattr(import_module("fastbn.engine.memory")._pool, "held", held)
+
+
+def nothing_is_kept_of_what_is_compiled(monkeypatch):
+    monkeypatch.setattr("fastbn.kernels.cache.attach", lambda *args: None)
 
 
 def no_pace_is_known(monkeypatch):

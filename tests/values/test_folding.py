@@ -131,9 +131,9 @@ W = np.ones((4, 2, 3))
             fastbn.BatchNorm1d(2, activation="relu"),
             {"before": True},
         ),
-        (TypeError, "bn is a LayerNorm; expected", W, None, fastbn.LayerNorm(4), {}),
-        (TypeError, "bn is a NoneType; expected", W, None, None, {}),
-        (TypeError, "bn is a tuple; expected", W, None, (np.ones(4),), {}),
+        (TypeError, "bn is of type LayerNorm; expected", W, None, fastbn.LayerNorm(4), {}),
+        (TypeError, "bn is of type NoneType; expected", W, None, None, {}),
+        (TypeError, "bn is of type tuple; expected", W, None, (np.ones(4),), {}),
         (
             ValueError,
             r"running_mean has shape \(4,\); expected \(2,\)",

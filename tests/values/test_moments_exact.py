@@ -172,7 +172,7 @@ def test_from_dict_refuses_by_name():
     good = fastbn.Moments().update([[1, 2], [3, 4]]).to_dict()
     floats = fastbn.Moments().update([[1.0, 2.0], [3.0, 4.0]]).to_dict()
     for data, error, message in (
-        (5, TypeError, "data is a int; expected the dict that Moments.to_dict returned"),
+        (5, TypeError, "data is of type int; expected the dict that Moments.to_dict returned"),
         ({}, ValueError, "data has the format None"),
         (good | {"version": 2}, ValueError, "data has version 2 of its form"),
         (good | {"shape": [3]}, ValueError, "data is damaged: ValueError: expected 3 numbers each"),

@@ -645,11 +645,11 @@ def test_rms_norm_with_an_offset_is_gemmas(dtype, rounding):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fastbn.BatchNorm1d(6, on_single="skip"), "on_single must be 'raise', 'eval' or 'zero'"),
+        (lambda: fastbn.BatchNorm1d(6, on_single="skip"), "on_single is 'skip'; expected 'raise', 'eval' or 'zero'"),
         (lambda: fastbn.BatchNorm1d(6, on_single="eval", track_running_stats=False), "on_single='eval' cannot do"),
         (lambda: fastbn.BatchNorm1d(6, renorm=(3, 5), track_running_stats=False), "renorm cannot do without running"),
-        (lambda: fastbn.BatchNorm1d(6, renorm=3.0), "renorm must be a pair of limits"),
-        (lambda: fastbn.BatchNorm1d(6, virtual_batch_size=0), "virtual_batch_size must be at least 1"),
+        (lambda: fastbn.BatchNorm1d(6, renorm=3.0), "expected a pair of limits"),
+        (lambda: fastbn.BatchNorm1d(6, virtual_batch_size=0), "virtual_batch_size is 0; expected at least 1"),
         (lambda: fastbn.BatchNorm1d(6, virtual_batch_size=2, track_running_stats=False), "virtual_batch_size cannot"),
         (lambda: fastbn.BatchNorm1d(6, virtual_batch_size=2, renorm=(3, 5)), "combined with renorm"),
         (
@@ -657,10 +657,10 @@ def test_rms_norm_with_an_offset_is_gemmas(dtype, rounding):
             "combined with on_single and momentum=None",
         ),
         (lambda: fastbn.BatchNorm1d(6, track_running_stats=False).freeze(), "cannot freeze .* no running statistics"),
-        (lambda: fastbn.RMSNorm(6, elementwise_affine=False, offset=1.0), "offset .* needs a weight"),
+        (lambda: fastbn.RMSNorm(6, elementwise_affine=False, offset=1.0), "offset is .*; expected 0"),
         (lambda: fastbn.LayerNorm2d(6)(np.ones((2, 5, 3, 3))), "num_channels"),
         (lambda: fastbn.RMSNorm2d(6)(np.ones((2, 6, 3))), "expected 4D input"),
-        (lambda: fastbn.LocalResponseNorm(0), "size must be at least 1"),
+        (lambda: fastbn.LocalResponseNorm(0), "size is 0; expected at least 1"),
     ],
 )
 def test_layers_refuse(make, message):

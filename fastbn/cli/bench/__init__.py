@@ -26,8 +26,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="quick: a minute; networks: the layers of published networks, an hour (twenty minutes with --rounds 5 and "
         "without torch.compile); program: one call after other work, as programs call, five minutes; small: small "
         "calls, and new arrays against existing ones from 1 kB to 200 MB, two minutes; torch: training steps and "
-        "inference of networks, with fastbn.torch and without, an hour; data: normalization and statistics of images "
-        "and arrays, against OpenCV, albucore, numbagg and others, five minutes (%(default)s)",
+        "inference of networks, with fastbn.torch, without and compiled, an hour (half with --peers torch); data: "
+        "normalization and statistics of images and arrays, against OpenCV, albucore, numbagg and others, five minutes "
+        "(%(default)s)",
     )
     add(
         "--between",
@@ -38,11 +39,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add("--only", default="", metavar="REGEX", help="only the cells whose description it is found in: 'layer norm'")
     add("--threads", type=at_least(1), metavar="N", help="threads for everyone (what fastbn would use)")
     add("--peers", metavar="A,B", help="numpy, torch, torch.compile, onednn, jax, onnxruntime (torch.compile, which "
-        "takes seconds a cell: only if asked for, or in suite networks), openvino, numbagg; of suite data: numpy, "
-        "opencv, albucore, torch, numbagg, bottleneck, sklearn")  # fmt: skip
+        "takes seconds a cell: only if asked for, or in suites networks and torch), openvino, numbagg; of suite data: "
+        "numpy, opencv, albucore, torch, numbagg, bottleneck, sklearn")  # fmt: skip
     add("--seconds", type=positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
     add("--rounds", type=at_least(1), metavar="N", help="so many rounds instead, whatever time they take")
     add("--json", type=Path, metavar="PATH", help="write everything measured")
+    add(
+        "--resume", action="store_true", help="suite torch: keep the cells that the --json file has, measure the others"
+    )
     add("--png", type=Path, metavar="PATH", help="write a picture")
     add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="measure nothing, compare two such JSON files")
     return parser
@@ -53,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(*args.compare)
     if untaken := [name for name in _NOT_TAKEN.get(args.suite, ()) if getattr(args, name) is not None]:
-        raise CommandError(f"--{untaken[0]} is none that suite {args.suite} takes; expected the command without it")
+        raise CommandError(f"--{untaken[0]} is no option of suite {args.suite}; leave it out")
+    if args.resume and args.suite != "torch":
+        raise CommandError(f"--resume is no option of suite {args.suite}; leave it out")
     if args.json:
         require_writable(args.json)
     if args.png:

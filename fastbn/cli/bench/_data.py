@@ -1,6 +1,5 @@
 """``fastbn bench --suite data``: data before a network sees it, against the libraries that prepare and measure data."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 import fastbn
 from fastbn.cli._console import console, make_table, progress
+from fastbn.cli.bench import _json
 from fastbn.cli.bench._copy import copies
 from fastbn.cli.bench._session import chosen, named, on_threads
 from fastbn.kernels.jit import driver, tile
@@ -125,12 +125,12 @@ def _torch(x: Array, first: bool) -> Iterator[tuple[str, Call]]:
 def _statistics(x: Array, axis: int) -> Iterator[tuple[str, Call]]:
     rest = tuple(a for a in range(x.ndim) if a != axis % x.ndim)
 
-    def own() -> Array:
+    def own() -> tuple[Array, Array]:
         moments = fastbn.Moments(axis).update(x)
-        return np.stack([moments.mean, moments.var()])
+        return moments.mean, moments.var()
 
     yield "fastbn", own
-    yield "NumPy", lambda: np.stack([x.mean(rest, dtype=np.float64), x.var(rest, dtype=np.float64)])
+    yield "NumPy", lambda: (x.mean(rest, dtype=np.float64), x.var(rest, dtype=np.float64))
     if x.dtype == np.uint8:
         yield "NumPy, bincount", lambda: _of_counts(x, axis)
         with suppress(ImportError):
@@ -143,22 +143,22 @@ def _statistics(x: Array, axis: int) -> Iterator[tuple[str, Call]]:
         yield "scikit-learn", _by_scaler(import_module("sklearn.preprocessing"), x, axis)
 
 
-def _of_counts(x: Array, axis: int) -> Array:
+def _of_counts(x: Array, axis: int) -> tuple[Array, list[Any]]:
     values = np.arange(256.0)
     counts = [np.bincount(x.take(c, axis).ravel(), minlength=256) for c in range(x.shape[axis])]
     n = x.size / len(counts)
     mean = np.array([(c * values).sum() / n for c in counts])
-    return np.stack([mean, [(c * (values - m) ** 2).sum() / n for c, m in zip(counts, mean, strict=True)]])
+    return mean, [(c * (values - m) ** 2).sum() / n for c, m in zip(counts, mean, strict=True)]
 
 
 def _by_opencv(cv2: Any, x: Array, axis: int) -> Call:
-    def call() -> Array:
+    def call() -> tuple[Array, Array]:
         if axis == -1:
             mean, std = cv2.meanStdDev(x.reshape(-1, x.shape[-2], x.shape[-1]))
-            return np.stack([mean[:, 0], std[:, 0] ** 2])
+            return mean[:, 0], std[:, 0] ** 2
         planes = [[cv2.meanStdDev(x[n, c]) for c in range(x.shape[1])] for n in range(len(x))]
         means, stds = (np.array([[p[k][0, 0] for p in row] for row in planes]) for k in (0, 1))
-        return np.stack([means.mean(0), (stds**2).mean(0) + means.var(0)])
+        return means.mean(0), (stds**2).mean(0) + means.var(0)
 
     return call
 
@@ -166,11 +166,11 @@ def _by_opencv(cv2: Any, x: Array, axis: int) -> Call:
 def _by_nan_functions(library: Any, x: Array, axis: int) -> Call:
     flat = x.reshape(-1, x.shape[-1]) if axis == -1 else x.reshape(len(x), x.shape[1], -1)
 
-    def call() -> Array:
+    def call() -> tuple[Array, Array]:
         if axis == -1:
-            return np.stack([library.nanmean(flat, axis=0), _variance(library, flat, 0)])
+            return library.nanmean(flat, axis=0), _variance(library, flat, 0)
         means, variances = library.nanmean(flat, axis=2), _variance(library, flat, 2)
-        return np.stack([means.mean(0), variances.mean(0) + means.var(0)])
+        return means.mean(0), variances.mean(0) + means.var(0)
 
     return call
 
@@ -182,9 +182,9 @@ def _variance(library: Any, flat: Array, axis: int) -> Array:
 def _by_scaler(preprocessing: Any, x: Array, axis: int) -> Call:
     rows = x.reshape(-1, x.shape[-1]) if axis == -1 else np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
 
-    def call() -> Array:
+    def call() -> tuple[Array, Array]:
         scaler = preprocessing.StandardScaler().partial_fit(rows)
-        return np.stack([scaler.mean_, scaler.var_])
+        return scaler.mean_, scaler.var_
 
     return call
 
@@ -310,7 +310,7 @@ def run(only: str, peers: str | None, threads: int | None, rounds: int | None, p
         for cell in progress(selected, lambda cell: cell.name):
             rows += measure(cell, asked, rounds or 7)
     if path:
-        path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
+        _json.save([row._asdict() for row in rows], path)
     _show(selected, rows, count)
     return 1 if any(row.wrong and row.contender == "fastbn" for row in rows) else 0
 

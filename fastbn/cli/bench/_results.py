@@ -1,6 +1,5 @@
 """What was measured, what follows from it, and its JSON."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -9,6 +8,7 @@ from statistics import geometric_mean, median
 from typing import Any, Self
 
 from fastbn.cli._errors import CommandError
+from fastbn.cli.bench import _json
 from fastbn.cli.bench._cells import DIRECTIONS, OPERATIONS, Cell
 
 FASTBN, COPY = "fastbn", "copy"
@@ -126,20 +126,11 @@ class Results:
         return f"{self.machine.get('cpu')}, {self.threads} thread{'' if self.threads == 1 else 's'}"
 
     def save(self, path: Path) -> None:
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
-        try:
-            path.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"cannot write {path}: {error.strerror}") from None
+        _json.save({"format": FORMAT, **asdict(self)}, path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CommandError(f"cannot read {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise CommandError(f"{path} is not JSON: {error}") from None
+        record = _json.load(path)
         try:
             if record.pop("format") != FORMAT:
                 raise ValueError

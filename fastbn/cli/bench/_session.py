@@ -55,12 +55,12 @@ def measure_suite(
 
 def _suite(name: str) -> Suite:
     if name not in SUITES:
-        raise CommandError(f"no suite {name!r}; the suites are {', '.join(SUITES)}")
+        raise CommandError(f"no suite {name!r}; the suites are {', '.join((*SUITES, 'torch', 'data'))}")
     return SUITES[name]
 
 
 def _cells(suite: Suite, only: str) -> list[Cell]:
-    return chosen(only, {f"{cell.name}, {cell.source}": cell for cell in suite.cells()})
+    return chosen(only, {f"{cell.name}, {cell.source}".removesuffix(", "): cell for cell in suite.cells()})
 
 
 def chosen(only: str, cells: dict[str, T]) -> list[T]:

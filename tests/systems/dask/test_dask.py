@@ -77,7 +77,7 @@ def test_a_constant_and_no_rows():
 
 def test_wrong_calls(x):
     array = da.from_array(x)
-    with pytest.raises(TypeError, match="array is a ndarray; expected a Dask array"):
+    with pytest.raises(TypeError, match="array is of type ndarray; expected a Dask array"):
         fastbn.dask.moments(x)
     with pytest.raises(ValueError, match="axis is 3"):
         fastbn.dask.moments(array, 3)
@@ -85,10 +85,30 @@ def test_wrong_calls(x):
         fastbn.dask.moments(array, where=np.ones(5, bool))
     with pytest.raises(ValueError, match="unknown size"):
         fastbn.dask.moments(array[array[:, 0, 0] > 5])
-    with pytest.raises(TypeError, match="moments is a int"):
+    with pytest.raises(TypeError, match="moments is of type int"):
         fastbn.dask.normalize(array, 3)
     with pytest.raises(ValueError, match=r"array has shape \(11,\)"):
-        fastbn.dask.normalize(array, fastbn.Moments(-1).update(x[:, :, :5])).compute()
+        fastbn.dask.normalize(array, fastbn.Moments(-1).update(x[:, :, :5]))
+    with pytest.raises(ValueError, match=r"array has shape \(7,\)"):
+        fastbn.dask.normalize(array, fastbn.dask.moments(array[:, :5])).compute()
+    with pytest.raises(ValueError, match="has counted nothing"):
+        fastbn.dask.normalize(array, fastbn.Moments(1))
+
+
+def test_dtypes_are_refused_before_anything_is_computed(x):
+    array = da.from_array(x)
+    for where in (np.ones(11), da.ones(11), "yes"):
+        with pytest.raises(TypeError, match=r"^where has dtype \S+; expected bool"):
+            fastbn.dask.moments(array, where=where)
+    with pytest.raises(TypeError, match=r"^weights has dtype bool"):
+        fastbn.dask.moments(array, weights=da.ones(11, dtype=bool))
+    with pytest.raises(TypeError, match=r"^weights has dtype complex128"):
+        fastbn.dask.moments(array, weights=da.ones(11, dtype=complex))
+    with pytest.raises(TypeError, match=r"^skipna is 'yes'; expected True or False"):
+        fastbn.dask.moments(array, skipna="yes")
+    for call in (fastbn.dask.moments, lambda a: fastbn.dask.normalize(a, fastbn.dask.moments(array))):
+        with pytest.raises(TypeError, match=r"^array has dtype complex64"):
+            call(array.astype(np.complex64))
 
 
 def test_a_cluster_of_processes_reads_zarr(x, tmp_path):
@@ -133,3 +153,17 @@ def test_masked_arrays_with_nan_and_another_mask():
     masked = da.ma.masked_greater(da.where(array < 4, np.nan, array), 20)
     moments = fastbn.dask.moments(masked, where=array != 8, skipna=True).compute()
     assert moments.count.tolist() == [4, 4, 4, 4]
+
+
+def test_the_other_byte_order(x):
+    array = da.from_array(x.astype(">f4"), chunks=20)
+    moments = fastbn.dask.moments(array)
+    assert_equal_moments(moments.compute(), fastbn.Moments(1).update(x))
+    y = fastbn.dask.normalize(array, moments)
+    assert y.dtype == y.compute().dtype == np.float32
+
+
+def test_a_data_set_of_unknown_size_is_refused_by_name(x):
+    array = da.from_array(x)
+    with pytest.raises(ValueError, match=r"^data has chunks of unknown size; expected known ones"):
+        fastbn.dataset_statistics(array[array[:, 0, 0] > 5])

@@ -114,7 +114,7 @@ def test_one_value_a_channel_and_frozen_layers():
 
 
 def test_what_cannot_be_converted_is_told(model):
-    with pytest.raises(TypeError, match=r"model is a str; expected a keras\.Model"):
+    with pytest.raises(TypeError, match=r"model is of type str; expected a keras\.Model"):
         fastbn.keras.convert("model")
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="no normalization layer"):

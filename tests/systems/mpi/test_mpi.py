@@ -91,7 +91,7 @@ def test_errors_are_told_on_every_rank(tmp_path):
     assert first[0] == second[0]
     assert "shapes (3,) and (4,)" in first[0]
     assert first[1].startswith("RuntimeError: allreduce was given up on rank 1")
-    assert second[1].startswith("TypeError: moments is a str")
+    assert second[1].startswith("TypeError: moments is of type str")
     assert first[2] == second[2]
     assert "Expected more than 1 value per channel" in first[2]
     assert first[3].startswith("RuntimeError: allreduce was given up on rank 1")

@@ -136,3 +136,9 @@ def test_what_partial_fit_does_not_look_at_itself():
         Standardizer().fit(x, sample_weight=-np.ones(50))
     for kind in (np.asfortranarray(x), x[::-1], x.astype(">f8"), x.astype(np.float32), x.tolist()):
         np.testing.assert_allclose(Standardizer().fit(kind).mean_, np.mean(kind, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["copy", "with_mean", "with_std"])
+def test_text_is_no_flag(name):
+    with pytest.raises(TypeError, match=f"^{name} is 'no'; expected True or False$"):
+        Standardizer(**{name: "no"}).fit(np.ones((3, 2)))

@@ -101,5 +101,5 @@ def test_a_large_mean_costs_no_digits():
 
 def test_other_arrays_are_refused():
     model = initialized(fastbn.thinc.LayerNorm)
-    with pytest.raises(TypeError, match=r"X is a list; expected a NumPy array"):
+    with pytest.raises(TypeError, match=r"X is of type list; expected a NumPy array"):
         model([[1.0] * 24], False)

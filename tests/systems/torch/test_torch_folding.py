@@ -10,11 +10,23 @@ from torch import nn
 
 import fastbn.torch as fbt
 from fastbn.cli.bench import _torch_networks as networks
-from fastbn.torch import _folding
+from fastbn.torch import _folded, _folding
 
 PAIRS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 ACTIVATIONS = [None, nn.ReLU(inplace=True), nn.LeakyReLU(0.2), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Sigmoid()]
+
+
+@pytest.fixture(autouse=True, params=["as chosen", "oneDNN"])
+def _way(request, monkeypatch):
+    """Small convolutions are torch's as they are; they are tried by oneDNN with what stands behind it, too."""
+    before = torch.get_num_threads()
+    if request.param == "oneDNN":
+        monkeypatch.setattr(_folding, "_LEAST", 0)
+        monkeypatch.setattr(_folding, "_LEAST_ORDERED", 0)
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def drawn(model):
@@ -38,13 +50,13 @@ X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 
 def folded_calls(monkeypatch):
     """A list that grows with every convolution that computes a norm, too."""
-    seen, computed = [], _folding.Folding.computed
+    seen, computed = [], _folded.Joined.computed
 
     def counting(self, x, activation=None, residual=None):
         seen.append((activation, residual is not None))
         return computed(self, x, activation, residual)
 
-    monkeypatch.setattr(_folding.Folding, "computed", counting)
+    monkeypatch.setattr(_folded.Joined, "computed", counting)
     return seen
 
 
@@ -136,11 +148,43 @@ def test_what_was_folded_is_dropped_when_a_source_changes():
         converted.load_state_dict(pair(bias=True).state_dict())
         model.load_state_dict(converted.state_dict())
         assert close(converted(X), model(X))
-        assert norm in _folding._kept
+        assert norm in _folded._kept
         converted.train()
-        assert norm not in _folding._kept
+        assert norm not in _folded._kept
         assert close(converted(X), model.train()(X))
         assert close(converted.eval()(X), model.eval()(X))
+
+
+def test_what_a_weight_is_taken_for_may_change():
+    model = pair(bias=True)
+    converted = fbt.convert(model)
+    conv, norm = converted[0], converted[1]
+    with torch.no_grad():
+        converted(X)
+        norm.bias.data = norm.bias.data[:4]  # the same address and version
+        with pytest.raises(RuntimeError, match="4"):
+            converted(X)
+        norm.bias.data = torch.zeros(5)
+        norm.eps = 0.5
+        model.load_state_dict(converted.state_dict())
+        model[1].eps = 0.5
+        assert close(converted(X), model(X))
+        for settings in ({"stride": (2, 2)}, {"padding": (1, 1)}, {"padding_mode": "circular"}):
+            for module in (conv, model[0]):
+                vars(module).update(settings, _reversed_padding_repeated_twice=[1, 1, 1, 1])
+            assert close(converted(X), model(X))
+
+
+def test_an_input_of_another_shape_or_order_each_time():
+    model = drawn(nn.Sequential(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU()))
+    converted = fbt.convert(model)
+    with torch.no_grad():
+        for n, height, width in ((1, 3, 3), (2, 9, 5), (1, 40, 40), (8, 4, 4), (1, 3, 3)):
+            x = torch.randn(n, 16, height, width)
+            for given in (x, x.contiguous(memory_format=torch.channels_last), x.mT, x.expand(3, *x.shape)[0]):
+                y, truth = converted(given), model(given)
+                assert close(y, truth)
+                assert y.stride() == truth.stride() or 1 in truth.shape[2:]
 
 
 def test_nobody_sees_what_lies_between(monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from processes import python
 
 import fastbn
 import fastbn.torch as fbt
@@ -47,6 +48,31 @@ def test_memory_is_used_again_once_no_tensor_lies_over_it():
         del kept
         again = {fbt.batch_norm(x, None, None, training=True).data_ptr() for _ in range(5)}
         assert len(again) == 1
+
+
+HELD = """
+    import torch
+    from fastbn.engine import memory
+    import fastbn, fastbn.torch as fbt
+
+    def held(shape, count):
+        x = torch.randn(shape)
+        results = [fbt.batch_norm(x, None, None, training=True) for _ in range(count)]
+        del results
+        return sum(memory.count())
+
+    with torch.no_grad():
+        print(held((4, 1, 1 << 18), 24), held((3, 1, 3 << 20), 3))  # results of 4 MB, and of 38
+        fastbn.set_memory_pool({limit})
+        print(held((4, 1, 1 << 18), 24))
+"""
+
+
+def test_what_the_c_library_keeps_is_not_kept_twice():
+    kept = [int(word) for word in python(HELD.format(limit=80_000_000))[0].split()]
+    assert 40_000_000 < kept[0] <= 64_000_000
+    assert kept[1] > 3 * 36_000_000  # larger ones it would give back
+    assert 64_000_000 < kept[2] <= 80_000_000  # as the user says
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

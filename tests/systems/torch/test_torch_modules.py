@@ -12,7 +12,7 @@ from torch.testing._internal.common_modules import module_db
 
 import fastbn.torch as fbt
 from fastbn.cli.bench import _torch_networks as networks
-from fastbn.torch._pending import Pending
+from fastbn.torch._pending import Call, Pending
 
 NAMES = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm",
@@ -162,7 +162,7 @@ def test_arguments_of_convert():
     for wrong in ("bn1", 3, [3]):
         with pytest.raises(TypeError, match="skip is"):
             fbt.convert(model, skip=wrong)
-    with pytest.raises(TypeError, match="model is a int"):
+    with pytest.raises(TypeError, match="model is of type int"):
         fbt.convert(3)
     assert type(fbt.convert(nn.LayerNorm(3))) is fbt.LayerNorm
 
@@ -285,7 +285,7 @@ def test_a_waiting_result_is_a_tensor_to_everyone():
     truth = nn.BatchNorm1d(4)
 
     def waiting():
-        return Pending.of(fbt.batch_norm, x, (None, None, None, None, True, 0.1, 1e-5))
+        return Pending.of(Call(fbt.batch_norm, x, (None, None, None, None, True, 0.1, 1e-5)))
 
     expected = truth(x)
     assert waiting().shape == (8, 4)
@@ -299,7 +299,7 @@ def test_a_waiting_result_is_a_tensor_to_everyone():
 
 def test_an_input_that_is_changed_before_the_sum_is_found():
     x = torch.randn(8, 4)
-    pending = Pending.of(fbt.batch_norm, x, (None, None, None, None, True, 0.1, 1e-5))
+    pending = Pending.of(Call(fbt.batch_norm, x, (None, None, None, None, True, 0.1, 1e-5)))
     x.add_(1)
     with pytest.raises(RuntimeError, match="changed in place before the residual sum"):
         torch.relu(pending)

@@ -133,7 +133,7 @@ def test_nothing_is_left_in_torch():
 
 
 def test_what_has_no_norm():
-    with pytest.raises(ValueError, match="Linear without a normalization module"):
+    with pytest.raises(ValueError, match="Linear, without a normalization module"):
         Monitor(torch.nn.Linear(3, 3))
-    with pytest.raises(TypeError, match=r"layer '0\.Sequential' is a Sequential"):
+    with pytest.raises(TypeError, match=r"layer '0\.Sequential' is of type Sequential"):
         Monitor([model()])

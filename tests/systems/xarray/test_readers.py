@@ -53,7 +53,7 @@ def test_masks_that_are_read_too(images, readers):
 
 
 def test_a_dataset_of_several_variables_is_refused():
-    with pytest.raises(TypeError, match="data is a Dataset; expected an array or an iterable of arrays"):
+    with pytest.raises(TypeError, match="data is of type Dataset; expected an array or an iterable of arrays"):
         fastbn.dataset_statistics(xr.Dataset({"a": ("x", [1.0, 2.0])}), 0)
 
 

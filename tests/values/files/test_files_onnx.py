@@ -83,7 +83,7 @@ def test_group_norm_by_the_length_of_its_scale(tmp_path, opset, length):
 @pytest.mark.parametrize(("axis", "shape"), [(-1, (4,)), (3, (4,)), (2, (3, 4)), (-2, (3, 4))])
 @pytest.mark.parametrize("operator", ["LayerNormalization", "RMSNormalization"])
 def test_norms_over_trailing_axes(tmp_path, operator, axis, shape):
-    scale = RNG.uniform(0.5, 2, shape).astype(np.float32)
+    scale = np.random.default_rng(1).uniform(0.5, 2, shape).astype(np.float32)
     path = model_of(tmp_path / "m.onnx", [node(operator, ["x", "s"], axis=axis, epsilon=1e-4)], {"s": scale}, 23)
     with files.read(path) as file:
         of = (

@@ -1,0 +1,49 @@
+"""Arguments of operations in compiled code, of all types that Numba takes for integers and floats."""
+
+import numba
+import numpy as np
+import pytest
+
+import fastbn
+
+X = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float32)
+
+
+@numba.njit
+def trained(x, mean, var, momentum):
+    return fastbn.batch_norm(x, mean, var, training=True, momentum=momentum)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("momentum", [0.3, np.float32(0.3), 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics_of_either_dtype(dtype, momentum):
+    found, expected = ((np.zeros(6, dtype), np.ones(6, dtype)) for _ in range(2))
+    y = trained(X, *found, momentum)
+    assert y.tobytes() == fastbn.batch_norm(X, *expected, training=True, momentum=momentum).tobytes()
+    for a, b in zip(found, expected, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@numba.njit
+def grouped(x, groups, axis):
+    return fastbn.group_norm(x, groups, axis=axis)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("integer", [np.int8, np.uint8, np.uint64])
+def test_integers_may_be_unsigned(integer):
+    assert grouped(X, integer(2), integer(1)).tobytes() == fastbn.group_norm(X, 2).tobytes()
+    with pytest.raises(ValueError, match="axis is not one of the axes"):
+        grouped(X, integer(2), integer(3))
+    with pytest.raises(ValueError, match="num_groups does not divide"):
+        grouped(X, integer(4), integer(1))
+
+
+@pytest.mark.full
+def test_unsigned_integers_are_no_negative_ones():
+    largest = np.uint64(2**64 - 1)
+    with pytest.raises(ValueError, match="axis is not one of the axes"):
+        grouped(X, np.uint64(2), largest)
+    with pytest.raises(ValueError, match="num_groups does not divide"):
+        grouped(X, largest, np.uint64(1))
