@@ -16,7 +16,7 @@ import draws
 import ml_dtypes
 import numpy as np
 import remembered
-from internals import pace, views
+from internals import memory, pace, views
 
 import fastbn
 from fastbn import reference
@@ -151,6 +151,7 @@ def held():
     for view_of in (views.batch_view, views.group_view, views.layer_view):
         view_of.cache_clear()
     gc.collect()
+    memory.let_go()  # as it does by itself after some seconds
     try:
         mallinfo = ctypes.CDLL(None).mallinfo2
     except (AttributeError, TypeError):
@@ -164,7 +165,8 @@ class Soak:
     """Random calls on several threads, the main one among them: what was called, and how it went.
 
     It pauses after each tenth of its time, to see what is held where nothing is called.  `growth` is that of the
-    objects and of the bytes held, a call: the median of the tenths but the first, for one is always chance.
+    objects and of the bytes held, a call: the median of the slopes between any two pauses but the first, for what is
+    held at one of them, as memory in threads' own stores, is chance (the median between neighbours is as well).
     """
 
     def __init__(self, seconds, dtypes=DTYPES, seed=None, threads=3):
@@ -189,7 +191,9 @@ class Soak:
             _, objects, held_bytes = seen[-1]
             told = f"{self}; {objects} objects, {held_bytes / 2**20:.2f} MB"
             print(f"{time.monotonic() - start:5.0f} s: {told}", flush=True)
-        calls, *both = np.diff(seen, axis=0).T
+        earlier, later = np.triu_indices(TENTHS - 1, 1)
+        seen = np.array(seen[1:])
+        calls, *both = (seen[later] - seen[earlier]).T
         self.growth = np.median(both / np.maximum(calls, 1), axis=1)
 
     def _work(self, number, rng):
