@@ -104,7 +104,9 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
         count += type(module) in _TORCH_CLASSES
     if not count:
         warnings.warn(
-            f"{type(model).__name__} has no norm that could be converted; it is returned as it is", stacklevel=2
+            f"{type(model).__name__} has no norm that could be converted; it is returned as it is, and "
+            "fastbn.torch.report(model) says why",
+            stacklevel=2,
         )
         return model
     fuse_all(model, fuse, left)

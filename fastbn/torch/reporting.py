@@ -1,5 +1,6 @@
 """What became of a model's norms."""
 
+import re
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,12 @@ _FOOT = (
     "gradients of gradients: by torch's operations, float32 in float64",
     "torch's own kernels: at no size, for their error grows with mean / standard deviation and fastbn's does not",
 )
+_OTHERS = (
+    "norms left as they are: where one computes what a class of torch.nn does, put that class in its place and convert "
+    "again, as docs/torch.md shows"
+)
+_LEFT = "left as it is: "
+_NAMES = re.compile(r"Norm(\dd?)?$|(Batch|Layer|Group|Instance|RMS)_?Norm", re.IGNORECASE)
 
 
 def report(model: nn.Module) -> str:
@@ -50,7 +57,8 @@ def report(model: nn.Module) -> str:
         return f"{type(model).__name__} has no norms"
     widths = [max(len(row[k]) for row in rows) for k in range(2)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
-    return "\n".join((*lines, "", *_FOOT))
+    others = [_OTHERS] if any(row[2].startswith(_LEFT) for row in rows) else []
+    return "\n".join((*lines, "", *others, *_FOOT))
 
 
 def _state(module: Any, convolution: str | None) -> str | None:
@@ -67,6 +75,10 @@ def _state(module: Any, convolution: str | None) -> str | None:
         return "torch's own: not converted, or skipped"
     if isinstance(module, nn.SyncBatchNorm):
         return "torch's own: see fastbn.torch.convert_sync_batchnorm"
-    if isinstance(module, (*conversion.CLASSES, *conversion.NORMS)):
-        return f"torch's own: {type(module).__name__} is a subclass, which may compute something else"
+    name = type(module).__name__
+    bases = [b.__name__ for b in type(module).__mro__ if b in conversion.CLASSES or b in conversion.NORMS]
+    if bases:
+        return f"{_LEFT}{name} is a subclass of {bases[0]}, which may compute something else"
+    if _NAMES.search(name) and not module._modules and not type(module).__module__.startswith("torch.nn."):
+        return f"{_LEFT}{name} is no class of torch.nn"
     return None

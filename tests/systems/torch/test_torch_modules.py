@@ -135,7 +135,7 @@ def test_report_says_what_became_of_every_norm():
         r"layers\.0\.bn1 .*on fastbn, fused with relu",
         r"layers\.0\.bn3 .*on fastbn, fused with residual sum \+ relu",
         r"layers\.0\.downsample\.1 .*on fastbn; no activation and no sum stands behind|nothing stands behind",
-        r"more\.0 .*Strange is a subclass, which may compute something else",
+        r"more\.0 .*left as it is: Strange is a subclass of LayerNorm, which may compute something else",
         r"more\.1 .*convert_sync_batchnorm",
         r"more\.2 .*no forward that was traced calls it",
         "gradients of gradients",
@@ -144,6 +144,41 @@ def test_report_says_what_became_of_every_norm():
         assert re.search(line, text), (line, text)
     assert fbt.report(nn.Linear(2, 2)) == "Linear has no norms"
     assert "fuse is False" in fbt.report(fbt.convert(model, fuse=False))
+
+
+class LlamaRMSNorm(nn.Module):
+    """As models have that were written before torch had a class for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+class PreNorm(nn.Module):
+    """No norm: it holds one."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+
+def test_report_names_norms_that_are_no_classes_of_torch():
+    class FrozenBatchNorm2d(LlamaRMSNorm):
+        pass
+
+    model = nn.Sequential(PreNorm(LlamaRMSNorm()), FrozenBatchNorm2d(), nn.LocalResponseNorm(2), nn.Linear(4, 4))
+    with pytest.warns(UserWarning, match=r"no norm that could be converted; .* fastbn.torch.report\(model\) says why"):
+        text = fbt.report(fbt.convert(model))
+    rows, foot = text.split("\n\n")
+    assert [row.split(None, 2) for row in rows.splitlines()[1:]] == [
+        ["0.norm", "LlamaRMSNorm", "left as it is: LlamaRMSNorm is no class of torch.nn"],
+        ["1", "FrozenBatchNorm2d", "left as it is: FrozenBatchNorm2d is no class of torch.nn"],
+    ]
+    assert "put that class in its place" in foot
+    assert "left as they are" not in fbt.report(fbt.convert(nn.Sequential(nn.LayerNorm(4))))
 
 
 def test_arguments_of_convert():
