@@ -20,7 +20,7 @@ def in_shell(command, **kwargs):
     environment = os.environ | {"PYTHONPATH": str(Path(fastbn.__file__).parents[1]), "PYTHON": sys.executable}
     command = command.replace("$FASTBN", f"\"$PYTHON\" -c '{RUN}'")
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs
-    return subprocess.run(["sh", "-c", command], env=environment, text=True, timeout=100, **streams)
+    return subprocess.run(["sh", "-c", command], env=environment, text=True, timeout=300, **streams)
 
 
 @POSIX

@@ -46,11 +46,11 @@ def test_an_interrupt_is_one_line(tmp_path):
         start_new_session=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell has its background jobs ignore it
     )
-    limit = time.monotonic() + 80
+    limit = time.monotonic() + 300
     while time.monotonic() < limit and not any(tmp_path.rglob("*.parallel*.nbc")):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "fastbn selfcheck: interrupted\n")
     assert any(tmp_path.rglob("*.parallel*.nbc"))
 

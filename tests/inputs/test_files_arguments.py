@@ -82,7 +82,7 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(120)
     assert "no regular file" in told[0]
 
 

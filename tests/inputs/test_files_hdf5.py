@@ -190,7 +190,7 @@ def flipped(tmp_path, count, seconds):
 
 def test_flipped_bytes_end_in_time(tmp_path):
     """60 copies of each of four files, in a process of 4 GB and a time limit."""
-    flipped(tmp_path, 60, 60)
+    flipped(tmp_path, 60, 300)
 
 
 @pytest.mark.full

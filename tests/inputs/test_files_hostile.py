@@ -110,7 +110,7 @@ for path in sys.argv[1:]:
 
 
 def test_hostile_pickles_take_neither_time_nor_memory(tmp_path):
-    """In a process of 2 GB and 60 s for all of them, which together take about 5."""
+    """In a process of 2 GB, in time: together they take about 5 s, where some took hours."""
     pytest.importorskip("resource", reason="limits of memory are POSIX's")
     paths = {}
     for name, (content, _) in PICKLES.items():
@@ -119,7 +119,7 @@ def test_hostile_pickles_take_neither_time_nor_memory(tmp_path):
             archive.writestr("m/data.pkl", content)
             archive.writestr("m/data/0", bytes(16))
     command = [sys.executable, "-c", PROGRAM, *map(str, paths.values())]
-    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = dict(zip(PICKLES, done.stdout.splitlines(), strict=True))
     for name, (_, message) in PICKLES.items():

@@ -241,7 +241,7 @@ def test_without_its_packages_the_command_and_the_door_say_what_to_install():
         "try: fastbn.study.run('depth')\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert re.fullmatch(r'fastbn\.study needs the package \w+: pip install "fastbn\[study\]"\n', done.stdout)
 
 

@@ -20,7 +20,7 @@ FORK_OF_A_TEAM = "ignore:This process (pid:DeprecationWarning"  # what Python sa
 NUMBA_ON_TBB_AND_FORK = re.compile("(Unable to join threads|Numba: Attempted to fork).*\n+")  # not fastbn's own words
 
 
-def python(*parts, seconds=100, package=PACKAGE, before=None, status=0, **environment):
+def python(*parts, seconds=300, package=PACKAGE, before=None, status=0, **environment):
     """Run a program, told in parts, which must end by itself, in time and with this status; its output and warnings.
 
     environment: further variables, None to leave one out.  before: what its process does before Python starts.

@@ -107,7 +107,7 @@ def test_four_processes_that_fill_it_at_once(tmp_path):
     command = [sys.executable, "-P", "-W", "error::RuntimeWarning:fastbn", "-c", program]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, env=environment, **pipe) for _ in range(4)]
-    assert [process.communicate(timeout=100) for process in processes] == [("right\n", "")] * 4
+    assert [process.communicate(timeout=300) for process in processes] == [("right\n", "")] * 4
     assert len(drivers(tmp_path)) == 2
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == entries(tmp_path)  # nothing left over
     assert call(NUMBA_CACHE_DIR=tmp_path) == (FOUND, "")

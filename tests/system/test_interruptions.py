@@ -77,7 +77,7 @@ def usable():
 """
 
 
-def at_every_line(program, seconds=150):
+def at_every_line(program, seconds=400):
     out, err = python(EVERY_LINE, program, seconds=seconds)
     assert err == ""
     assert out == "right\n"

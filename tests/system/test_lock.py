@@ -33,7 +33,7 @@ THREADS = """
         while not stop.is_set():
             turns.append(sum(range(10)) == 45)
 
-    def together(*jobs, seconds=60):
+    def together(*jobs, seconds=200):
         "Whether everyone has turns within that time, however slow the machine is, and all are right."
         stop, turns = threading.Event(), [[] for _ in jobs]
         threads = [threading.Thread(target=f, args=(*args, mine, stop)) for (f, *args), mine in zip(jobs, turns)]

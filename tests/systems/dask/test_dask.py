@@ -133,7 +133,7 @@ def test_a_worker_that_dies_ends_in_dasks_own_error(x):
         array = da.from_array(x, chunks=(30, 7, 11)).map_blocks(killed, dtype=x.dtype, meta=x[:0])
         future = client.compute(fastbn.dask.moments(array), retries=0)
         with pytest.raises(Exception, match="worker"):
-            future.result(timeout=120)
+            future.result(timeout=300)
 
 
 def test_masks_of_chunks_are_not_dropped():

@@ -76,7 +76,7 @@ def needed(name):
 
 
 def run(*words, folder):
-    done = subprocess.run([*words], cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*words], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout + done.stderr
 

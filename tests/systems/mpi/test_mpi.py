@@ -99,7 +99,7 @@ def test_errors_are_told_on_every_rank(tmp_path):
 
 
 def test_a_rank_that_dies_ends_the_program(tmp_path):
-    done = run("dies", 2, tmp_path, timeout=60)
+    done = run("dies", 2, tmp_path, timeout=180)
     assert done.returncode != 0
 
 

@@ -50,4 +50,4 @@ def test_a_worker_that_dies_ends_in_rays_own_error():
     lost = ray.remote(max_retries=0)(die).remote(np.ones((3, 2)))
     add = ray.remote(lambda a, b: a + b)
     with pytest.raises(ray.exceptions.RayError):
-        ray.get(add.remote(lost, fastbn.Moments(axis=1)), timeout=120)
+        ray.get(add.remote(lost, fastbn.Moments(axis=1)), timeout=300)
