@@ -2,6 +2,7 @@
 
 import secrets
 from pathlib import Path
+from zlib import crc32
 
 import draws
 import pytest
@@ -15,6 +16,7 @@ EXISTING = sorted({folder.name for folder in SYSTEMS.iterdir() if any(folder.glo
 def pytest_addoption(parser):
     group = parser.getgroup("fastbn")
     group.addoption("--all", action="store_true", help="also run the tests marked full, which take many minutes")
+    group.addoption("--share", default="1/1", help="with --all: K/N, the Kth of N parts of the tests marked full")
     group.addoption("--systems", default="", help=f"run the tests that need these, of {', '.join(EXISTING)}")
     group.addoption("--docs", action="store_true", help="run every example of README.md and docs/")
     group.addoption("--seed", help="draw other inputs: a number, or random, which is then printed")
@@ -41,12 +43,20 @@ class Choice:
 
     def __init__(self, config):
         self.all, self.docs = config.getoption("--all"), config.getoption("--docs")
+        self.part, self.parts = self._share(config.getoption("--share"))
         self.systems = {name for name in config.getoption("--systems").split(",") if name}
         for name in self.systems.difference(EXISTING):
             raise pytest.UsageError(f"--systems={name}: tests/systems/ has {', '.join(EXISTING)}")
         self.plain = not (self.all or self.docs or self.systems)
         self.left_out = {"full": 0, "slow": 0}
         self.slow_too = config.getoption("markexpr") != "not slow"
+
+    @staticmethod
+    def _share(text):
+        part, _, parts = text.partition("/")
+        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+            raise pytest.UsageError(f"--share={text}: expected K/N, as 1/3 for the first of three parts")
+        return int(part), int(parts)
 
     def has(self, item):
         if item.get_closest_marker("slow") and not self.slow_too:
@@ -62,13 +72,17 @@ class Choice:
         if item.get_closest_marker("full") and not self.all:
             self.left_out["full"] += self.plain
             return False
+        if item.get_closest_marker("full") and crc32(item.nodeid.encode()) % self.parts != self.part - 1:
+            self.left_out["full"] += 1
+            return False
         return self.plain or self.all
 
     def __str__(self):
         drawn = "" if draws.seed is None else f"inputs drawn by --seed={draws.seed}; "
         told = []
         if self.left_out["full"]:
-            told.append(f"{self.left_out['full']} longer tests (pytest --all)")
+            share = f", of which this is --share={self.part}/{self.parts}" if self.parts > 1 else ""
+            told.append(f"{self.left_out['full']} longer tests (pytest --all{share})")
         if self.left_out["slow"]:
             told.append(f"{self.left_out['slow']} that need minutes or many GB (pytest -m slow)")
         if missing := [name for name in EXISTING if name not in self.systems]:

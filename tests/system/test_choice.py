@@ -5,17 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/values/test_masks.py", "tests/values/test_folding.py")
 
 
-def collected(*options, status=0):
-    """The names of the tests of two files that are chosen, and the last line."""
+def collected(*options, status=0, cases=False):
+    """The names of the tests of two files that are chosen, or all their cases, and the last line."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options, *TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == status, done.stdout + done.stderr
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return {line.split("[")[0].split("::")[-1] for line in lines if "::" in line}, lines[-1]
+    return {line if cases else line.split("[")[0].split("::")[-1] for line in lines if "::" in line}, lines[-1]
 
 
 def test_what_is_left_out_is_named():
@@ -30,6 +32,26 @@ def test_what_is_left_out_is_named():
     torch, _ = collected("--systems=torch")
     assert "test_convolution" in torch
     assert not torch & everything
+
+
+def test_shares_of_the_longer_tests_are_all_of_them():
+    core, everything = (collected(*options, cases=True)[0] for options in ((), ("--all",)))
+    shares = [collected("--all", f"--share={part}/3", cases=True) for part in (1, 2, 3)]
+    longer = [share - core for share, _ in shares]
+    assert all(share > core for share, _ in shares)
+    assert sum(map(len, longer)) == len(everything - core)
+    assert set().union(*longer) == everything - core
+    assert min(map(len, longer)) > len(everything - core) / 6
+    number = int(
+        re.match(r"left out: (\d+) longer tests \(pytest --all, of which this is --share=3/3\)", shares[2][1])[1]
+    )
+    assert number == len(longer[0]) + len(longer[1])
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "a"])
+def test_a_wrong_share_is_refused(share):
+    _, told = collected(f"--share={share}", status=4)
+    assert told == f"ERROR: --share={share}: expected K/N, as 1/3 for the first of three parts"
 
 
 def test_an_unknown_system_is_refused_with_those_that_there_are():
