@@ -352,7 +352,8 @@ def activation(value: Any) -> Any:
         raise ValueError(f"activation is {value!r}; expected one of {', '.join(map(repr, ACTIVATIONS))}, or None")
     if parameters and (name != "leaky_relu" or len(parameters) > 1):
         raise ValueError(f"activation is {value!r}; expected a number after 'leaky_relu' only, its slope")
-    return ACTIVATIONS[name](*(real(p, "the slope of 'leaky_relu'") for p in parameters))
+    # 0.0 for -0.0, which is equal to it as a setting of calls, and so has to give the same bits
+    return ACTIVATIONS[name](*(real(p, "the slope of 'leaky_relu'") + 0.0 for p in parameters))
 
 
 def where(value: Any, x: Array) -> Array | None:

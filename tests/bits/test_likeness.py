@@ -145,3 +145,16 @@ def test_dtypes_that_are_equal_are_alike(order):
         assert fastbn.layer_norm(same, 6, out=out) is out
         assert out.tobytes() == expected.tobytes()
     assert remembered.number() <= kept + 2
+
+
+def test_settings_that_are_equal_give_the_same_bits_in_any_order():
+    """-0.0 is equal to 0.0, so the one that a process met first would be taken for both."""
+    program = """
+        import numpy as np, fastbn
+
+        for slope in SLOPES:
+            y = fastbn.layer_norm(np.array([[-1, 0, 1]], np.float32), 3, activation=("leaky_relu", slope))
+            print(np.signbit(y[0, 0]))
+    """
+    told = {python(f"SLOPES = {slopes}", program, NUMBA_DISABLE_JIT="1") for slopes in ((0.0, -0.0), (-0.0, 0.0))}
+    assert told == {("True\nTrue\n", "")}
