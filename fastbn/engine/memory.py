@@ -18,6 +18,7 @@ import os
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import prod
 from sys import getrefcount
@@ -284,7 +285,8 @@ def _stop_keeper() -> None:
     """Before a fork: a process of one thread forks more safely, and from Python 3.12 on without a warning."""
     pool, end = _pool, monotonic() + 0.5
     if pool.watched and pool.stop.locked():
-        pool.stop.release()
+        with suppress(RuntimeError):  # another thread, which forks at the same time, has released it already
+            pool.stop.release()
         while pool.watched and monotonic() < end:
             sleep(0.0002)
 

@@ -181,7 +181,7 @@ class _Store:
         try:
             _write(temporary, hashlib.sha256(content).digest() + content)
             os.replace(temporary, folder / self._name(key))
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             temporary.unlink(missing_ok=True)
             raise
 

@@ -8,6 +8,7 @@ _PLACES = {
     "Entries": ("fastbn.engine.entries", "Entries"),
     "Pace": ("fastbn.engine.pace", "_Pace"),
     "Runs": ("fastbn.kernels.plans", "Runs"),
+    "Store": ("fastbn.kernels.cache", "_Store"),
     "arguments": ("fastbn.engine.arguments", None),
     "compiled_kernels": ("fastbn._warmup", "_counts"),
     "config": ("fastbn._config", None),
@@ -51,6 +52,16 @@ def idle_memory_goes_after(seconds, monkeypatch):
 def held_buffers():
     """The memory that the pool holds."""
     return import_module("fastbn.engine.memory")._pool.held
+
+
+def no_keeper_of_memory_begins(monkeypatch):
+    monkeypatch.setattr("fastbn.engine.memory._watch", lambda pool, now: None)
+
+
+def a_keeper_of_memory_is_stopped_by(lock, monkeypatch):
+    pool = import_module("fastbn.engine.memory")._pool
+    monkeypatch.setattr(pool, "stop", lock)
+    monkeypatch.setattr(pool, "watched", 1.0)
 
 
 def hold_memory_in(held, monkeypatch):

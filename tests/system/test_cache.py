@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from internals import Store, folders
 from processes import PACKAGE, SUPPORT, TWO_THREADS, python
 
 CALL = """
@@ -111,6 +112,17 @@ def test_four_processes_that_fill_it_at_once(tmp_path):
     assert len(drivers(tmp_path)) == 2
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == entries(tmp_path)  # nothing left over
     assert call(NUMBA_CACHE_DIR=tmp_path) == (FOUND, "")
+
+
+def test_an_interrupt_while_an_entry_is_written_leaves_nothing_over(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    store = Store(folders.only(tmp_path), "kernel")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.save("key", 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Damage ---------------------------------------------------------------------------------------------------------------

@@ -56,8 +56,16 @@ def test_no_array_of_the_inputs_size_is_made_beside_the_result(case, arrange, mo
     assert min(peak() for _ in range(4)) < 0.1 * x.nbytes
 
 
+@pytest.fixture
+def keeper():
+    """The thread that gives idle memory back, which a test asks for by this name."""
+
+
 @pytest.fixture(autouse=True)
-def small_results_count(monkeypatch):
+def small_results_count(monkeypatch, request):
+    internals.stop_the_keeper_of_memory()
+    if "keeper" not in request.fixturenames:  # else it may be looking at memory that is being counted
+        internals.no_keeper_of_memory_begins(monkeypatch)
     before = fastbn.get_memory_pool()
     monkeypatch.setattr(memory, "LEAST", SIZE)
     fastbn.set_memory_pool(0)
@@ -200,9 +208,8 @@ def test_what_nothing_asks_for_is_given_back(monkeypatch):
     del z
 
 
-def test_it_is_given_back_without_a_further_call(monkeypatch):
+def test_it_is_given_back_without_a_further_call(keeper, monkeypatch):
     internals.idle_memory_goes_after(0.1, monkeypatch)
-    internals.stop_the_keeper_of_memory()
     y, z = result(), result(2 * SIZE)
     del y
     end = memory.monotonic() + 20
@@ -215,8 +222,7 @@ def test_it_is_given_back_without_a_further_call(monkeypatch):
     assert not internals.held_buffers()
 
 
-def test_a_result_made_while_the_keeper_ends_is_given_back_as_well(monkeypatch):
-    internals.stop_the_keeper_of_memory()
+def test_a_result_made_while_the_keeper_ends_is_given_back_as_well(keeper, monkeypatch):
     made = []
 
     class Held(dict):
@@ -330,6 +336,18 @@ print(len(held_buffers()))
 """
     )
     assert out == ("0\n", "")
+
+
+def test_two_threads_that_fork_at_once_stop_the_keeper_once(monkeypatch):
+    class Released:
+        def locked(self):
+            return True  # as when it was looked at
+
+        def release(self):
+            raise RuntimeError("release unlocked lock")
+
+    internals.a_keeper_of_memory_is_stopped_by(Released(), monkeypatch)
+    internals.stop_the_keeper_of_memory()
 
 
 @pytest.mark.full
