@@ -100,6 +100,7 @@ from fastbn import files
 from fastbn.files import _dicts, _torch
 
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))  # of its own, however busy the machine is
 for path in sys.argv[1:]:
     try:
         with files.read(path) as file:
@@ -257,8 +258,8 @@ def test_the_norms_of_many_arrays_are_found_in_time(tmp_path):
     path = tmp_path / "m.pickle"
     path.write_bytes(pickle.dumps(tree, 4))
     with files.read(path) as file:
-        begin = time.perf_counter()
+        begin = time.process_time()
         norms, _ = file._norms()
-        assert time.perf_counter() - begin < 30
+        assert time.process_time() - begin < 30
     assert len(norms) == 20_000
     assert all(len(norm.arrays) == 4 for norm in norms.values())
