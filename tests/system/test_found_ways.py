@@ -1,7 +1,5 @@
 """How many threads a call takes that goes the way found for calls before it."""
 
-import time
-
 import internals
 import pytest
 from internals import pace
@@ -11,13 +9,14 @@ import fastbn
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What was called with how many threads, and the call, for which a way has been found."""
+    """What was called with how many threads, and the call, for which a way has been found; the clock is not real."""
     internals.no_number_of_threads_is_set(monkeypatch)
-    numbers = []
+    now, numbers = [0.0], []
+    monkeypatch.setattr(pace, "perf_counter", lambda: now[0])
 
     def run(threads):
         numbers.append(threads)
-        time.sleep(2e-4 if threads > 1 else 1e-3)
+        now[0] += 2e-4 if threads > 1 else 1e-3
 
     call = pace.team(1 << 20, run)
     for _ in range(40):
