@@ -69,7 +69,7 @@ def test_the_table_of_first_results(tmp_path):
     script = Path(__file__).parents[2] / "benchmarks" / "first_result.py"
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1]), "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, str(script), "--rounds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     for kind in ("NumPy's arrays alone", "fastbn, kernels in the cache", "fastbn, an empty cache"):
         assert f"| {kind} | " in done.stdout

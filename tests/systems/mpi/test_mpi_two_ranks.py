@@ -31,7 +31,7 @@ def told(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     command = [MPIEXEC, "-n", "2", sys.executable, str(PROGRAM), str(folder)]
     environment = os.environ | {"FASTBN_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(2)]
 
