@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
@@ -13,7 +15,7 @@ from fastbn.torch._autograd import Running, normalized, plain, small_normalized
 from fastbn.torch._known import PLAIN, remember
 from fastbn.torch._plans import COMPUTED_IN, Plan, Request, plan_of
 
-__all__ = ["Activation", "checked_residual", "computed", "eager", "fits", "how"]
+__all__ = ["Activation", "checked_residual", "computed", "eager", "fits", "has_own_values", "how"]
 
 Activation = str | tuple[str, float] | None
 
@@ -29,14 +31,29 @@ def how(x: Any, residual: Any) -> str:
     if type(x) not in PLAIN or (residual is not None and type(residual) not in PLAIN):
         if has_torch_function((x, residual)):
             return "override"
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or not all(_may_be_operand(t) for t in (x, residual)):
             return "torch"
         return "operator" if x.device.type == "cpu" and x.dtype in COMPUTED_IN else "torch"
     if x.dtype not in COMPUTED_IN or not x.is_cpu or x.layout is not torch.strided or _transforms_active():
         return "torch"
+    if x.is_nested:
+        return "torch"
     if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, for which sizes are tensors
         return "torch"
     return "operator" if _modes() else "kernel"
+
+
+def _may_be_operand(t: Tensor | None) -> bool:
+    """Whether the operator takes it: no tensor that knows torch's own operators alone, as nested and distributed do."""
+    return t is None or has_own_values(t) or isinstance(t, (FakeTensor, FunctionalTensor))
+
+
+def has_own_values(t: Tensor) -> bool:
+    """Whether the values lie in a tensor's own memory, and operators are not told to its class."""
+    return type(t).__torch_dispatch__ is _not_told and t.layout is torch.strided and not t.is_nested
+
+
+_not_told = Tensor.__torch_dispatch__
 
 
 def fits(x: Tensor, shape: Sequence[int], *vectors: Tensor | None) -> bool:

@@ -36,6 +36,7 @@ def may_be_known(x: Any) -> bool:
         and type(x) in PLAIN
         and x.is_cpu
         and x.layout is _strided
+        and not x.is_nested
         and not x.is_neg()
         and not _modes()
         and not _transforms_active()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from fastbn.torch import _autograd
+from fastbn.torch._calls import eager, has_own_values, how
+from fastbn.torch._known import PLAIN
 from fastbn.torch._plans import COMPUTED_IN, Request, format_of_gradient, format_of_result, plan_of
 
 __all__ = ["norm"]
@@ -26,6 +28,11 @@ def norm(
     running: tuple[Tensor | None, Tensor | None, float] | None,
 ) -> Tensor:
     """A call as one operator, and the copies into the running statistics behind it."""
+    if not torch.compiler.is_compiling() and any(type(t) not in PLAIN for t in (x, residual) if t is not None):
+        x, residual = _ordinary(x), None if residual is None else _ordinary(residual)
+        if how(x, residual) == "kernel":
+            tracked = None if running is None or running[0] is running[1] is None else running
+            return eager(request, x, weight, bias, residual, tracked)
     mean, var, momentum = (None, None, 0.0) if running is None else running
     name, slope = _split(request.activation)
     numbers = request.kind, request.number, request.eps, name, slope, request.frozen is not None, momentum
@@ -35,6 +42,11 @@ def norm(
             if old is not None:
                 old.copy_(new)
     return y
+
+
+def _ordinary(t: Tensor) -> Tensor:
+    """The values of a subclass as an ordinary tensor, which torch's own operators return, too."""
+    return Tensor.as_subclass(t, Tensor) if type(t) not in PLAIN and has_own_values(t) else t
 
 
 def _split(activation: Any) -> tuple[str, float]:

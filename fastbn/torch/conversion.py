@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fastbn.torch import layers, sync
 from fastbn.torch._folded import drop
@@ -99,9 +100,8 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     for module in model.modules():
         if module in left:
             continue
-        if type(module) in CLASSES:
-            module.__class__ = CLASSES[type(module)]
-        count += type(module) in _TORCH_CLASSES
+        _move(module, CLASSES)
+        count += own_class(module) in _TORCH_CLASSES
     if not count:
         warnings.warn(
             f"{type(model).__name__} has no norm that could be converted; it is returned as it is, and "
@@ -111,6 +111,25 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
         return model
     fuse_all(model, fuse, left)
     return model
+
+
+def own_class(module: nn.Module) -> type:
+    """The class of a module; of one with parametrizations, for which torch makes a class, the one below."""
+    cls = type(module)
+    return cls.__base__ if parametrize.is_parametrized(module) and cls.__base__ is not None else cls
+
+
+def _move(module: nn.Module, classes: dict[type, type]) -> bool:
+    """Give a module its class's counterpart, if there is one; and say so."""
+    cls, own = type(module), own_class(module)
+    if own not in classes:
+        return False
+    if own is cls:
+        module.__class__ = classes[own]
+    else:
+        names = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, (classes[own],), names)
+    return True
 
 
 def _skipping(model: Any, skip: Any) -> Callable[[str, nn.Module], bool]:
@@ -201,9 +220,8 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         model = copy.deepcopy(model)
     for module in model.modules():
         unfold(module)
-        if type(module) in _TORCH_CLASSES:
+        if _move(module, _TORCH_CLASSES):
             drop(module)
-            module.__class__ = _TORCH_CLASSES[type(module)]
             for name in ("_behind", "_unfused"):
                 module.__dict__.pop(name, None)
     return model

@@ -47,8 +47,11 @@ def report(model: nn.Module) -> str:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is of type {type(model).__name__}; expected a torch.nn.Module")
     rows = [("name", "class", "norm")]
-    foldings = ((name, folding_of(module)) for name, module in model.named_modules())
-    convolutions = {folding.norm: name for name, folding in foldings if folding is not None}
+    convolutions: dict[Any, str] = {}
+    for name, module in model.named_modules():
+        folding = folding_of(module)
+        if folding is not None and all("weight" in m._parameters for m in (module, folding.norm)):  # not computed ones
+            convolutions[folding.norm] = name
     for name, module in model.named_modules():
         state = _state(module, convolutions.get(module))
         if state is not None:
@@ -71,7 +74,7 @@ def _state(module: Any, convolution: str | None) -> str | None:
         if module._behind is not None:
             return f"on fastbn, fused with {module._behind.text}{folded}"
         return "on fastbn" + (f"; {reason}" if reason else "") + folded
-    if type(module) in conversion.CLASSES:
+    if conversion.own_class(module) in conversion.CLASSES:
         return "torch's own: not converted, or skipped"
     if isinstance(module, nn.SyncBatchNorm):
         return "torch's own: see fastbn.torch.convert_sync_batchnorm"
