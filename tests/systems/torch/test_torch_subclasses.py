@@ -120,7 +120,7 @@ def test_parametrized_norms_are_converted_and_go_back(when):
     rows = fbt.report(own).splitlines()[1:3]
     assert [row.split(None, 2)[1:] for row in rows] == [
         ["ParametrizedBatchNorm2d", "on fastbn, fused with relu"],  # and not folded: its weight is computed
-        ["ParametrizedLayerNorm", "on fastbn; nothing stands behind"],
+        ["ParametrizedLayerNorm", "on fastbn; no activation and no sum stands behind"],
     ]
     assert isinstance(own[1], fbt.BatchNorm2d)
     assert isinstance(copy.deepcopy(own)[4], fbt.LayerNorm)
