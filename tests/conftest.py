@@ -16,7 +16,7 @@ EXISTING = sorted({folder.name for folder in SYSTEMS.iterdir() if any(folder.glo
 def pytest_addoption(parser):
     group = parser.getgroup("fastbn")
     group.addoption("--all", action="store_true", help="also run the tests marked full, which take many minutes")
-    group.addoption("--share", default="1/1", help="with --all: K/N, the Kth of N parts of the tests marked full")
+    group.addoption("--share", default="1/1", help="K/N: of the tests marked full that are to run, the Kth of N parts")
     group.addoption("--systems", default="", help=f"run the tests that need these, of {', '.join(EXISTING)}")
     group.addoption("--docs", action="store_true", help="run every example of README.md and docs/")
     group.addoption("--seed", help="draw other inputs: a number, or random, which is then printed")
@@ -67,15 +67,12 @@ class Choice:
             needed.add("torch")
         if item.get_closest_marker("example") and self.docs:
             return True
-        if needed:
-            return needed <= self.systems
-        if item.get_closest_marker("full") and not self.all:
-            self.left_out["full"] += self.plain
-            return False
-        if item.get_closest_marker("full") and crc32(item.nodeid.encode()) % self.parts != self.part - 1:
-            self.left_out["full"] += 1
-            return False
-        return self.plain or self.all
+        wanted = needed <= self.systems if needed else self.all or self.plain
+        if not wanted or not item.get_closest_marker("full"):
+            return wanted
+        chosen = bool(needed or self.all) and crc32(item.nodeid.encode()) % self.parts == self.part - 1
+        self.left_out["full"] += not chosen
+        return chosen
 
     def __str__(self):
         drawn = "" if draws.seed is None else f"inputs drawn by --seed={draws.seed}; "

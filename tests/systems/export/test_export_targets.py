@@ -34,6 +34,7 @@ def run(*words, folder):
     return done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("target", "dtype"), [*((target, "float32") for target in COMPILERS), ("host", "float64")])
 def test_the_self_test_passes(target, dtype, tmp_path):
     compiler = needed(COMPILERS[target])
@@ -55,6 +56,7 @@ def test_half_precision_passes_without_instructions_for_it(tmp_path):
     assert "0 of " in run(emulator, "./selftest", folder=tmp_path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("dtype", "operations"), [("float32", interface.OPERATIONS), ("float16", ("group_norm",))])
 def test_the_self_test_passes_in_webassembly(dtype, operations, tmp_path):
     node, made = needed("node", "nodejs"), make(tmp_path, "wasm32", dtype, operations)
