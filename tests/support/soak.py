@@ -165,8 +165,8 @@ class Soak:
     """Random calls on several threads, the main one among them: what was called, and how it went.
 
     It pauses after each tenth of its time, to see what is held where nothing is called.  `growth` is that of the
-    objects and of the bytes held, a call: the median of the slopes between any two pauses but the first, for what is
-    held at one of them, as memory in threads' own stores, is chance (the median between neighbours is as well).
+    objects and of the bytes held, a call: the median of the slopes between any two pauses of the second half, for until
+    then allocators fill the stores they keep for sizes that come again, and what is held at one pause has chance in it.
     """
 
     def __init__(self, seconds, dtypes=DTYPES, seed=None, threads=3):
@@ -191,8 +191,8 @@ class Soak:
             _, objects, held_bytes = seen[-1]
             told = f"{self}; {objects} objects, {held_bytes / 2**20:.2f} MB"
             print(f"{time.monotonic() - start:5.0f} s: {told}", flush=True)
-        earlier, later = np.triu_indices(TENTHS - 1, 1)
-        seen = np.array(seen[1:])
+        seen = np.array(seen[TENTHS // 2 - 1 :])
+        earlier, later = np.triu_indices(len(seen), 1)
         calls, *both = (seen[later] - seen[earlier]).T
         self.growth = np.median(both / np.maximum(calls, 1), axis=1)
 
