@@ -17,6 +17,9 @@ from fastbn.cli._errors import CommandError
 
 COMMANDS = ("bench", "demo", "export", "fold", "info", "inspect", "selfcheck", "study", "warmup")
 
+# A full disk, a quota or limit of size that is reached, an output that is open for reading alone
+_CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EBADF)
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastbn", description=(fastbn.__doc__ or "").partition("\n")[0])
@@ -31,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
-    0 is success, 1 a failed check, 2 a wrong call or a full disk, 130 an interrupt, 141 a closed pipe.
+    0 is success, 1 a failed check, 2 a wrong call or an output that cannot be written, 130 an interrupt, 141 a pipe
+    that was closed.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _write_no_more()
         return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _CANNOT_WRITE:
             raise
         _write_no_more()
         told = f"cannot write {error.filename or 'the output'}: {error.strerror}"

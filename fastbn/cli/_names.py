@@ -1,9 +1,18 @@
-"""Options that name several things of a kind: apart by commas, spaces or both."""
+"""What is named on the command line: a path, or several things of a kind, apart by commas, spaces or both."""
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError
+
+
+def path(text: str) -> Path:
+    """A path; no text, as of a variable that is not set, would be the folder at hand."""
+    if not text:
+        raise argparse.ArgumentTypeError("names nothing; expected a path")
+    return Path(text)
 
 
 def _parted(text: str) -> list[str]:

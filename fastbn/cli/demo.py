@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable_png
+from fastbn.cli._names import path
 from fastbn.cli._numbers import at_least
 
 EPOCHS, SEEDS = 8, 5
@@ -20,7 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "show what is new in this version, on one screen.",
     )
     add = parser.add_argument
-    add("--output", type=Path, default=Path("fastbn-demo.png"), metavar="PATH", help="the picture (%(default)s)")
+    add("--output", type=path, default=Path("fastbn-demo.png"), metavar="PATH", help="the picture (%(default)s)")
     add("--no-plot", action="store_true", help="write no picture")
     add("--epochs", type=at_least(1), metavar="N", help=f"epochs of each training ({EPOCHS})")
     add("--seed", type=at_least(0), default=0, metavar="N", help=f"the first of {SEEDS} seeds (%(default)s)")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastbn.cli._errors import CommandError, unreadable
+from fastbn.cli._names import path
 from fastbn.cli.inspect import escape
 
 __all__ = ["add_parser", "run"]
@@ -18,9 +19,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="fold the batch norms of a file of trained weights into the weights beside them",
         description="Write a file of trained weights without its batch norms, which the weights beside them take over.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the file")
+    parser.add_argument("file", metavar="FILE", type=path, help="the file")
     parser.add_argument(
-        "-o", "--out", metavar="OUT", type=Path, required=True, help="ONNX for ONNX, else .safetensors or .npz"
+        "-o", "--out", metavar="OUT", type=path, required=True, help="ONNX for ONNX, else .safetensors or .npz"
     )
     parser.add_argument(
         "--pair",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable_png, unreadable
+from fastbn.cli._names import path
 
 __all__ = ["add_parser", "run"]
 
@@ -17,9 +18,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="show the normalizations of a file of trained weights",
         description="Show the normalizations of a file of trained weights, of any system: a row each, with its health.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the file, or the folder of an orbax checkpoint")
+    parser.add_argument("file", metavar="FILE", type=path, help="the file, or the folder of an orbax checkpoint")
     parser.add_argument("--json", action="store_true", help="write JSON instead of a table")
-    parser.add_argument("--png", metavar="OUT", type=Path, help="draw the statistics of all of them")
+    parser.add_argument("--png", metavar="OUT", type=path, help="draw the statistics of all of them")
     return parser
 
 

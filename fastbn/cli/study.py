@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable
+from fastbn.cli._names import path
 from fastbn.cli._numbers import at_least
 
 __all__ = ["add_parser", "run"]
@@ -22,8 +23,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add("--list", action="store_true", help="name the studies, and run none")
     add("--quick", action="store_true", help="two seeds instead of five: most claims are then not judged")
     add("--seed", type=at_least(0), default=0, metavar="N", help="the first seed (%(default)s)")
-    add("--out", type=Path, default=Path("fastbn-studies"), metavar="FOLDER", help="for the pictures (%(default)s)")
-    add("--page", type=Path, metavar="FILE", help="also write tables and verdicts as Markdown, over old ones")
+    add("--out", type=path, default=Path("fastbn-studies"), metavar="FOLDER", help="for the pictures (%(default)s)")
+    add("--page", type=path, metavar="FILE", help="also write tables and verdicts as Markdown, over old ones")
     return parser
 
 

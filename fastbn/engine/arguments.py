@@ -214,6 +214,8 @@ def flag(value: Any, name: str) -> bool:
 
 def real(value: Any, name: str) -> float:
     """A finite number."""
+    if getattr(getattr(value, "dtype", None), "kind", "") == "c":  # which float() takes without its imaginary part
+        raise TypeError(f"{name} is {value!r}; expected a real number")
     try:
         finite = math.isfinite(value)  # unlike float(), it reads no strings
     except (TypeError, ValueError):

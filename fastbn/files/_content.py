@@ -74,6 +74,8 @@ def values_of(norm: Norm, arrays: Mapping[str, Array], name: str) -> dict[str, A
     for role, value in values.items():
         if role == "num_batches_tracked":
             continue
+        if value.dtype.kind == "c":
+            raise ValueError(f"{norm.arrays[role]} has dtype {value.dtype}; expected real numbers of the norm {name}")
         if norm.kind == "group" and value.size == norm.groups != prod(norm.shape):
             value = np.repeat(value.reshape(-1), prod(norm.shape) // norm.groups)  # one a group, not one a channel
         elif value.size == 1 != prod(norm.shape):

@@ -16,7 +16,7 @@ from fastbn.engine import arguments
 from fastbn.files._content import Content, Norm, Unknown, filled, layer_of, values_of
 from fastbn.files._detect import FORMATS, open_file
 from fastbn.files._folded import ask_for_pairs, fold_state
-from fastbn.files._source import Array, Arrays, Source, dtype_of
+from fastbn.files._source import Array, Arrays, Source, dtype_of, path_of
 from fastbn.layers import Layer
 
 Kinds = Mapping[str, Callable[[tuple[int, ...]], Layer]]
@@ -72,7 +72,7 @@ def read(path: str | os.PathLike[str], *, format: str | None = None, max_bytes: 
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
     if max_bytes is not None and arguments.integer(max_bytes, "max_bytes") < 0:
         raise ValueError(f"max_bytes is {max_bytes}; expected at least 0")
-    return File(*open_file(path, format, max_bytes))
+    return File(*open_file(path_of(path), format, max_bytes))
 
 
 class File:
@@ -261,7 +261,7 @@ _WHY_EPS = "its eps is not in the file, and the systems with these names differ 
 def _check(axis: int | None, eps: float | None) -> None:
     if axis is not None and arguments.integer(axis, "axis") not in (1, -1):
         raise ValueError(f"axis is {axis}; expected 1 or -1")
-    if eps is not None and not (isinstance(eps, int | float | np.number) and 0 <= eps < np.inf):
+    if eps is not None and not (isinstance(eps, int | float | np.integer | np.floating) and 0 <= eps < np.inf):
         raise ValueError(f"eps is {eps!r}; expected a number of at least 0")
 
 
@@ -270,6 +270,8 @@ def _chosen(kinds: Kinds | None, names: list[str]) -> dict[str, Callable[[tuple[
     if kinds is not None and not isinstance(kinds, Mapping):
         raise TypeError(f"kinds is of type {type(kinds).__name__}; expected {{name or pattern: what makes the layer}}")
     for key, make in (kinds or {}).items():
+        if not isinstance(key, str):
+            raise TypeError(f"kinds has the key {key!r}; expected names of norms, or patterns, as text")
         if not callable(make):
             raise TypeError(f"kinds[{key!r}] is of type {type(make).__name__}; expected what makes a layer of a shape")
         matching = [key] if key in names else [name for name in names if fnmatchcase(name, key)]

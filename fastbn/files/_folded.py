@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbn.engine import arguments
 from fastbn.files._content import Content, Norm
 from fastbn.files._source import Array
 from fastbn.files._states import split
@@ -45,7 +46,12 @@ def fold_state(
 
 def arrays_of(arrays: Mapping[str, Array], told: Mapping[str, Any]) -> dict[str, Array]:
     """The weight that a pair names."""
-    if not isinstance(told, Mapping) or not told.keys() <= _TOLD or "weight" not in told:
+    if (
+        not isinstance(told, Mapping)
+        or not told.keys() <= _TOLD
+        or not isinstance(told.get("weight"), str)
+        or not isinstance(told.get("bias"), str | None)
+    ):
         raise ValueError(
             f"a pair is {told!r}; expected dict(weight=name, bias=name, transposed=False, groups=1, before=False)"
         )
@@ -80,6 +86,12 @@ def _fold_one(
             f"{key} has shape {weight.shape}; expected the weight of a convolution or linear map, of 2 axes or more"
         )
     bias = present[bias_key] if bias_key in present else arrays.get(bias_key)
+    for array_name, array, fits in ((key, weight, _is_computed), (bias_key, bias, _is_float)):
+        if array is not None and not fits(array.dtype):
+            raise ValueError(
+                f"{array_name} has dtype {array.dtype}; expected floats of 16, 32 or 64 bits, which can take over a "
+                "norm (a model that is quantized: fold it before)"
+            )
     options = {option: told[option] for option in ("transposed", "groups", "before") if option in told}
     layout = content.layout(key)
     w = weight if layout == "first" else np.moveaxis(weight, (-1, -2), (0, 1))
@@ -99,6 +111,14 @@ def _fold_one(
     elif layout == "last":
         new = np.moveaxis(new, (0, 1), (-1, -2))
     return np.ascontiguousarray(new), shift
+
+
+def _is_computed(dtype: np.dtype[Any]) -> bool:
+    return dtype.newbyteorder("=") in arguments.COMPUTED_IN or dtype.name == "bfloat16"
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def ask_for_pairs(norms: Mapping[str, Norm], shapes: Mapping[str, tuple[int, ...]]) -> ValueError:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastbn.files._content import Norm, values_of
 from fastbn.files._onnx_graph import Graph, attribute, captured
-from fastbn.files._onnx_norms import batch_norm
+from fastbn.files._onnx_norms import batch_norm, misplaced
 from fastbn.files._source import Array
 from fastbn.folding import fold
 
@@ -97,7 +97,7 @@ class Folding:
         groups = 1 if gemm else attribute(maker, "group", 1)
         if bias is not None:
             outputs = w.shape[1] * groups if transposed else w.shape[0]
-            if bias.size not in (1, outputs) or bias.ndim > 2:
+            if bias.size not in (1, outputs) or bias.ndim > 2 or misplaced(bias.shape, (outputs,)):
                 return False
             bias = np.broadcast_to(bias.reshape(-1), (outputs,))
         new, shift = fold(w, bias, affine, transposed=transposed, groups=groups, before=before)

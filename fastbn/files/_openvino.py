@@ -6,6 +6,7 @@ from typing import Any
 from xml.parsers import expat
 
 from fastbn.files._content import Content, Found, Norm, Unknown
+from fastbn.files._onnx_norms import misplaced
 from fastbn.files._source import Array, Entry, Source, Table, beside, dtype_of, item_size, shape_of
 
 _DTYPES = {
@@ -173,7 +174,7 @@ class _Model:
             return None
         shapes = [self.entries[key].shape for key in (scale, added[1])]
         channels = [shape[1] for shape in shapes if len(shape) > 1 and prod(shape) == shape[1]]
-        if len(channels) != 2 or channels[0] != channels[1]:
+        if len(channels) != 2 or channels[0] != channels[1] or misplaced(shapes[1], shapes[0]):
             return None
         arrays = {"weight": scale, "bias": added[1]}
         return Norm("scale", arrays, (channels[0],), 0.0, False, rank=len(shapes[0])), added[0]
@@ -208,6 +209,8 @@ class _Model:
             told.get("eps_mode", "inside_sqrt").lower() == "inside_sqrt" and told.get("normalize_variance") == "true"
         )
         channels = len(shape) > 1 and prod(shape) == shape[1]
+        if "bias" in arrays and shape and misplaced(self.entries[arrays["bias"]].shape, shape):
+            return Unknown("an MVN whose weight and bias lie along different axes", arrays, own), last
         if eps is not None and inside and shape:
             if grouped and channels and (groups := self._groups(given.get("0", ""))) and shape[1] % groups == 0:
                 return Norm("group", arrays, (shape[1],), eps, False, groups=groups), last

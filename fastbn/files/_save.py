@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbn.engine import arguments
-from fastbn.files._source import Array
+from fastbn.files._source import Array, path_of
 
 _NAMES = {
     "float64": "F64",
@@ -72,7 +72,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike], *, form
     ...     file.arrays["weight"].shape
     (3, 2)
     """
-    target = Path(path)
+    target = path_of(path)
     kind = format or {".safetensors": "safetensors", ".npz": "npz"}.get(target.suffix.lower())
     if kind not in ("safetensors", "npz"):
         raise ValueError(
@@ -92,6 +92,8 @@ def _name(name: Any, kind: str) -> str:
         raise ValueError("the name '__metadata__' is safetensors' own; expected another")
     if kind == "npz" and ("\0" in name or not name):
         raise ValueError(f"the name {name!r} is none that a zip archive can hold; expected text without NUL")
+    if not name.isprintable() and any("\ud800" <= c <= "\udfff" for c in name):
+        raise ValueError(f"the name {name!r} has half a character, a surrogate; expected text that UTF-8 can hold")
     return name
 
 

@@ -42,6 +42,15 @@ def item_size(name: str) -> int:
     return 2 if name == "bfloat16" else 1 if name in _ML_DTYPES else np.dtype(name).itemsize
 
 
+def path_of(value: Any) -> Path:
+    """The path of a file that a user names."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise TypeError(f"path is of type {type(value).__name__}; expected the path of a file, not an open one")
+    if not (text := os.fsdecode(value)):  # as of a variable that is not set, which would be the folder at hand
+        raise ValueError("path is empty; expected the path of a file")
+    return Path(text)
+
+
 class FileError(ValueError):
     """A file is damaged, or holds what is not read; the text names the file and the place in it."""
 

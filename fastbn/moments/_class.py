@@ -362,5 +362,5 @@ class Moments:
     def __repr__(self) -> str:
         n = self._state.n
         bounds = sorted({float(n.min()), float(n.max())}) if n.size else [0.0]
-        count = " to ".join(f"{v:.0f}" if v == int(v) else repr(v) for v in bounds)
+        count = " to ".join(f"{v:.0f}" if v.is_integer() else repr(v) for v in bounds)
         return f"Moments(axis={self.axis}, shape={n.shape}, count={count})"

@@ -37,7 +37,10 @@ def from_dict(data: Any) -> tuple[tuple[int, ...], State]:
             f"data has version {data.get('version')!r} of its form; this release of fastbn reads version {VERSION}"
         )
     try:
-        return tuple(int(a) for a in data["axis"]), _state(data)
+        axes, state = tuple(int(a) for a in data["axis"]), _state(data)
+        if state.n.ndim != len(axes) and (state.n.ndim or state.n.any()):
+            raise ValueError(f"expected a length for each of the axes {axes}, not the shape {state.n.shape}")
+        return axes, state
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"data is damaged: {type(error).__name__}: {error}; expected what to_dict returned") from None
 

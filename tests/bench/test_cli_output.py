@@ -41,6 +41,13 @@ def test_a_full_disk_is_one_line(command):
 
 
 @POSIX
+def test_an_output_that_is_open_for_reading_alone_is_one_line():
+    done = in_shell("$FASTBN info 1</dev/null")
+    assert done.stderr == "fastbn info: cannot write the output: Bad file descriptor\n"
+    assert done.returncode == 2
+
+
+@POSIX
 def test_a_reader_that_has_seen_enough_is_told_nothing():
     reads, writes = os.pipe()
     os.close(reads)

@@ -314,6 +314,8 @@ NO_NUMBERS = [
     0.1j,
     complex(1e-5),
     complex(0.1),
+    np.complex64(0.1),
+    np.array(0.1j),
     [0.1],
     [],
     {},

@@ -1,5 +1,6 @@
 """What is said of arguments that do not fit, and of files that lead in circles or out of their folder."""
 
+import io
 import json
 import os
 import shutil
@@ -29,8 +30,10 @@ def file():
         ({"eps": "a"}, ValueError, "eps is 'a'; expected a number of at least 0"),
         ({"eps": -1}, ValueError, "eps is -1; expected a number of at least 0"),
         ({"eps": float("nan")}, ValueError, "eps is nan"),
+        ({"eps": np.complex64(1 + 2j)}, ValueError, "eps is .*complex64.*; expected a number of at least 0"),
         ({"kinds": ["bn"]}, TypeError, "kinds is of type list; expected"),
         ({"kinds": {"layer": 1}}, TypeError, r"kinds\['layer'\] is of type int; expected what makes"),
+        ({"kinds": {1: fastbn.LayerNorm}}, TypeError, "kinds has the key 1; expected names of norms, or patterns"),
         ({"kinds": {"layer": lambda shape: 3}}, TypeError, "an object of type int for layer"),
         ({"kinds": {"layer": lambda shape: fastbn.LayerNorm(3)}}, ValueError, "^layer: cannot load the state into"),
     ],
@@ -52,11 +55,55 @@ def test_arguments_of_state_fold_and_write(file, tmp_path):
             file.state(layers)
     with pytest.raises(TypeError, match=r"pairs is of type str; expected \{norm: dict\(weight=name\)\}"):
         file.fold("bn=conv.weight")
+    for pair in ({"weight": ["a"]}, {"weight": None}, {"weight": "conv.weight", "bias": 3}, {"bias": "conv.bias"}):
+        with pytest.raises(ValueError, match=r"a pair is .*; expected dict\(weight=name, bias=name"):
+            file.fold({"bn": pair})
     with pytest.raises(TypeError, match="arrays is of type list; expected a mapping from names to arrays"):
         files.write(tmp_path / "a.npz", [np.ones(2)])
     with pytest.raises(TypeError, match="the name 1 is of type int"):
         files.write(tmp_path / "a.npz", {1: np.ones(2)})
+    for suffix in ("npz", "safetensors"):
+        with pytest.raises(ValueError, match="has half a character, a surrogate; expected text that UTF-8 can hold"):
+            files.write(tmp_path / f"a.{suffix}", {"a\udc80": np.ones(2)})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_is_text_or_bytes(tmp_path):
+    path = os.fsencode(tmp_path / "a.npz")
+    files.write(path, {"a": np.ones(2)})
+    with files.read(path) as file:
+        assert file.arrays["a"].tolist() == [1, 1]
+    with (tmp_path / "a.npz").open("rb") as stream:
+        for wrong in (stream, io.BytesIO(), 3, None):
+            for call in (files.read, lambda path: files.write(path, {}, format="npz")):
+                with pytest.raises(TypeError, match=f"path is of type {type(wrong).__name__}; expected the path of a"):
+                    call(wrong)
+    for call in (files.read, lambda path: files.write(path, {}, format="npz")):
+        with pytest.raises(ValueError, match="path is empty; expected the path of a file"):
+            call("")
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "conv.bias"])
+@pytest.mark.parametrize("dtype", [np.int8, np.complex64])
+def test_what_cannot_take_over_a_norm_is_named(tmp_path, name, dtype):
+    """Weights of a quantized model, for one."""
+    arrays = {"conv.weight": np.ones((4, 3, 1, 1), np.float32), "conv.bias": np.ones(4, np.float32)}
+    arrays |= {f"bn.{role}": np.ones(4, np.float32) for role in ("weight", "bias", "running_mean", "running_var")}
+    files.write(tmp_path / "a.safetensors", {**arrays, name: arrays[name].astype(dtype)})
+    with files.read(tmp_path / "a.safetensors") as file:
+        assert len(file.layers()) == 1
+        with pytest.raises(ValueError, match=f"{name} has dtype {np.dtype(dtype)}; expected floats of 16, 32 or 64 b"):
+            file.fold({"bn": {"weight": "conv.weight"}})
+
+
+def test_statistics_that_are_complex_are_named(tmp_path):
+    arrays = {"bn.running_mean": np.ones(4), "bn.running_var": np.ones(4, np.complex64)}
+    files.write(tmp_path / "a.safetensors", arrays)
+    with (
+        files.read(tmp_path / "a.safetensors") as file,
+        pytest.raises(ValueError, match=r"bn.running_var has dtype complex64; expected real numbers of the norm bn"),
+    ):
+        file.layers()
 
 
 def test_an_index_that_names_itself_or_another_one(tmp_path):

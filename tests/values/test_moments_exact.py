@@ -140,6 +140,7 @@ def test_equality_and_repr():
     assert fastbn.Moments().update([[1, 2], [3, 5]]) == fastbn.Moments().update([[1.0, 2.0], [3.0, 5.0]])
     assert repr(fastbn.Moments()) == "Moments(axis=1, shape=(), count=0)"
     assert repr(fastbn.Moments().update(x, where=x > 0)) == "Moments(axis=1, shape=(2,), count=1 to 2)"
+    assert repr(fastbn.Moments(()).update([1.0, 2.0], weights=1e308)) == "Moments(axis=(), shape=(), count=inf)"
     assert repr(fastbn.Moments(()).update(x, weights=0.375)) == "Moments(axis=(), shape=(), count=1.5)"
 
 
@@ -176,6 +177,8 @@ def test_from_dict_refuses_by_name():
         ({}, ValueError, "data has the format None"),
         (good | {"version": 2}, ValueError, "data has version 2 of its form"),
         (good | {"shape": [3]}, ValueError, "data is damaged: ValueError: expected 3 numbers each"),
+        (good | {"axis": [1, 2]}, ValueError, r"a length for each of the axes \(1, 2\), not the shape \(2,\)"),
+        (fastbn.Moments(()).update([1, 2]).to_dict() | {"axis": [1]}, ValueError, r"axes \(1,\), not the shape \(\)"),
         ({k: v for k, v in good.items() if k != "exact"}, ValueError, "data is damaged: KeyError"),
         (good | {"exact": {"count": [1.5, 1], "sum": [1, 2], "sum_of_squares": [1, 2]}}, ValueError, "integers"),
         (good | {"axis": "ab"}, ValueError, "data is damaged"),

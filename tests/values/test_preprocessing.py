@@ -204,6 +204,7 @@ X = np.ones((2, 4, 4, 3), np.uint8)
         (TypeError, "mean has dtype <U1", (X, "a", 1.0), {}),
         (ValueError, "scale is 0", (X, 0.0, 1.0), {"scale": 0}),
         (TypeError, "scale is 'a'", (X, 0.0, 1.0), {"scale": "a"}),
+        (TypeError, "scale is .*complex64.*; expected a real number", (X, 0.0, 1.0), {"scale": np.complex64(2 + 5j)}),
         (TypeError, "dtype is uint8; expected float16", (X, 0.0, 1.0), {"dtype": np.uint8}),
         (TypeError, "dtype is complex128", (X, 0.0, 1.0), {"dtype": complex}),
         (ValueError, "layout is 'NCHW'; expected 'channels_first'", (X, 0.0, 1.0), {"layout": "NCHW"}),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbn.cli._errors import CommandError, require, require_writable, require_writable_png
+from fastbn.cli._names import path
 from fastbn.cli._numbers import at_least, positive
 
 # What some suites do not take.
@@ -43,12 +44,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "numpy, opencv, albucore, torch, numbagg, bottleneck, sklearn")  # fmt: skip
     add("--seconds", type=positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
     add("--rounds", type=at_least(1), metavar="N", help="so many rounds instead, whatever time they take")
-    add("--json", type=Path, metavar="PATH", help="write everything measured")
+    add("--json", type=path, metavar="PATH", help="write everything measured")
     add(
         "--resume", action="store_true", help="suite torch: keep the cells that the --json file has, measure the others"
     )
-    add("--png", type=Path, metavar="PATH", help="write a picture")
-    add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="measure nothing, compare two such JSON files")
+    add("--png", type=path, metavar="PATH", help="write a picture")
+    add("--compare", nargs=2, type=path, metavar=("A", "B"), help="measure nothing, compare two such JSON files")
     return parser
 
 

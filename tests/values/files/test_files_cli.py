@@ -156,6 +156,7 @@ def test_fold_of_onnx_is_onnx(tmp_path, capsys):
         (["-o", "x.npz", "--pair", "bn=other"], "no array of the file"),
         (["-o", "x.npz", "--pair", "bn=down.weight"], "8 channels"),
         (["-o", "x.pt", "--pair", "bn=conv.weight"], "expected .safetensors or .npz"),
+        (["-o", "x.npz", "--pair", "bn=bn.weight"], "expected the weight of a convolution or linear map"),
     ],
 )
 def test_what_fold_refuses(tmp_path, capsys, monkeypatch, arguments, message):
@@ -163,6 +164,26 @@ def test_what_fold_refuses(tmp_path, capsys, monkeypatch, arguments, message):
     assert cli.main(["fold", str(DATA / "torch.pt"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_fold_of_a_quantized_model_is_refused_in_one_line(tmp_path, capsys):
+    path, out = tmp_path / "s.npz", tmp_path / "o.npz"
+    norm = {f"bn.{role}": np.ones(4) for role in ("weight", "bias", "running_mean", "running_var")}
+    files.write(path, {"conv.weight": np.ones((4, 3), np.int8), **norm})
+    assert cli.main(["fold", str(path), "-o", str(out), "--pair", "bn=conv.weight"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("fastbn fold: conv.weight has dtype int8; expected floats of 16, 32 or 64 bits")
+    assert told.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", [["inspect", ""], ["fold", "", "-o", "o.npz"], ["fold", "s.npz", "-o", ""]])
+def test_a_path_that_is_empty_is_not_the_folder_at_hand(command, capsys):
+    """As of a variable that is not set."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 2
+    assert "names nothing; expected a path" in capsys.readouterr().err
 
 
 def test_fold_does_not_overwrite_the_file_itself(tmp_path, capsys):

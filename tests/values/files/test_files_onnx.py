@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import fastbn
 from fastbn import files
@@ -124,6 +125,24 @@ def test_what_is_folded_and_what_is_not(tmp_path):
     assert batch_norms_left(model_of(path, [batch("x", "b"), padded], constants, 15))[0] == 1
     same = node("Conv", ["b", "w"], auto_pad="SAME_UPPER")
     assert batch_norms_left(model_of(path, [batch("x", "b"), same], constants, 15))[0] == 1
+
+
+@pytest.mark.parametrize(("shape", "folded"), [((6,), True), ((1, 6), True), ((1,), True), ((6, 1), False)])
+def test_a_bias_of_samples_is_not_one_of_channels(tmp_path, shape, folded):
+    """As many numbers as there are outputs, but along the samples, of which there are as many."""
+    constants = SIX | {"w": WEIGHT["w"].reshape(-1)[:24].reshape(4, 6), "b": np.arange(6, dtype=np.float32)}
+    constants["b"] = constants["b"][: np.prod(shape)].reshape(shape)
+    nodes = [node("Gemm", ["x", "w", "b"], ["c"]), batch("c")]
+    path = model_of(tmp_path / "m.onnx", nodes, constants, 15, shape=(6, 4))
+    with files.read(path) as file:
+        model = file._content.graph.folded()
+    x = RNG.normal(size=(6, 4)).astype(np.float32)
+    y = fastbn.batch_norm(
+        x @ constants["w"] + constants["b"], SIX["mean"], SIX["var"], SIX["scale"], SIX["bias"], eps=1e-5
+    )
+    (made,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_allclose(made, y, rtol=1e-5, atol=1e-5)
+    assert [made.op_type for made in model.graph.node] == ["Gemm", "BatchNormalization"][: 2 - folded]
 
 
 def test_a_weight_of_two_convolutions_stays_for_the_other(tmp_path):

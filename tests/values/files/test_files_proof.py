@@ -3,6 +3,8 @@
 The files and outputs in data/ were written by the scripts in tests/support/files, at the versions that these name.
 """
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +293,28 @@ def test_openvino():
                     assert_same(layers[key], x, y)
                 assert np.abs(layers[key](x) - y).max() <= (most or 1e-4) * np.abs(y).max()
     check("openvino_kept.xml", "openvino_kept.outputs.npz", {"bn": "bn"})
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        ("/before/BatchNormalization", "1, 3"),
+        ("66", "1, 5, 1"),
+        ("/group/Add", "1, 1, 8, 1"),
+        ("/instance/InstanceNormalization", "8, 1"),
+        ("/layer/LayerNormalization", "1, 1, 6, 1"),
+    ],
+)
+def test_openvino_takes_a_bias_only_where_it_lies_as_the_weight_does(tmp_path, norm, shape):
+    """As many numbers, but broadcast along other axes."""
+    shutil.copy(DATA / "openvino.bin", tmp_path)
+    text = (DATA / "openvino.xml").read_text()
+    with files.read(DATA / "openvino.xml") as file:
+        bias = file._norms()[0][norm].arrays["bias"]
+    told = re.search(rf'(name="{bias}" type="Const"[^<]*<data element_type="f32" shape=")([^"]*)', text)
+    (tmp_path / "openvino.xml").write_text(text[: told.start(2)] + shape + text[told.end(2) :])
+    with files.read(tmp_path / "openvino.xml") as file:
+        assert norm not in file.layers()
 
 
 @pytest.mark.parametrize("name", ["darknet.weights", "darknet.cfg"])
