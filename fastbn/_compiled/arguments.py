@@ -113,7 +113,7 @@ def activation(value: Any) -> Any:
     """What makes of an activation, in compiled code, what kernels take."""
     if absent(value):
         return nothing
-    if isinstance(value, types.BaseTuple) and len(value) == 2 and isinstance(value[1], types.Number):
+    if isinstance(value, types.BaseTuple) and len(value) == 2 and isinstance(value[1], types.Integer | types.Float):
         if isinstance(value[0], types.StringLiteral) and value[0].literal_value == "leaky_relu":
             return leaky_relu
         if isinstance(value[0], types.UnicodeType):

@@ -5,6 +5,7 @@ The functions of `_compiled` beside those that take types are compiled by Numba 
 operation.
 """
 
+import math
 from inspect import isfunction
 
 import numpy as np
@@ -153,8 +154,11 @@ def constant(record):
 
 @jitable
 def leaky_relu(activation):
+    slope = np.float64(activation[1]) + 0.0  # of -0.0, too, 0.0, as from Python
+    if not math.isfinite(slope):
+        raise ValueError("the slope of 'leaky_relu' is not finite; expected a finite number")
     record = np.empty(1, _RECORD)
-    record[0]["LeakyRelu"] = activation[1]
+    record[0]["LeakyRelu"] = slope
     return record
 
 

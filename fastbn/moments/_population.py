@@ -96,6 +96,8 @@ def population_statistics(
 
 
 def _with_statistics(layers: Iterable[Any]) -> list[Any]:
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers is of type {type(layers).__name__}; expected batch norm layers, as in [layer]")
     layers = list(layers)
     for i, layer in enumerate(layers):
         if not isinstance(layer, BatchNorm):

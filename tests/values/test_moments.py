@@ -354,6 +354,7 @@ def test_population_statistics_change_nothing_if_they_fail():
         ([first, fastbn.LayerNorm(4)], TypeError, r"layers\[1\] is of type LayerNorm; expected a batch norm", [x]),
         ([fastbn.BatchNorm1d(4, track_running_stats=False)], ValueError, "has no running statistics", [x]),
         ([first, first], ValueError, r"layers\[1\], BatchNorm1d.*is named twice", [x]),
+        (first, TypeError, r"layers is of type BatchNorm1d; expected batch norm layers, as in \[layer\]", [x]),
     ):
         with pytest.raises(error, match=message):
             fastbn.population_statistics(layers, batches, forward)

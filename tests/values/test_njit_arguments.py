@@ -47,3 +47,20 @@ def test_unsigned_integers_are_no_negative_ones():
         grouped(X, np.uint64(2), largest)
     with pytest.raises(ValueError, match="num_groups does not divide"):
         grouped(X, largest, np.uint64(1))
+
+
+@numba.njit
+def rectified(x, slope):
+    return fastbn.layer_norm(x, 5, activation=("leaky_relu", slope))
+
+
+@pytest.mark.full
+def test_slopes_are_those_of_calls_from_python():
+    """A slope of -0.0 is 0.0, which tells in the sign of zeros; one that is not finite is refused."""
+    for slope in (-0.0, 0.0, 0.1):
+        assert rectified(X, slope).tobytes() == fastbn.layer_norm(X, 5, activation=("leaky_relu", slope)).tobytes()
+    for slope in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="the slope of 'leaky_relu' is not finite"):
+            rectified(X, slope)
+    with pytest.raises(numba.core.errors.TypingError, match=r"activation is .*; expected None, .'leaky_relu', slope."):
+        rectified(X, 0.1j)
