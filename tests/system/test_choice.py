@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 TESTS = ("tests/values/test_masks.py", "tests/values/test_folding.py")
 
 
-def collected(*options, status=0, cases=False):
-    """The names of the tests of two files that are chosen, or all their cases, and the last line."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options, *TESTS]
+def collected(*options, status=0, cases=False, tests=TESTS):
+    """The names of the tests of some files that are chosen, or all their cases, and the last line."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *options, *tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == status, done.stdout + done.stderr
     lines = (done.stdout + done.stderr).strip().splitlines()
@@ -46,6 +46,19 @@ def test_shares_of_the_longer_tests_are_all_of_them():
         re.match(r"left out: (\d+) longer tests \(pytest --all, of which this is --share=3/3\)", shares[2][1])[1]
     )
     assert number == len(longer[0]) + len(longer[1])
+
+
+def test_a_share_without_a_test_is_no_failure():
+    few = {"tests": ["tests/system/test_runtime.py"]}
+    everything, _ = collected("--systems=jax", cases=True, **few)
+    assert everything
+    shares = [collected("--systems=jax", f"--share={part}/9", cases=True, **few) for part in range(1, 10)]
+    found = [share for share, _ in shares if share]
+    assert len(found) < 9
+    assert set().union(*found) == everything
+    empty = next(told for share, told in shares if not share)
+    assert empty.startswith(f"left out: {len(everything)} longer tests (pytest --all, of which this is --share=")
+    collected("--systems=jax", "-k", "no_such_name", status=5, **few)
 
 
 @pytest.mark.parametrize("share", ["0/3", "4/3", "a"])
