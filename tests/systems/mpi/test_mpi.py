@@ -18,10 +18,10 @@ CHANNELS = 5
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
-def run(task, size, folder, timeout=180):
+def run(task, size, folder):
     command = [MPIEXEC, "-n", str(size), sys.executable, str(RANKS), task, str(folder)]
     environment = os.environ | {"FASTBN_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def results(task, size, folder):
@@ -99,7 +99,7 @@ def test_errors_are_told_on_every_rank(tmp_path):
 
 
 def test_a_rank_that_dies_ends_the_program(tmp_path):
-    done = run("dies", 2, tmp_path, timeout=180)
+    done = run("dies", 2, tmp_path)
     assert done.returncode != 0
 
 
