@@ -18,7 +18,19 @@ from torch.nn import functional as F
 from torch.nn.modules import module as _module
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["SUM", "Behind", "Call", "Pending", "Place", "calling_frame", "code_at", "may_wait"]
+__all__ = [
+    "SUM",
+    "Behind",
+    "Call",
+    "Pending",
+    "Place",
+    "calling_frame",
+    "code_at",
+    "is_watched",
+    "may_wait",
+    "settled",
+    "watches_all",
+]
 
 SUM = "residual sum"
 _SUMS = (Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add)
@@ -104,11 +116,7 @@ def name_of_module(module: torch.nn.Module) -> str | None:
 
 def may_wait(behind: Behind, norm: torch.nn.Module) -> bool:
     """Whether nobody but what the conversion has seen can see the norm's result: no hooks, and the same caller."""
-    if norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks or is_replaced(norm):
-        return False
-    if _module._global_forward_hooks or _module._global_forward_pre_hooks:
-        return False
-    if _module._global_backward_hooks or _module._global_backward_pre_hooks:
+    if norm._forward_hooks or norm._backward_hooks or norm._backward_pre_hooks or is_replaced(norm) or watches_all():
         return False
     frame = calling_frame()
     if frame is None or frame.f_code is not behind.place.code:
@@ -117,12 +125,23 @@ def may_wait(behind: Behind, norm: torch.nn.Module) -> bool:
         return True
     parent = caller_of(frame)
     own = getattr(parent, "_modules", {}).values()
-    for module in behind.modules:
-        if module._forward_pre_hooks or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return False
-        if is_replaced(module) or not any(m is module for m in own):
-            return False
-    return True
+    return all(not is_watched(module) and any(m is module for m in own) for module in behind.modules)
+
+
+def watches_all() -> bool:
+    """Whether there are hooks on all modules."""
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    )
+
+
+def is_watched(module: torch.nn.Module) -> bool:
+    """Whether a module has hooks, or something else in the place of its forward."""
+    hooks = module._forward_pre_hooks or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or is_replaced(module)
 
 
 def is_replaced(module: torch.nn.Module) -> bool:
@@ -250,7 +269,7 @@ class Pending(Tensor):
             found = _summed(func, args)
             if found is not None:
                 return found
-        args, kwargs = tree_map_only(Pending, _settled, (args, kwargs))
+        args, kwargs = tree_map_only(Pending, settled, (args, kwargs))
         return func(*args, **kwargs)
 
 
@@ -271,7 +290,7 @@ def _summed(function: Any, args: tuple[Any, Any]) -> Tensor | None:
     for pending, other in (args, args[::-1]):
         if type(pending) is Pending and pending.__dict__["value"] is None and pending.__dict__["residual"] is None:
             if type(other) is Pending:
-                other = _settled(other)
+                other = settled(other)
             if _is_tracked_as_ever(pending) and _fits(pending.__dict__["call"], other):
                 return _with_residual(pending, other, in_place)
         if in_place:
@@ -304,7 +323,7 @@ def _fits(call: Call, other: Any) -> bool:
     )
 
 
-def _settled(pending: Pending) -> Tensor:
+def settled(pending: Pending) -> Tensor:
     """The result, computed now if it has not been."""
     value: Tensor | None = pending.__dict__["value"]
     if value is None:

@@ -12,24 +12,15 @@ from fastbn.torch import layers, sync
 from fastbn.torch._folded import drop
 from fastbn.torch._folding import fold_into, unfold
 from fastbn.torch._pending import Behind
+from fastbn.torch._subclasses import subclass_of, subclassed
 from fastbn.torch._tracing import Before, Untraced, standing_behind
+from fastbn.torch.layers import CLASSES
 
 __all__ = ["convert", "revert"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Skip = Collection[str] | Callable[[str, nn.Module], bool] | None
 
-CLASSES: dict[type, type] = {
-    nn.BatchNorm1d: layers.BatchNorm1d,
-    nn.BatchNorm2d: layers.BatchNorm2d,
-    nn.BatchNorm3d: layers.BatchNorm3d,
-    nn.LayerNorm: layers.LayerNorm,
-    nn.GroupNorm: layers.GroupNorm,
-    nn.InstanceNorm1d: layers.InstanceNorm1d,
-    nn.InstanceNorm2d: layers.InstanceNorm2d,
-    nn.InstanceNorm3d: layers.InstanceNorm3d,
-    nn.RMSNorm: layers.RMSNorm,
-}
 _TORCH_CLASSES: dict[type, type] = {own: theirs for theirs, own in CLASSES.items()}
 _TORCH_CLASSES[sync.SyncBatchNorm] = nn.SyncBatchNorm
 NORMS = (*CLASSES, nn.SyncBatchNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -68,8 +59,9 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
 
     Notes
     -----
-    Only modules of exactly these classes are converted: BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d
-    and RMSNorm of torch.nn.  Subclasses may compute something else and stay; `report` names them.
+    Converted are BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d and RMSNorm of torch.nn, and subclasses
+    of other libraries.  A subclass with a forward of its own runs it, and the norms of torch.nn.functional that it
+    calls, or the forward of the class above, are fastbn's; one that calls none of them stays.  `report` names those.
 
     What stands behind a norm is found with torch.fx, one module at a time.  The norm then hands on a tensor that is not
     computed yet, and the sum and the activation that come by are computed with it in one pass; whatever else touches
@@ -100,8 +92,8 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     for module in model.modules():
         if module in left:
             continue
-        _move(module, CLASSES)
-        count += own_class(module) in _TORCH_CLASSES
+        _move(module, on_fastbn)
+        count += _on_torch(own_class(module)) is not None
     if not count:
         warnings.warn(
             f"{type(model).__name__} has no norm that could be converted; it is returned as it is, and "
@@ -119,16 +111,27 @@ def own_class(module: nn.Module) -> type:
     return cls.__base__ if parametrize.is_parametrized(module) and cls.__base__ is not None else cls
 
 
-def _move(module: nn.Module, classes: dict[type, type]) -> bool:
+def on_fastbn(cls: type) -> type | None:
+    """The counterpart of a norm's class here, if there is one."""
+    return CLASSES.get(cls) or subclass_of(cls)
+
+
+def _on_torch(cls: type) -> type | None:
+    """The class that a norm had before it was converted; None if it is of no class from here."""
+    return _TORCH_CLASSES.get(cls) or subclassed(cls)
+
+
+def _move(module: nn.Module, counterpart: Callable[[type], type | None]) -> bool:
     """Give a module its class's counterpart, if there is one; and say so."""
     cls, own = type(module), own_class(module)
-    if own not in classes:
+    other = counterpart(own)
+    if other is None:
         return False
     if own is cls:
-        module.__class__ = classes[own]
+        module.__class__ = other
     else:
         names = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-        module.__class__ = type(cls.__name__, (classes[own],), names)
+        module.__class__ = type(cls.__name__, (other,), names)
     return True
 
 
@@ -156,7 +159,7 @@ def fuse_all(model: nn.Module, fuse: bool, left: Collection[nn.Module]) -> None:
         norms: dict[str, nn.Module] = {
             path: module
             for path, module in parent.named_modules(remove_duplicate=False)
-            if path and isinstance(module, layers.Fusable) and module not in left
+            if path and isinstance(module, layers.Fusable) and not module.own_forward and module not in left
         }
         if norms and fuse:
             behind, convolutions = standing_behind(parent, norms)
@@ -166,7 +169,9 @@ def fuse_all(model: nn.Module, fuse: bool, left: Collection[nn.Module]) -> None:
                 before.setdefault(norms[place.norm], []).append(place)
     _fold_all(model, places, before)
     for module in model.modules():
-        if isinstance(module, layers.Fusable):
+        if isinstance(module, layers.Fusable) and module.own_forward:
+            module.__dict__["_fuses"] = fuse
+        elif isinstance(module, layers.Fusable):
             only = _only(places.get(module, []), "no forward that was traced calls it" if fuse else "fuse is False")
             module.__dict__["_behind"] = only if isinstance(only, Behind) else None
             module.__dict__["_unfused"] = None if isinstance(only, Behind) else only
@@ -220,8 +225,8 @@ def revert(model: Model, *, inplace: bool = False) -> Model:
         model = copy.deepcopy(model)
     for module in model.modules():
         unfold(module)
-        if _move(module, _TORCH_CLASSES):
+        if _move(module, _on_torch):
             drop(module)
-            for name in ("_behind", "_unfused"):
+            for name in ("_behind", "_unfused", "_fuses"):
                 module.__dict__.pop(name, None)
     return model

@@ -28,6 +28,7 @@ __all__ = [
 class Fusable(nn.Module):
     """What all norms here have: what stands behind one in a converted model, if anything."""
 
+    own_forward = False  # whether a forward of a library's stands before the one here: see _subclasses
     _behind: Behind | None = None
 
     def _call(self, function: Callable[..., Tensor], input: Tensor, *arguments: Any) -> Tensor:
@@ -51,6 +52,9 @@ def held(module: nn.Module, name: str) -> Any:
 
 def as_node(module: Any, input: Any) -> Any:
     """The call of a module in a graph that torch.fx traces, in which torch's own norms are nodes, too."""
+    if getattr(module, "own_forward", False):  # which is traced already
+        theirs: Any = next(cls for cls in type(module).__mro__ if cls in CLASSES)
+        return theirs.forward(module, input)
     return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), (input,), {})
 
 
@@ -287,3 +291,16 @@ class RMSNorm(Fusable, nn.RMSNorm):
         if type(x) is Proxy:
             return as_node(self, x)
         return self._call(functional.rms_norm, x, self.normalized_shape, held(self, "weight"), self.eps)
+
+
+CLASSES: dict[type, type] = {
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+    nn.LayerNorm: LayerNorm,
+    nn.GroupNorm: GroupNorm,
+    nn.InstanceNorm1d: InstanceNorm1d,
+    nn.InstanceNorm2d: InstanceNorm2d,
+    nn.InstanceNorm3d: InstanceNorm3d,
+    nn.RMSNorm: RMSNorm,
+}

@@ -69,19 +69,21 @@ def _state(module: Any, convolution: str | None) -> str | None:
     if isinstance(module, sync.SyncBatchNorm):
         return "on fastbn, over all processes"
     if isinstance(module, layers.Fusable):
+        if module.own_forward:
+            return f"on fastbn, called by the forward of {type(module).__name__}"
         reason = module.__dict__.get("_unfused")
         folded = "" if convolution is None else f"; in evaluation folded into {convolution}"
         if module._behind is not None:
             return f"on fastbn, fused with {module._behind.text}{folded}"
         return "on fastbn" + (f"; {reason}" if reason else "") + folded
-    if conversion.own_class(module) in conversion.CLASSES:
+    if conversion.on_fastbn(conversion.own_class(module)) is not None:
         return "torch's own: not converted, or skipped"
     if isinstance(module, nn.SyncBatchNorm):
         return "torch's own: see fastbn.torch.convert_sync_batchnorm"
     name = type(module).__name__
-    bases = [b.__name__ for b in type(module).__mro__ if b in conversion.CLASSES or b in conversion.NORMS]
+    bases = [b.__name__ for b in type(module).__mro__ if b in conversion.NORMS]
     if bases:
-        return f"{_LEFT}{name} is a subclass of {bases[0]}, which may compute something else"
+        return f"{_LEFT}{name} is a subclass of {bases[0]} that computes by itself"
     if _NAMES.search(name) and not module._modules and not type(module).__module__.startswith("torch.nn."):
         return f"{_LEFT}{name} is no class of torch.nn"
     return None

@@ -5,6 +5,7 @@ float64.  All ranks sort what they have gathered by its bytes and merge it in th
 bit, whoever came first.
 """
 
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.fx import Proxy
 from fastbn.torch import functional
 from fastbn.torch._autograd import take_in
 from fastbn.torch._plans import COMPUTED_IN, Array, Plan, Request, plan_of
-from fastbn.torch.layers import as_node, share_of_batch
+from fastbn.torch.layers import BatchNorm2d, as_node, share_of_batch
 
 __all__ = ["SyncBatchNorm", "convert_sync_batchnorm"]
 
@@ -183,6 +184,11 @@ def convert_sync_batchnorm(module: Model, process_group: Any = None) -> Model:
     module : torch.nn.Module
         The same module; its batch norms have changed their class, and keep their parameters and buffers.
 
+    Warns
+    -----
+    UserWarning
+        If batch norms have a forward of their own, which computes more than the norm, and stay as they are.
+
     Examples
     --------
     >>> import torch, fastbn.torch
@@ -192,10 +198,24 @@ def convert_sync_batchnorm(module: Model, process_group: Any = None) -> Model:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is of type {type(module).__name__}; expected a torch.nn.Module")
+    others = set()
     for norm in module.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.__dict__.pop("_behind", None)
-            norm.__dict__.pop("_unfused", None)
-            norm.__class__ = SyncBatchNorm
-            norm.process_group = process_group
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        if type(norm).forward not in _FORWARDS:
+            others.add(type(norm).__name__)
+            continue
+        norm.__dict__.pop("_behind", None)
+        norm.__dict__.pop("_unfused", None)
+        norm.__class__ = SyncBatchNorm
+        norm.process_group = process_group
+    if others:
+        warnings.warn(
+            f"{', '.join(sorted(others))}: these batch norms have a forward of their own, which may do more, and the "
+            "statistics stay those of one process; put a batch norm of torch.nn in their place",
+            stacklevel=2,
+        )
     return module
+
+
+_FORWARDS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward, BatchNorm2d.forward, SyncBatchNorm.forward)

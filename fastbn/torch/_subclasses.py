@@ -1,0 +1,141 @@
+"""Subclasses of torch's norms, as libraries have them: they keep what is theirs, and what they call is fastbn's.
+
+A subclass with torch's forward gets fastbn's.  One with a forward of its own runs it, and there the norms of
+torch.nn.functional, and the forward of the class above, are on fastbn.
+"""
+
+import copyreg
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from fastbn.torch import functional, layers
+from fastbn.torch._known import may_be_known
+from fastbn.torch._pending import Call, Pending, is_watched, name_of_module, settled, watches_all
+
+__all__ = ["subclass_of", "subclassed"]
+
+_OWN = "_fastbn_subclass_of"  # under which a class made here has the one that it was made of
+_WITH_STATISTICS = "running_mean", "running_var", "weight", "bias"
+_FUNCTIONS: dict[Any, tuple[Any, tuple[str, ...]]] = {  # fastbn's, and its arguments behind the input
+    F.batch_norm: (functional.batch_norm, (*_WITH_STATISTICS, "training", "momentum", "eps")),
+    F.instance_norm: (functional.instance_norm, (*_WITH_STATISTICS, "use_input_stats", "momentum", "eps")),
+    F.layer_norm: (functional.layer_norm, ("normalized_shape", "weight", "bias", "eps")),
+    F.group_norm: (functional.group_norm, ("num_groups", "weight", "bias", "eps")),
+    F.rms_norm: (functional.rms_norm, ("normalized_shape", "weight", "eps")),
+}
+_NORMS = {"forward", *(function.__name__ for function in _FUNCTIONS)}
+
+
+class _OnFastbn(TorchFunctionMode):
+    """Within it, the norms of torch.nn.functional are fastbn's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        own, _ = _FUNCTIONS.get(func, (func, ()))
+        return own(*args, **(kwargs or {}))
+
+
+class _Waiting(TorchFunctionMode):
+    """Their results wait for an activation, too."""
+
+    def __init__(self, code: CodeType | None) -> None:
+        super().__init__()
+        self.code = code  # of the forward that runs
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        own, names = _FUNCTIONS.get(func, (func, ()))
+        given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
+        if not names or len(args) < 1 or len(given) < len(names) or not may_be_known(args[0]):
+            return own(*args, **kwargs)
+        call = Call(own, args[0], tuple(given[name] for name in names))
+        call.code = self.code
+        return Pending.of(call)
+
+
+_on_fastbn = _OnFastbn()
+
+
+class _OwnForward:
+    """What a subclass has before a forward of its own."""
+
+    own_forward = True
+    _may_fuse = True
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """That of the class, where it calls fastbn's norms."""
+        forward = super().forward  # type: ignore[misc]
+        if torch.compiler.is_compiling() or any(type(a) is Proxy for a in (*args, *kwargs.values())):
+            return forward(*args, **kwargs)
+        if not (self._may_fuse and self.__dict__.get("_fuses") and _is_simple(self)):
+            with _on_fastbn:
+                return forward(*args, **kwargs)
+        with _Waiting(getattr(forward, "__code__", None)):
+            y = forward(*args, **kwargs)
+            return y if type(y) is Tensor else tree_map_only(Pending, settled, y)
+
+
+def _is_simple(module: nn.Module) -> bool:
+    """Whether nothing in a module sees what waits: it holds activations that norms take in, and no hooks."""
+    held = [m for m in module._modules.values() if m is not None]
+    known = all(type(m) is nn.Identity or name_of_module(m) is not None for m in held)
+    return known and not watches_all() and not any(map(is_watched, held))
+
+
+class _Remade:
+    """What a class has that was made here and cannot be found by its name."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = super().__reduce_ex__(protocol)
+        if not isinstance(reduced, tuple) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        return _new, (subclassed(type(self)), *reduced[1][1:]), *reduced[2:]
+
+
+def _new(own: type, *args: Any) -> Any:
+    """An instance without attributes of what a class of a library is on fastbn."""
+    cls = subclass_of(own)
+    if cls is None:
+        raise TypeError(f"{own.__name__} is no norm any more that fastbn.torch.convert would convert")
+    return cls.__new__(cls, *args)
+
+
+def subclass_of(own: type) -> type | None:
+    """What a subclass of torch's norms is on fastbn; None if it is none, or computes by itself."""
+    base = next((cls for cls in own.__mro__ if cls in layers.CLASSES), None)
+    if base is None or own is base or own.__module__.startswith("torch.") or issubclass(own, layers.Fusable):
+        return None
+    between = own.__mro__[: own.__mro__.index(base)]
+    if any(name in vars(cls) for cls in between for name in _TAKEN):
+        return None
+    codes = [getattr(vars(cls)["forward"], "__code__", None) for cls in between if "forward" in vars(cls)]
+    called: set[str] = set().union(*map(_names, codes))
+    if codes and called.isdisjoint(_NORMS):
+        return None
+    for cls in own.__subclasses__():
+        if vars(cls).get(_OWN) is own:
+            return cls
+    names = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")} | {_OWN: own}
+    if codes:
+        names["_may_fuse"] = "apply" not in called  # what an autograd function gets has to be computed
+    return type(own.__name__, (_Remade, *[_OwnForward] * bool(codes), own, layers.CLASSES[base]), names)
+
+
+_TAKEN = ("_call", "_computed_with", "_apply_instance_norm", "__reduce_ex__", "__reduce__")  # that are needed here
+
+
+def _names(code: Any) -> set[str]:
+    """The names of functions and attributes in code, and in the functions within."""
+    return set(code.co_names).union(*map(_names, code.co_consts)) if isinstance(code, CodeType) else set()
+
+
+def subclassed(cls: type) -> type | None:
+    """The class of a library that a class was made of here, or None."""
+    found: type | None = vars(cls).get(_OWN)
+    return found
