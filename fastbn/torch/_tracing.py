@@ -167,10 +167,12 @@ def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> Before | 
     calls = [n.target for n in graph.nodes if n.op == "call_module"]
     if calls.count(node.target) != 1 or calls.count(norm.target) != 1:
         return None
-    users = list(norm.users)
-    sums = users if len(users) == 1 and _is_sum(users[0], norm) else []  # which reads what is convolved, at most
-    last = [*norm.users, *(user for node in sums for user in node.users)][-1:]  # before it, nothing may be computed
+    value, _ = _handed_on(parent, norm)
+    users = list(value.users)
+    sums = users if len(users) == 1 and _is_sum(users[0], value) else []  # which reads what is convolved, at most
+    last = [*users, *(user for node in sums for user in _handed_on(parent, node)[0].users)][-1:]
     place = _place(type(parent), node)
+    # before the last of them, nothing may be computed
     if place is None or _may_change(parent, node.args[0], node, last[0] if last else norm, sums):
         return None
     return Before(parent, str(node.target), str(norm.target), place)
@@ -178,23 +180,28 @@ def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> Before | 
 
 def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | str:
     """What takes the result of one call."""
-    if len(norm.users) != 1 or norm.kwargs or len(norm.args) != 1:
-        return "more than one operation takes its result" if len(norm.users) > 1 else "nothing stands behind"
+    if len(norm.args) != 1 or norm.kwargs:
+        return "nothing stands behind"
+    value, modules = _handed_on(parent, norm)
+    if len(value.users) != 1:
+        return "more than one operation takes its result" if value.users else "nothing stands behind"
     if place is None:
         return f"code that is no method of {type(parent).__name__} calls it"
-    (node,) = norm.users
-    texts, modules, last = [], [], norm
-    if _is_sum(node, norm):
+    (node,) = value.users
+    texts, last, sums = [], value, []
+    if _is_sum(node, value):
         if _may_change(parent, norm.args[0], norm, node):
             return "its input may be changed before the sum"
         texts.append(SUM)
-        last = node
-    if not texts or len(node.users) == 1:
+        sums.append(node)
+        last, passed = _handed_on(parent, node)
+        modules += passed
+    if not texts or len(last.users) == 1:
         (node,) = last.users
         name, module = _activation(parent, node, last)
-        added = [a for a in last.args if a is not norm] if texts else []
-        if name is not None and not _may_change(parent, norm.args[0], norm, node, [last]):
-            if not any(_may_change(parent, a, last, node) for a in added):
+        added = [a for a in sums[0].args if a is not value] if sums else []
+        if name is not None and not _may_change(parent, norm.args[0], norm, node, sums):
+            if not any(_may_change(parent, a, sums[0], node) for a in added):
                 texts.append(name)
                 modules += [] if module is None else [module]
         elif name is not None and not texts:
@@ -202,6 +209,21 @@ def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | s
     if not texts:
         return "no activation and no sum stands behind"
     return Behind(place, tuple(modules), tuple(texts))
+
+
+def _handed_on(parent: nn.Module, node: fx.Node) -> tuple[fx.Node, list[nn.Module]]:
+    """The node behind those that hand a result on as it is, and their modules."""
+    modules: list[nn.Module] = []
+    while len(node.users) == 1:
+        (user,) = node.users
+        if user.op != "call_module" or user.args != (node,) or user.kwargs:
+            break
+        module = parent.get_submodule(str(user.target))
+        if type(module) is not nn.Identity or _direct_child(parent, module) is None:
+            break
+        node = user
+        modules.append(module)
+    return node, modules
 
 
 def _place(parent: type, node: fx.Node) -> Place | None:

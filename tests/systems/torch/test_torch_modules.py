@@ -255,6 +255,50 @@ def test_hooks_see_what_they_would_see(monkeypatch):
     assert len(seen) == 2
 
 
+class WithIdentities(nn.Module):
+    """Places where other models have something, as timm's have in their blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1, self.drop1, self.act1 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Identity(), nn.ReLU()
+        self.conv2, self.bn2, self.drop2, self.act2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Identity(), nn.SiLU()
+        self.blur, self.pool = nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        y = self.act1(self.drop1(self.bn1(self.conv1(x))))
+        y = self.blur(self.drop2(self.bn2(self.conv2(y))))
+        y += x
+        return self.act2(self.pool(y))
+
+
+def test_what_hands_on_its_input_is_looked_through(monkeypatch):
+    seen = count_fusions(monkeypatch)
+    torch.manual_seed(0)
+    model = WithIdentities()
+    own = fbt.convert(model)
+    x = torch.randn(2, 4, 6, 6)
+    for training in (True, False):
+        for net in (own, model):
+            net.train(training)
+        with torch.set_grad_enabled(training):
+            assert close(own(x), model(x))
+        assert seen == ["relu", "silu"]
+        seen.clear()
+    report = fbt.report(own)
+    assert re.search(r"bn1 .*fused with relu; in evaluation folded into conv1", report)
+    assert re.search(r"bn2 .*fused with residual sum \+ silu; in evaluation folded into conv2", report)
+    got = []
+    with own.drop1.register_forward_hook(lambda module, inputs, output: got.append(output)), torch.no_grad():
+        own(x)
+        assert close(got[0], model.bn1(model.conv1(x)))
+    assert type(got[0]) is torch.Tensor
+    assert seen == ["silu"]
+    own.drop1 = nn.Tanh()
+    model.drop1 = own.drop1
+    with torch.no_grad():
+        assert close(own(x), model(x))
+
+
 def test_norms_that_are_called_from_elsewhere_do_not_wait():
     model = fbt.convert(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()))
     x = torch.randn(8, 4)
