@@ -19,7 +19,10 @@ from fastbn.torch import functional, layers
 from fastbn.torch._known import may_be_known
 from fastbn.torch._pending import Call, Pending, is_watched, name_of_module, settled, watches_all
 
-__all__ = ["subclass_of", "subclassed"]
+__all__ = ["least_of", "subclass_of", "subclassed"]
+
+# Elements from which on the functions that a forward calls are fastbn's: to have them so takes 20 to 80 us of Python.
+_LEAST = 1 << 19
 
 _OWN = "_fastbn_subclass_of"  # under which a class made here has the one that it was made of
 _WITH_STATISTICS = "running_mean", "running_var", "weight", "bias"
@@ -30,7 +33,7 @@ _FUNCTIONS: dict[Any, tuple[Any, tuple[str, ...]]] = {  # fastbn's, and its argu
     F.group_norm: (functional.group_norm, ("num_groups", "weight", "bias", "eps")),
     F.rms_norm: (functional.rms_norm, ("normalized_shape", "weight", "eps")),
 }
-_NORMS = {"forward", *(function.__name__ for function in _FUNCTIONS)}
+_NAMES = {function.__name__ for function in _FUNCTIONS}
 
 
 class _OnFastbn(TorchFunctionMode):
@@ -66,12 +69,13 @@ class _OwnForward:
     """What a subclass has before a forward of its own."""
 
     own_forward = True
+    _calls_functions = True  # of torch.nn.functional, and not the forward of the class above alone
     _may_fuse = True
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """That of the class, where it calls fastbn's norms."""
         forward = super().forward  # type: ignore[misc]
-        if torch.compiler.is_compiling() or any(type(a) is Proxy for a in (*args, *kwargs.values())):
+        if not self._calls_functions or torch.compiler.is_compiling() or _is_small_or_traced(*args, **kwargs):
             return forward(*args, **kwargs)
         if not (self._may_fuse and self.__dict__.get("_fuses") and _is_simple(self)):
             with _on_fastbn:
@@ -79,6 +83,18 @@ class _OwnForward:
         with _Waiting(getattr(forward, "__code__", None)):
             y = forward(*args, **kwargs)
             return y if type(y) is Tensor else tree_map_only(Pending, settled, y)
+
+
+def _is_small_or_traced(x: Any = None, *args: Any, **kwargs: Any) -> bool:
+    """Whether a forward is left to torch for what it gets: few elements, or what torch.fx traces with."""
+    if isinstance(x, Tensor) and not args and not kwargs:
+        return x.numel() < _LEAST
+    return any(type(a) is Proxy for a in (x, *args, *kwargs.values()))
+
+
+def least_of(module: Any) -> int:
+    """The number of elements from which on a subclass's norms are fastbn's."""
+    return _LEAST if module.own_forward and module._calls_functions else 0
 
 
 def _is_simple(module: nn.Module) -> bool:
@@ -116,13 +132,16 @@ def subclass_of(own: type) -> type | None:
         return None
     codes = [getattr(vars(cls)["forward"], "__code__", None) for cls in between if "forward" in vars(cls)]
     called: set[str] = set().union(*map(_names, codes))
-    if codes and called.isdisjoint(_NORMS):
+    if codes and called.isdisjoint({"forward", *_NAMES}):
         return None
     for cls in own.__subclasses__():
         if vars(cls).get(_OWN) is own:
             return cls
-    names = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")} | {_OWN: own}
+    names: dict[str, Any] = {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")} | {
+        _OWN: own
+    }
     if codes:
+        names["_calls_functions"] = not called.isdisjoint(_NAMES)
         names["_may_fuse"] = "apply" not in called  # what an autograd function gets has to be computed
     return type(own.__name__, (_Remade, *[_OwnForward] * bool(codes), own, layers.CLASSES[base]), names)
 

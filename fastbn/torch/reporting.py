@@ -7,6 +7,7 @@ from torch import nn
 
 from fastbn.torch import conversion, layers, sync
 from fastbn.torch._folding import folding_of
+from fastbn.torch._subclasses import least_of
 
 __all__ = ["report"]
 
@@ -70,7 +71,9 @@ def _state(module: Any, convolution: str | None) -> str | None:
         return "on fastbn, over all processes"
     if isinstance(module, layers.Fusable):
         if module.own_forward:
-            return f"on fastbn, called by the forward of {type(module).__name__}"
+            least = least_of(module)
+            size = f" from {least:,} elements on" if least else ""
+            return f"on fastbn{size}, called by the forward of {type(module).__name__}"
         reason = module.__dict__.get("_unfused")
         folded = "" if convolution is None else f"; in evaluation folded into {convolution}"
         if module._behind is not None:

@@ -127,6 +127,11 @@ NORMS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch):
+    monkeypatch.setattr(_subclasses, "_LEAST", 0)
+
+
 def drawn(seed=0):
     return torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(seed)) + 3
 
@@ -150,13 +155,19 @@ def fusions(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
-@pytest.mark.parametrize("name", NORMS)
-def test_a_subclass_computes_what_it_computed_on_fastbn(name, last, monkeypatch):
+def count_calls(monkeypatch):
+    """fastbn's functions that forwards call in the place of torch's."""
     called = []
     for function, (own, names) in list(_subclasses._FUNCTIONS.items()):
         counting = lambda *args, own=own, **options: called.append(own) or own(*args, **options)  # noqa: E731
         monkeypatch.setitem(_subclasses._FUNCTIONS, function, (counting, names))
+    return called
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_subclass_computes_what_it_computed_on_fastbn(name, last, monkeypatch):
+    called = count_calls(monkeypatch)
     model = network(name)
     own = fbt.convert(model)
     assert isinstance(own[1], type(model[1]))
@@ -177,6 +188,16 @@ def test_a_subclass_computes_what_it_computed_on_fastbn(name, last, monkeypatch)
         torch.testing.assert_close(own(x), model(x))
     by_above = name in ("arguments", "channels above", "split", "autograd function")
     assert bool(called) is not by_above
+
+
+def test_small_tensors_are_left_to_torch(monkeypatch):
+    called = count_calls(monkeypatch)
+    own, x = fbt.convert(network("activation")), drawn()
+    for least, count in ((x.numel() + 1, 0), (x.numel(), 1)):
+        monkeypatch.setattr(_subclasses, "_LEAST", least)
+        torch.testing.assert_close(own(x), network("activation")(x))
+        assert len(called) == count
+    assert f"on fastbn from {x.numel()} elements on, called by the forward of BatchNormAct" in fbt.report(own)
 
 
 @pytest.mark.parametrize("name", NORMS)
