@@ -60,8 +60,9 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     Notes
     -----
     Converted are BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d and RMSNorm of torch.nn, and subclasses
-    of other libraries.  A subclass with a forward of its own runs it, and the norms of torch.nn.functional that it
-    calls, or the forward of the class above, are fastbn's; one that calls none of them stays.  `report` names those.
+    of other libraries.  A subclass with a forward of its own runs it, and the forward of the class above that it calls,
+    or, from half a million elements on, the norms of torch.nn.functional, are fastbn's; one that calls none of them
+    stays.  `report` says so.
 
     What stands behind a norm is found with torch.fx, one module at a time.  The norm then hands on a tensor that is not
     computed yet, and the sum and the activation that come by are computed with it in one pass; whatever else touches
