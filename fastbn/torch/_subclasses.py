@@ -87,8 +87,8 @@ class _OwnForward:
 
 def _is_small_or_traced(x: Any = None, *args: Any, **kwargs: Any) -> bool:
     """Whether a forward is left to torch for what it gets: few elements, or what torch.fx traces with."""
-    if isinstance(x, Tensor) and not args and not kwargs:
-        return x.numel() < _LEAST
+    if isinstance(x, Tensor) and x.numel() < _LEAST:
+        return True
     return any(type(a) is Proxy for a in (x, *args, *kwargs.values()))
 
 

@@ -84,6 +84,13 @@ class RMSNormTwice(nn.RMSNorm):
         return F.relu(y) - y.square_()
 
 
+class Conditional(nn.LayerNorm):
+    """Scaled by another input."""
+
+    def forward(self, x, by, *, shift=0.0):
+        return F.layer_norm(x, self.normalized_shape) * by + shift
+
+
 class ByItself(nn.BatchNorm2d):
     def forward(self, x):
         return x - x.mean((0, 2, 3), keepdim=True)
@@ -198,6 +205,17 @@ def test_small_tensors_are_left_to_torch(monkeypatch):
         torch.testing.assert_close(own(x), network("activation")(x))
         assert len(called) == count
     assert f"on fastbn from {x.numel()} elements on, called by the forward of BatchNormAct" in fbt.report(own)
+
+
+def test_forwards_of_several_inputs(monkeypatch):
+    called = count_calls(monkeypatch)
+    model, x = Conditional((6, 6)), drawn()
+    own = fbt.convert(nn.Sequential(model))[0]
+    for least, count in ((x.numel() + 1, 0), (0, 2)):
+        monkeypatch.setattr(_subclasses, "_LEAST", least)
+        torch.testing.assert_close(own(x, drawn(1), shift=1.0), model(x, drawn(1), shift=1.0))
+        torch.testing.assert_close(own(x=x, by=x), model(x, x))
+        assert len(called) == count
 
 
 @pytest.mark.parametrize("name", NORMS)
