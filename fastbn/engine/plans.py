@@ -38,12 +38,11 @@ _ndarray = np.ndarray
 class Plan:
     """How to do all calls like one."""
 
-    __slots__ = ("kinds", "noted", "own", "run", "settings")
+    __slots__ = ("kinds", "noted", "own", "run")
 
     def __init__(self, run: Callable[..., Any], own: bool) -> None:
         self.run = run  # takes the operands
         self.own = own  # whether all of them own their memory, so that only one and the same overlaps another
-        self.settings: Any = None  # what those of a call are compared to, see `_exact`
         self.noted: Any = None  # what operands are compared to, see `likeness`,
         self.kinds: Any = None  # and the dtypes of which that tells where they lie
 
@@ -86,7 +85,7 @@ def call(
         plan = _find(operation, settings, a, b, c, others)
         if plan is None:
             return _first(operation, settings, a, b, c, others, specification)
-        _, noted, run, own = operation.last = plan.settings, plan.noted, plan.run, plan.own
+        _, noted, run, own = operation.last = settings, plan.noted, plan.run, plan.own
         like = _alike(noted, a, b, c, others)
     if like != ALIKE:
         check_apart(operation, operation.all(a, b, c, others), own)
@@ -171,8 +170,7 @@ def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: An
     global _alike, _recent, _older, _many
     operands = operation.all(a, b, c, others)
     written = [k - 3 for k in operation.written if operands[k] is not None]
-    plan.settings, plan.noted, plan.kinds = (
-        _exact(settings),
+    plan.noted, plan.kinds = (
         likeness.noted(a, b, c, others, written, plan.own),
         [getattr(v, "dtype", v) for v in operands],
     )
@@ -183,20 +181,13 @@ def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: An
         _alike = entries.comparing(plan.noted)
     if _many >= MOST // 2:
         _recent, _older, _many = {}, _recent, 0
-    place = operation, plan.settings, a.shape
+    place = operation, settings, a.shape
     try:
         _recent[place] = plan, *_recent.get(place, ())[: _MOST_OF_A_SHAPE - 1]
     except TypeError:
         return
     _many += 1
-    operation.last = plan.settings, plan.noted, plan.run, plan.own
-
-
-def _exact(settings: Any) -> Any:
-    """Settings with NumPy's float64 for floats: numpy.float32(1e-5) is equal to Python's 1e-5, but not to that."""
-    if type(settings) is tuple:
-        return tuple(_exact(value) for value in settings)
-    return np.float64(settings) if isinstance(settings, float | np.float32 | np.float16) else settings
+    operation.last = settings, plan.noted, plan.run, plan.own
 
 
 def check_apart(operation: Operation, operands: tuple[Any, ...], own: bool = False) -> None:
