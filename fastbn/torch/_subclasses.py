@@ -69,8 +69,8 @@ class _OwnForward:
     """What a subclass has before a forward of its own."""
 
     own_forward = True
-    _calls_functions = True  # of torch.nn.functional, and not the forward of the class above alone
-    _may_fuse = True
+    _calls_functions: bool  # of torch.nn.functional, and not the forward of the class above alone
+    _may_fuse: bool
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         """That of the class, where it calls fastbn's norms."""
