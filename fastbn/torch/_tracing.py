@@ -167,13 +167,10 @@ def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> Before | 
     calls = [n.target for n in graph.nodes if n.op == "call_module"]
     if calls.count(node.target) != 1 or calls.count(norm.target) != 1:
         return None
-    value, _ = _handed_on(parent, norm)
-    users = list(value.users)
-    sums = users if len(users) == 1 and _is_sum(users[0], value) else []  # which reads what is convolved, at most
-    last = [*users, *(user for node in sums for user in _handed_on(parent, node)[0].users)][-1:]
+    value, sums, summed, _ = _up_to_sum(parent, norm)  # the sum reads what is convolved, at most
+    last = [norm, *value.users, *summed.users][-1]  # before it, nothing may be computed
     place = _place(type(parent), node)
-    # before the last of them, nothing may be computed
-    if place is None or _may_change(parent, node.args[0], node, last[0] if last else norm, sums):
+    if place is None or _may_change(parent, node.args[0], node, last, sums):
         return None
     return Before(parent, str(node.target), str(norm.target), place)
 
@@ -182,20 +179,16 @@ def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | s
     """What takes the result of one call."""
     if len(norm.args) != 1 or norm.kwargs:
         return "nothing stands behind"
-    value, modules = _handed_on(parent, norm)
+    value, sums, last, modules = _up_to_sum(parent, norm)
     if len(value.users) != 1:
         return "more than one operation takes its result" if value.users else "nothing stands behind"
     if place is None:
         return f"code that is no method of {type(parent).__name__} calls it"
-    (node,) = value.users
-    texts, last, sums = [], value, []
-    if _is_sum(node, value):
-        if _may_change(parent, norm.args[0], norm, node):
+    texts = []
+    if sums:
+        if _may_change(parent, norm.args[0], norm, sums[0]):
             return "its input may be changed before the sum"
         texts.append(SUM)
-        sums.append(node)
-        last, passed = _handed_on(parent, node)
-        modules += passed
     if not texts or len(last.users) == 1:
         (node,) = last.users
         name, module = _activation(parent, node, last)
@@ -209,6 +202,16 @@ def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | s
     if not texts:
         return "no activation and no sum stands behind"
     return Behind(place, tuple(modules), tuple(texts))
+
+
+def _up_to_sum(parent: nn.Module, norm: fx.Node) -> tuple[fx.Node, list[fx.Node], fx.Node, list[nn.Module]]:
+    """What hands on a norm's result last; the sum that takes it, if one does; what hands on that; and all modules."""
+    value, modules = _handed_on(parent, norm)
+    sums = [user for user in value.users if len(value.users) == 1 and _is_sum(user, value)]
+    if not sums:
+        return value, sums, value, modules
+    last, passed = _handed_on(parent, sums[0])
+    return value, sums, last, modules + passed
 
 
 def _handed_on(parent: nn.Module, node: fx.Node) -> tuple[fx.Node, list[nn.Module]]:
