@@ -41,8 +41,9 @@ def convert(model: Any) -> Any:
 
     Notes
     -----
-    What Keras alone defines stays Keras' own: batch renormalization, ``rms_scaling=True``, an epsilon of 0, and batches
-    with fewer than two values a channel.  A layer inside a wrapper, such as ``TimeDistributed``, is not converted.
+    What Keras alone defines stays Keras' own: batch renormalization, ``rms_scaling=True``, an epsilon of 0, batches of
+    integers or booleans, and those with fewer than two values a channel.  A layer inside a wrapper, such as
+    ``TimeDistributed``, is not converted.
     Moving statistics take in the biased variance, as Keras has it.
 
     Errors are those of `fastbn.batch_norm` and its kin, which do not grow with the mean.
@@ -66,7 +67,7 @@ def convert(model: Any) -> Any:
 
     def clone(layer: Any) -> Any:
         cls = fast.get(type(layer), type(layer))
-        converted.extend([cls] if type(layer) in fast else [])
+        converted.extend([cls] if cls in fast.values() else [])  # also where it was converted before
         return cls.from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
@@ -76,8 +77,17 @@ def convert(model: Any) -> Any:
     return copy
 
 
-def _array(value: Any) -> Array | None:
-    return None if value is None else np.asarray(getattr(value, "value", value))
+def _array(value: Any, shape: tuple[int, ...] | None = None) -> Array | None:
+    """A tensor or variable; shape: of a weight over axes, whose lengths Keras has in the order it was told the axes."""
+    if value is None:
+        return None
+    array = np.asarray(getattr(value, "value", value))
+    return array if shape is None else array.reshape(shape)
+
+
+def _whole_numbers(x: Array | None) -> bool:
+    """Whether they are integers or booleans, of which each of Keras' layers makes something else."""
+    return x is not None and x.dtype.kind in "iub"
 
 
 def _over_last(x: Array, axes: list[int]) -> tuple[Array, tuple[int, ...], list[int]]:
@@ -102,6 +112,7 @@ def _layers() -> dict[Any, Any]:
             wrong = mask is not None and len(mask.shape) != len(inputs.shape) - 1
             own = (
                 self.renorm
+                or _whole_numbers(x)
                 or self.epsilon <= 0
                 or wrong
                 or (trains and (counted < 2 or not _last(self.axis, x, where)))
@@ -128,24 +139,30 @@ def _layers() -> dict[Any, Any]:
     @register
     class LayerNormalization(theirs.LayerNormalization):  # type: ignore[misc,name-defined]
         def call(self, inputs: Any) -> Any:
-            if self.rms_scaling:
+            x = np.asarray(inputs)
+            if self.rms_scaling or _whole_numbers(x):
                 return super().call(inputs)
-            x, shape, back = _over_last(np.asarray(inputs), self.axis)
-            y = F.layer_norm(x, shape, _array(self.gamma), _array(self.beta), self.epsilon)
+            x, shape, back = _over_last(x, self.axis)
+            y = F.layer_norm(x, shape, _array(self.gamma, shape), _array(self.beta, shape), self.epsilon)
             return keras.ops.cast(y.transpose(back), self.compute_dtype)
 
     @register
     class GroupNormalization(theirs.GroupNormalization):  # type: ignore[misc,name-defined]
         def call(self, inputs: Any) -> Any:
             x = np.asarray(inputs)
+            if _whole_numbers(x):
+                return super().call(inputs)
             y = F.group_norm(x, self.groups, _array(self.gamma), _array(self.beta), self.epsilon, axis=self.axis)
             return keras.ops.cast(y, self.compute_dtype)
 
     @register
     class RMSNormalization(theirs.RMSNormalization):  # type: ignore[misc,name-defined]
         def call(self, x: Any) -> Any:
-            rows, shape, back = _over_last(np.asarray(x), self.axis)
-            y = F.rms_norm(rows, shape, _array(self.scale), self.epsilon)
+            values = np.asarray(x)
+            if _whole_numbers(values):
+                return super().call(x)
+            rows, shape, back = _over_last(values, self.axis)
+            y = F.rms_norm(rows, shape, _array(self.scale, shape), self.epsilon)
             return keras.ops.cast(y.transpose(back), x.dtype)
 
     ours = BatchNormalization, LayerNormalization, GroupNormalization, RMSNormalization

@@ -1,8 +1,11 @@
 """fastbn.keras: models of Keras 3 on the NumPy backend."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "numpy"
 
@@ -71,6 +74,54 @@ def test_half_precision(x, dtype):
     np.testing.assert_allclose(y.astype(np.float64), expected.astype(np.float64), rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("axis", [(-1, 1), (3, 1), (-1, -2), (2, -3)])
+def test_axes_in_any_order_have_the_weights_of_keras(x, axis):
+    """Keras sorts them by their numbers, the negative ones first, and reads its weights' elements one after another."""
+    x = x[:, :5]
+    model = keras.Sequential([keras.Input((5, 8, 3)), keras.layers.LayerNormalization(axis=axis)])
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.standard_normal(w.shape, np.float32) for w in model.get_weights()])
+    fast = fastbn.keras.convert(model)
+    np.testing.assert_allclose(fast(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_rms_norm_of_a_negative_axis_before_a_positive_one():
+    """Keras' NumPy backend cannot compute it, so the definition decides."""
+    x = np.random.default_rng(0).standard_normal((4, 5, 8, 3), dtype=np.float32)
+    fast = fastbn.keras.convert(keras.Sequential([keras.Input((5, 8, 3)), keras.layers.RMSNormalization(axis=(-1, 1))]))
+    expected = x / np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=(1, 3), keepdims=True) + 1e-6)
+    np.testing.assert_allclose(fast(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "bool"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.BatchNormalization,
+        keras.layers.LayerNormalization,
+        lambda: keras.layers.GroupNormalization(1),
+        keras.layers.RMSNormalization,
+    ],
+    ids=["batch", "layer", "group", "rms"],
+)
+def test_whole_numbers_are_computed_by_keras(layer, dtype, training):
+    x = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 120, (4, 8, 8, 3)).astype(dtype)
+    model = keras.Sequential([keras.Input((8, 8, 3), dtype=dtype), layer()])
+    fast = fastbn.keras.convert(model)
+    with np.errstate(all="ignore"):  # Keras squares them as they are
+        y, expected = fast(x, training=training), model(x, training=training)
+    assert y.dtype == expected.dtype
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_what_was_converted_is_copied(x):
+    fast = fastbn.keras.convert(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.BatchNormalization()]))
+    again = fastbn.keras.convert(fast)
+    assert again is not fast
+    np.testing.assert_array_equal(again(x), fast(x))
+
+
 def test_float64_is_float64(x):
     layer = keras.layers.LayerNormalization(dtype="float64")
     fast = fastbn.keras.convert(keras.Sequential([keras.Input((8, 8, 3), dtype="float64"), layer]))
@@ -119,6 +170,15 @@ def test_what_cannot_be_converted_is_told(model):
     plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="no normalization layer"):
         fastbn.keras.convert(plain)
+
+
+def test_the_extra_has_what_the_numpy_backend_imports():
+    code = "import sys, keras; print(*{name.partition('.')[0] for name in sys.modules})"
+    environment = os.environ | {"KERAS_BACKEND": "numpy"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    project = tomllib.loads((Path(fastbn.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = {re.match(r"\w+", line)[0] for line in project["optional-dependencies"]["keras"]}
+    assert {"jax", "scipy"} & set(done.stdout.split()) <= named
 
 
 def test_another_backend_is_refused():
