@@ -57,7 +57,7 @@ def LayerNorm(nI: int | None = None) -> Any:
 
 
 def _forward(model: Any, X: Array, is_train: bool) -> tuple[Array, Callable[[Array], Array]]:
-    if type(X) is not np.ndarray:
+    if not isinstance(X, np.ndarray):
         raise TypeError(f"X is of type {type(X).__name__}; expected a NumPy array: fastbn.thinc runs on CPUs")
     G, b, width = model.get_param("G"), model.get_param("b"), X.shape[-1:]
     statistics: tuple[Array, ...] = ()
@@ -68,6 +68,8 @@ def _forward(model: Any, X: Array, is_train: bool) -> tuple[Array, Callable[[Arr
         y = F.layer_norm(X, width, G, b, EPS)
 
     def backprop(dY: Array) -> Array:
+        if isinstance(dY, np.ndarray) and dY.dtype.kind in "fiub":  # such as a loss' against float64
+            dY = dY.astype(X.dtype, copy=False)
         mean, rstd = statistics or F.layer_norm_forward(X, width, None, None, EPS)[1:]
         dX, dG, db = F.layer_norm_backward(dY, X, mean, rstd, G)
         model.inc_grad("b", db)

@@ -69,6 +69,24 @@ def test_gradients_add_up_and_evaluation_has_a_way_back():
     np.testing.assert_allclose(model.get_grad("G"), 2 * once.get_grad("G"), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_a_gradient_may_have_the_dtype_of_the_targets(dtype):
+    """As in thinc: a loss against targets of NumPy's own dtypes is of float64."""
+    ours, theirs = initialized(fastbn.thinc.LayerNorm), initialized(thinc.api.LayerNorm)
+    dy = np.random.default_rng(1).integers(-3, 4, X.shape).astype(dtype)
+    np.testing.assert_allclose(ours(X, True)[1](dy), theirs(X, True)[1](dy), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(ours.get_grad("G"), theirs.get_grad("G"), rtol=1e-5, atol=1e-4)
+
+
+def test_a_file_in_memory_is_an_array(tmp_path):
+    mapped = np.memmap(tmp_path / "rows", np.float32, "w+", shape=X.shape)
+    mapped[:] = X
+    model = initialized(fastbn.thinc.LayerNorm)
+    y, back = model(mapped, True)
+    np.testing.assert_array_equal(y, model.predict(X))
+    np.testing.assert_array_equal(back(mapped), model(X, True)[1](X))
+
+
 def test_bytes_are_read_by_either():
     ours, theirs = initialized(fastbn.thinc.LayerNorm), initialized(thinc.api.LayerNorm)
     ours.set_param("G", np.full(24, 3.0, np.float32))
