@@ -5,7 +5,9 @@ torch.nn.functional, and the forward of the class above, are on fastbn.
 """
 
 import copyreg
-from types import CodeType
+import dis
+import inspect
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -45,14 +47,27 @@ class _OnFastbn(TorchFunctionMode):
 
 
 class _Waiting(TorchFunctionMode):
-    """Their results wait for an activation, too."""
+    """Their results wait for an activation, too, if that is the next that comes.
+
+    Whatever else comes first might read or change the statistics, the weights, or the input.
+    """
 
     def __init__(self, code: CodeType | None) -> None:
         super().__init__()
         self.code = code  # of the forward that runs
+        self.last: Pending | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.last is not None and not any(a is self.last for a in args):
+            self.settle()
+        self.last = None
+        result = self._result(func, args, kwargs)
+        if type(result) is Pending:
+            self.last = result
+        return result
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
         own, names = _FUNCTIONS.get(func, (func, ()))
         given = {**dict(zip(names, args[1:], strict=False)), **kwargs}
         if not names or len(args) < 1 or len(given) < len(names) or not may_be_known(args[0]):
@@ -60,6 +75,12 @@ class _Waiting(TorchFunctionMode):
         call = Call(own, args[0], tuple(given[name] for name in names))
         call.code = self.code
         return Pending.of(call)
+
+    def settle(self) -> None:
+        """Compute what waits, for its statistics if for nothing else."""
+        last, self.last = self.last, None
+        if last is not None:
+            settled(last)
 
 
 _on_fastbn = _OnFastbn()
@@ -80,16 +101,21 @@ class _OwnForward:
         if not (self._may_fuse and self.__dict__.get("_fuses") and _is_simple(self)):
             with _on_fastbn:
                 return forward(*args, **kwargs)
-        with _Waiting(getattr(forward, "__code__", None)):
-            y = forward(*args, **kwargs)
-            return y if type(y) is Tensor else tree_map_only(Pending, settled, y)
+        waiting = _Waiting(getattr(forward, "__code__", None))
+        try:
+            with waiting:
+                y = forward(*args, **kwargs)
+        finally:
+            waiting.settle()
+        return y if type(y) is Tensor else tree_map_only(Pending, settled, y)
 
 
-def _is_small_or_traced(x: Any = None, *args: Any, **kwargs: Any) -> bool:
+def _is_small_or_traced(*args: Any, **kwargs: Any) -> bool:
     """Whether a forward is left to torch for what it gets: few elements, or what torch.fx traces with."""
-    if isinstance(x, Tensor) and x.numel() < _LEAST:
+    given = (*args, *kwargs.values())
+    if given and isinstance(given[0], Tensor) and given[0].numel() < _LEAST:
         return True
-    return any(type(a) is Proxy for a in (x, *args, *kwargs.values()))
+    return any(type(a) is Proxy for a in given)
 
 
 def least_of(module: Any) -> int:
@@ -101,11 +127,21 @@ def _is_simple(module: nn.Module) -> bool:
     """Whether nothing in a module sees what waits: it holds activations that norms take in, and no hooks."""
     held = [m for m in module._modules.values() if m is not None]
     known = all(type(m) is nn.Identity or name_of_module(m) is not None for m in held)
-    return known and not watches_all() and not any(map(is_watched, held))
+    if not known or watches_all() or any(map(is_watched, held)):
+        return False
+    return all(not callable(v) or (_is_of_torch(v) and not isinstance(v, nn.Module)) for v in vars(module).values())
+
+
+def _is_of_torch(value: Any) -> bool:
+    """Whether a function or class is torch's."""
+    return (getattr(value, "__module__", None) or "torch").split(".")[0] in ("torch", "fastbn")
 
 
 class _Remade:
     """What a class has that was made here and cannot be found by its name."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Nothing: a library that keeps lists of its subclasses did not write this one."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced = super().__reduce_ex__(protocol)
@@ -141,8 +177,8 @@ def subclass_of(own: type) -> type | None:
         _OWN: own
     }
     if codes:
-        names["_calls_functions"] = not called.isdisjoint(_NAMES)
-        names["_may_fuse"] = "apply" not in called  # what an autograd function gets has to be computed
+        names["_calls_functions"] = not called.isdisjoint(_NAMES) or "super" not in called  # but a class by its name
+        names["_may_fuse"] = not any(_may_keep(vars(cls).get("forward"), own, set()) for cls in between)
     return type(own.__name__, (_Remade, *[_OwnForward] * bool(codes), own, layers.CLASSES[base]), names)
 
 
@@ -152,6 +188,40 @@ _TAKEN = ("_call", "_computed_with", "_apply_instance_norm", "__reduce_ex__", "_
 def _names(code: Any) -> set[str]:
     """The names of functions and attributes in code, and in the functions within."""
     return set(code.co_names).union(*map(_names, code.co_consts)) if isinstance(code, CodeType) else set()
+
+
+def _may_keep(function: Any, own: type, seen: set[CodeType]) -> bool:
+    """Whether a function, or one that it calls, may hand a result on to what has to have it computed.
+
+    That is an autograd function, or what lives on after the call.
+    """
+    if isinstance(function, staticmethod | classmethod | property):
+        function = function.fget if isinstance(function, property) else function.__func__
+    function = inspect.unwrap(function) if isinstance(function, FunctionType) else None
+    if function is None or function.__code__ in seen or _is_of_torch(function):
+        return False
+    seen.add(function.__code__)
+    names = _names(function.__code__)
+    if not names.isdisjoint(_KEEPING) or _stores(function.__code__):
+        return True
+    spaces = [function.__globals__, *(vars(cls) for cls in own.__mro__ if not _is_of_torch(cls))]
+    found = [space[name] for space in spaces for name in names if name in space]
+    found += [vars(m).get(name) for m in found if isinstance(m, ModuleType) for name in names]
+    found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    return any(_may_keep(f, own, seen) for f in found)
+
+
+_KEEPING = {"apply", "append", "checkpoint", "setattr"}
+
+
+def _stores(code: CodeType) -> bool:
+    """Whether code, or a function within, sets attributes or what others see."""
+    if any(i.opname in _STORES for i in dis.get_instructions(code)):
+        return True
+    return any(isinstance(c, CodeType) and _stores(c) for c in code.co_consts)
+
+
+_STORES = {"STORE_ATTR", "STORE_SUBSCR", "STORE_GLOBAL", "STORE_SLICE"}
 
 
 def subclassed(cls: type) -> type | None:

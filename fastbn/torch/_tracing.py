@@ -172,6 +172,8 @@ def _convolution(parent: nn.Module, norm: fx.Node, graph: fx.Graph) -> Before | 
     place = _place(type(parent), node)
     if place is None or _may_change(parent, node.args[0], node, last, sums):
         return None
+    if any(_is_touched(parent, n, node, last, norm) for n in (node, norm)):
+        return None
     return Before(parent, str(node.target), str(norm.target), place)
 
 
@@ -188,12 +190,17 @@ def _behind(parent: nn.Module, norm: fx.Node, place: Place | None) -> Behind | s
     if sums:
         if _may_change(parent, norm.args[0], norm, sums[0]):
             return "its input may be changed before the sum"
+        if _is_touched(parent, norm, norm, sums[0]):
+            return "its statistics or weights may be looked at before the sum"
         texts.append(SUM)
     if not texts or len(last.users) == 1:
         (node,) = last.users
         name, module = _activation(parent, node, last)
         added = [a for a in sums[0].args if a is not value] if sums else []
-        if name is not None and not _may_change(parent, norm.args[0], norm, node, sums):
+        touched = _is_touched(parent, norm, norm, node)
+        if name is not None and touched and not texts:
+            return "its statistics or weights may be looked at before the activation"
+        if name is not None and not touched and not _may_change(parent, norm.args[0], norm, node, sums):
             if not any(_may_change(parent, a, sums[0], node) for a in added):
                 texts.append(name)
                 modules += [] if module is None else [module]
@@ -255,6 +262,37 @@ def _may_change(parent: nn.Module, x: Any, first: fx.Node, last: fx.Node, but: S
             return True
         node = node.next
     return False
+
+
+def _is_touched(parent: nn.Module, call: fx.Node, first: fx.Node, last: fx.Node, but: fx.Node | None = None) -> bool:
+    """Whether anything between two nodes has to do with the weights or statistics of the module that is called."""
+    module = parent.get_submodule(str(call.target))
+    held, statistics = {*module.parameters(), *module.buffers()}, set(module.buffers())
+    touching: set[fx.Node] = set()
+    between = False
+    for node in call.graph.nodes:
+        if node is last:
+            break
+        if node.op == "get_attr" and _attribute(parent, str(node.target)) in held:
+            touching.add(node)
+        elif node.op != "call_module" and not touching.isdisjoint(node.all_input_nodes):
+            touching.add(node)  # a view, say
+        if between and node is not but:
+            if not touching.isdisjoint((node, *node.all_input_nodes)):
+                return True
+            if node.op == "call_module" and statistics:
+                other = parent.get_submodule(str(node.target))
+                if not statistics.isdisjoint(other.buffers()):
+                    return True
+        between = between or node is first
+    return False
+
+
+def _attribute(parent: nn.Module, path: str) -> Any:
+    """What a node of the kind get_attr gets, if it is a parameter or buffer."""
+    owner, _, name = path.rpartition(".")
+    module = parent.get_submodule(owner)
+    return module._parameters.get(name, module._buffers.get(name))
 
 
 def _only_reads(parent: nn.Module, node: fx.Node) -> bool:

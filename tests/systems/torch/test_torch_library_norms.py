@@ -22,7 +22,8 @@ class BatchNormAct(nn.BatchNorm2d):
         self.drop, self.act = nn.Identity(), act()
 
     def forward(self, x):
-        assert x.ndim == 4, f"{x.ndim} dimensions"
+        if x.ndim != 4:
+            raise ValueError(f"{x.ndim} dimensions")
         share = 0.0 if self.momentum is None else self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -116,6 +117,107 @@ class BatchNormSignOfF(nn.BatchNorm2d):
         return Sign.apply(F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps))
 
 
+def arguments(norm, training=None):
+    statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    return *statistics, norm.training if training is None else training, norm.momentum, norm.eps
+
+
+class StatisticsRead(nn.BatchNorm2d):
+    def forward(self, x):
+        y = F.batch_norm(x, *arguments(self))
+        mean = self.running_mean.view(1, -1, 1, 1) * 1
+        return F.relu(y) * mean
+
+
+class StatisticsChanged(nn.BatchNorm2d):
+    def forward(self, x):
+        with torch.no_grad():
+            y = F.batch_norm(x, *arguments(self, False))
+            self.running_mean.lerp_(x.mean((0, 2, 3)), self.momentum)
+            y = F.relu(y)
+        return y * x
+
+
+class StatisticsAlone(nn.BatchNorm2d):
+    """Of a first call, whose result is not taken."""
+
+    def forward(self, x):
+        F.batch_norm(x, *arguments(self))
+        return F.relu(F.batch_norm(x, *arguments(self, False)))
+
+
+class InputChanged(nn.BatchNorm2d):
+    def forward(self, x):
+        with torch.no_grad():
+            y, copied = x * 2, x * 1
+            z = F.batch_norm(y, *arguments(self))
+            y.zero_()
+            z = F.silu(z)
+        return copied + z + y + x
+
+
+class LastFirst(nn.BatchNorm2d):
+    """Two calls, whose activations come in another order."""
+
+    def forward(self, x):
+        first, second = F.batch_norm(x, *arguments(self)), F.batch_norm(2 * x, *arguments(self))
+        return F.relu(second) - F.relu(first)
+
+
+class Broken(nn.BatchNorm2d):
+    """What breaks a forward does not undo the statistics."""
+
+    def forward(self, x):
+        y = F.relu(F.batch_norm(x, *arguments(self)))
+        try:
+            return F.batch_norm(x, *arguments(self)).broken
+        except AttributeError:
+            return y
+
+
+class Kept(nn.BatchNorm2d):
+    def forward(self, x):
+        self.last = F.batch_norm(x, *arguments(self))
+        return F.relu(self.last)
+
+
+def signed(x):
+    return Sign.apply(x)
+
+
+class SignByFunction(nn.BatchNorm2d):
+    def forward(self, x):
+        return signed(F.batch_norm(x, *arguments(self)))
+
+
+class SignByMethod(nn.BatchNorm2d):
+    def forward(self, x):
+        return self.signed(F.batch_norm(x, *arguments(self)))
+
+    @staticmethod
+    def signed(x):
+        return signed(x)
+
+
+class SignByAttribute(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = signed
+
+    def forward(self, x):
+        return self.act(F.batch_norm(x, *arguments(self)))
+
+
+class OfTheClass(nn.BatchNorm2d):
+    """torch's forward by the name of the class."""
+
+    def forward(self, x):
+        return nn.BatchNorm2d.forward(self, x) * 2
+
+
+ODD = (StatisticsRead, StatisticsChanged, StatisticsAlone, InputChanged, LastFirst, Broken, Kept,
+       SignByFunction, SignByMethod, SignByAttribute, OfTheClass)  # fmt: skip
+
 NORMS = {
     "activation": lambda: BatchNormAct(4),
     "another activation": lambda: BatchNormAct(4, nn.Hardswish),
@@ -195,6 +297,56 @@ def test_a_subclass_computes_what_it_computed_on_fastbn(name, last, monkeypatch)
         torch.testing.assert_close(own(x), model(x))
     by_above = name in ("arguments", "channels above", "split", "autograd function")
     assert bool(called) is not by_above
+
+
+@pytest.mark.parametrize("cls", ODD, ids=lambda cls: cls.__name__)
+def test_odd_forwards_compute_what_they_say(cls, monkeypatch):
+    called = count_calls(monkeypatch)
+    torch.manual_seed(0)
+    model = cls(4).double()
+    nn.init.normal_(model.weight)
+    own = fbt.convert(nn.Sequential(model))[0]
+    for training in (True, True, False):
+        results = []
+        for net in (own, model):
+            net.train(training).zero_grad()
+            x = drawn().double().requires_grad_()
+            y = net(x)
+            (y * drawn(1)).sum().backward()
+            results.append([y, x.grad, net.weight.grad, *net.buffers(), getattr(net, "last", None)])
+        for got, truth in zip(*results, strict=True):
+            assert type(got) is type(truth)
+            if truth is not None:
+                torch.testing.assert_close(got, truth, rtol=1e-10, atol=1e-10)
+    assert called
+
+
+def test_an_input_by_the_name_x_behind_another():
+    class Shifted(nn.LayerNorm):
+        def forward(self, given, x):
+            return F.layer_norm(given, self.normalized_shape) + x
+
+    model, x = Shifted((6, 6)), drawn()
+    torch.testing.assert_close(fbt.convert(nn.Sequential(model))[0](x, x=x), model(x, x))
+
+
+def test_a_library_that_keeps_lists_of_its_subclasses_is_not_told_of_those_made_here():
+    class Listed(nn.BatchNorm2d):
+        names = []
+
+        def __init_subclass__(cls, *, name):
+            cls.names.append(name)
+
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    class Named(Listed, name="named"):
+        pass
+
+    own = fbt.convert(nn.Sequential(Named(4)))
+    assert Listed.names == ["named"]
+    torch.testing.assert_close(own(drawn()), Named(4)(drawn()))
+    assert type(fbt.revert(own)[0]) is Named
 
 
 def test_small_tensors_are_left_to_torch(monkeypatch):

@@ -83,6 +83,30 @@ class InputReadBeforeTheActivation(Block):
         return self.relu(y) + other
 
 
+class StatisticsReadBeforeTheActivation(Block):
+    def forward(self, x):
+        mean = self.norm.running_mean.view(1, -1, 1, 1)
+        y = self.norm(self.conv(x))
+        return self.relu(y) - mean * 1 if self.debug else self.relu(y + 2 * mean)
+
+
+class StatisticsChangedBeforeTheActivation(Block):
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.norm(self.conv(x))
+            self.norm.running_mean.add_(1)
+            self.norm.bias.mul_(2)
+            y = self.relu(y)
+        return x + y
+
+
+class CalledAgainBeforeTheActivation(Block):
+    def forward(self, x):
+        twice = x * 2
+        first, second = self.norm(x), self.norm(twice)
+        return self.relu(second) + self.relu(first)
+
+
 class _Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -161,6 +185,7 @@ def test_what_is_computed_is_what_the_code_says(kind, debug, training):
 @pytest.mark.parametrize(
     ("kind", "fused"),
     [(SeenBefore, "relu"), (NormSeenAfterTheSum, "residual sum + relu"), (InputReadBeforeTheActivation, "relu"),
+     (StatisticsReadBeforeTheActivation, None), (StatisticsChangedBeforeTheActivation, None),
      (SumAlone, "residual sum"), (InAHelper, "relu"), (InAClosure, None), (OwnFunction, None),
      (InputChangedBeforeTheActivation, None), (ResidualChangedBeforeTheActivation, "residual sum")],
 )  # fmt: skip
