@@ -111,7 +111,9 @@ class _OwnForward:
 
 
 def _is_small_or_traced(*args: Any, **kwargs: Any) -> bool:
-    """Whether a forward is left to torch for what it gets: few elements, or what torch.fx traces with."""
+    """Whether a forward is left to torch for what it gets: few elements, or what torch traces with."""
+    if torch._C._get_tracing_state() is not None:
+        return True
     given = (*args, *kwargs.values())
     if given and isinstance(given[0], Tensor) and given[0].numel() < _LEAST:
         return True
@@ -144,7 +146,7 @@ class _Remade:
         """Nothing: a library that keeps lists of its subclasses did not write this one."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        reduced = super().__reduce_ex__(protocol)
+        reduced = super().__reduce_ex__(max(protocol, 2))  # below, a class has to be found by its name
         if not isinstance(reduced, tuple) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
         return _new, (subclassed(type(self)), *reduced[1][1:]), *reduced[2:]

@@ -374,7 +374,7 @@ def test_forwards_of_several_inputs(monkeypatch):
 def test_subclasses_are_copied_pickled_and_go_back(name):
     model = network(name)
     own = fbt.convert(model)
-    for twin in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+    for twin in (copy.deepcopy(own), *(pickle.loads(pickle.dumps(own, protocol)) for protocol in (0, 1, 2, None))):
         assert type(twin[1]) is type(own[1])
         assert fbt.report(twin) == fbt.report(own)
         assert torch.equal(twin(drawn()), copy.deepcopy(own)(drawn()))
@@ -390,6 +390,12 @@ def traced(model):
         return torch.fx.symbolic_trace(model)
     except torch.fx.proxy.TraceError:  # a forward that asks how many dimensions there are, say
         return None
+
+
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+def test_recorded_calls_ask_nothing_of_sizes():
+    own = fbt.convert(network("channels"))
+    torch.testing.assert_close(torch.jit.trace(own, drawn())(drawn()), own(drawn()))
 
 
 @pytest.mark.parametrize("name", NORMS)
