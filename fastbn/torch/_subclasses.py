@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.jit import ScriptFunction
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -131,12 +132,19 @@ def _is_simple(module: nn.Module) -> bool:
     known = all(type(m) is nn.Identity or name_of_module(m) is not None for m in held)
     if not known or watches_all() or any(map(is_watched, held)):
         return False
-    return all(not callable(v) or (_is_of_torch(v) and not isinstance(v, nn.Module)) for v in vars(module).values())
+    return all(not callable(v) or (_is_of_torch(v) and not _is_opaque(v)) for v in vars(module).values())
 
 
 def _is_of_torch(value: Any) -> bool:
     """Whether a function or class is torch's."""
     return (getattr(value, "__module__", None) or "torch").split(".")[0] in ("torch", "fastbn")
+
+
+def _is_opaque(value: Any) -> bool:
+    """Whether it is called with the memory of a tensor, or may be: a compiled function, say."""
+    if isinstance(value, FunctionType):
+        return hasattr(value, "_torchdynamo_orig_callable")
+    return isinstance(value, ScriptFunction | nn.Module) or (callable(value) and not _is_of_torch(value))
 
 
 class _Remade:
@@ -195,7 +203,7 @@ def _names(code: Any) -> set[str]:
 def _may_keep(function: Any, own: type, seen: set[CodeType]) -> bool:
     """Whether a function, or one that it calls, may hand a result on to what has to have it computed.
 
-    That is an autograd function, or what lives on after the call.
+    That is an autograd function, a compiled one, or what lives on after the call.
     """
     if isinstance(function, staticmethod | classmethod | property):
         function = function.fget if isinstance(function, property) else function.__func__
@@ -210,10 +218,11 @@ def _may_keep(function: Any, own: type, seen: set[CodeType]) -> bool:
     found = [space[name] for space in spaces for name in names if name in space]
     found += [vars(m).get(name) for m in found if isinstance(m, ModuleType) for name in names]
     found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    return any(_may_keep(f, own, seen) for f in found)
+    return any((_is_opaque(f) and not isinstance(f, _KINDS)) or _may_keep(f, own, seen) for f in found)
 
 
-_KEEPING = {"apply", "append", "checkpoint", "setattr"}
+_KINDS = (type, staticmethod, classmethod, property)
+_KEEPING = {"apply", "append", "checkpoint", "compile", "func", "grad", "setattr", "vmap"}
 
 
 def _stores(code: CodeType) -> bool:

@@ -208,6 +208,50 @@ class SignByAttribute(nn.BatchNorm2d):
         return self.act(F.batch_norm(x, *arguments(self)))
 
 
+@torch.compile(backend="eager")
+def compiled(x):
+    return torch.relu(x)
+
+
+class ByACompiledFunction(nn.BatchNorm2d):
+    def forward(self, x):
+        return compiled(F.batch_norm(x, *arguments(self)))
+
+
+def scripted():
+    def twice(x):
+        return x + x
+
+    return torch.jit.trace(twice, torch.zeros(4, 4, 6, 6).double())
+
+
+class ByAScript(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = scripted()
+
+    def forward(self, x):
+        return self.act(F.batch_norm(x, *arguments(self)))
+
+    def __deepcopy__(self, memo):  # which a script cannot be
+        twin = type(self)(self.num_features).double()
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+
+SCRIPT = scripted()
+
+
+class ByAScriptOfTheModule(nn.BatchNorm2d):
+    def forward(self, x):
+        return SCRIPT(F.batch_norm(x, *arguments(self)))
+
+
+class Mapped(nn.BatchNorm2d):
+    def forward(self, x):
+        return torch.vmap(torch.relu)(F.batch_norm(x, *arguments(self)))
+
+
 class OfTheClass(nn.BatchNorm2d):
     """torch's forward by the name of the class."""
 
@@ -216,7 +260,8 @@ class OfTheClass(nn.BatchNorm2d):
 
 
 ODD = (StatisticsRead, StatisticsChanged, StatisticsAlone, InputChanged, LastFirst, Broken, Kept,
-       SignByFunction, SignByMethod, SignByAttribute, OfTheClass)  # fmt: skip
+       SignByFunction, SignByMethod, SignByAttribute, ByACompiledFunction, ByAScript, ByAScriptOfTheModule,
+       Mapped, OfTheClass)  # fmt: skip
 
 NORMS = {
     "activation": lambda: BatchNormAct(4),
