@@ -28,8 +28,14 @@ def leave_out(**arguments: Any) -> None:
             raise refuse(f"{name} is given; leave it out, or call fastbn from Python, which takes it")
 
 
+def _settled(value: Any, name: str) -> None:
+    if isinstance(value, types.Optional):
+        raise refuse(f"{name} may be None, as only a run tells; expected a value, or None: write two calls and an if")
+
+
 def array(value: Any, name: str) -> types.Array:
     """x, or an array like it."""
+    _settled(value, name)
     if not isinstance(value, types.Array):
         raise refuse(f"{name} is {_named(value)}; expected an array")
     if value.dtype not in (types.float32, types.float64):
@@ -80,12 +86,14 @@ def target(out: Any, x: types.Array) -> None:
 
 
 def number(value: Any, name: str) -> None:
+    _settled(value, name)
     value = value.value if isinstance(value, types.Omitted) else value
     if not isinstance(value, int | float | types.Integer | types.Float):
         raise refuse(f"{name} is {_named(value)}; expected a number")
 
 
 def integer(value: Any, name: str) -> None:
+    _settled(value, name)
     value = value.value if isinstance(value, types.Omitted) else value
     if not isinstance(value, int | types.Integer):
         raise refuse(f"{name} is {_named(value)}; expected an integer")
@@ -113,6 +121,7 @@ def activation(value: Any) -> Any:
     """What makes of an activation, in compiled code, what kernels take."""
     if absent(value):
         return nothing
+    _settled(value, "activation")
     if isinstance(value, types.BaseTuple) and len(value) == 2 and isinstance(value[1], types.Integer | types.Float):
         if isinstance(value[0], types.StringLiteral) and value[0].literal_value == "leaky_relu":
             return leaky_relu
@@ -154,8 +163,9 @@ def backward(dy: Any, x: Any, affine: tuple[Any, Any], ndim: int, left_out: dict
 def flag(value: Any, name: str) -> bool:
     """The value of an argument, which is to be known now."""
     told = known(value)
-    if not isinstance(told, bool | int):
-        raise refuse(f"{name} is a variable; expected True or False in the source: write two calls and an if")
+    if not isinstance(told, bool | int) or told not in (0, 1):
+        what = "a variable" if told is None and isinstance(value, types.Boolean | types.Integer) else _named(value)
+        raise refuse(f"{name} is {what}; expected True or False in the source: write two calls and an if")
     return bool(told)
 
 

@@ -165,7 +165,7 @@ def leaky_relu(activation):
 @jitable
 def named_leaky_relu(activation):
     if activation[0] != "leaky_relu":
-        raise ValueError("activation is a pair, but not ('leaky_relu', slope)")
+        raise ValueError("activation is a pair, but not ('leaky_relu', slope); expected that, or a name")
     return leaky_relu(activation)
 
 

@@ -64,3 +64,37 @@ def test_slopes_are_those_of_calls_from_python():
             rectified(X, slope)
     with pytest.raises(numba.core.errors.TypingError, match=r"activation is .*; expected None, .'leaky_relu', slope."):
         rectified(X, 0.1j)
+
+
+M = np.zeros((4, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("x", lambda x, m, given: fastbn.group_norm(x if given else None, 2)),
+        ("out", lambda x, m, given: fastbn.group_norm(x, 2, out=x if given else None)),
+        ("dy", lambda x, m, given: fastbn.group_norm_backward(x if given else None, x, m, m)),
+        ("mean", lambda x, m, given: fastbn.group_norm_backward(x, x, m if given else None, m)),
+        ("eps", lambda x, m, given: fastbn.rms_norm(x, 5, eps=1e-5 if given else None)),
+        ("axis", lambda x, m, given: fastbn.group_norm(x, 2, axis=1 if given else None)),
+        ("activation", lambda x, m, given: fastbn.group_norm(x, 2, activation="relu" if given else None)),
+    ],
+)
+def test_what_may_be_none_is_to_be_one_of_both(name, call):
+    with pytest.raises(numba.core.errors.TypingError, match=rf"{name} may be None.*: write two calls"):
+        numba.njit(call)(X, M, True)
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda x: fastbn.batch_norm(x, training=None), "none"),
+        (lambda x: fastbn.batch_norm(x, training="yes"), "'yes'"),
+        (lambda x: fastbn.batch_norm(x, training=0.5), "float64"),
+        (lambda x: fastbn.batch_norm(x, training=2), "2"),
+    ],
+)
+def test_what_is_no_flag_is_not_called_a_variable(call, what):
+    with pytest.raises(numba.core.errors.TypingError, match=f"training is {what}; expected True or False in the sou"):
+        numba.njit(call)(X)
