@@ -61,7 +61,7 @@ def entry_point(build: Any, args: tuple[Any, ...]) -> Callable[..., None]:
 
 def comparing(noted: Array) -> Callable[..., int]:
     """`likeness.alike`, for objects of all kinds."""
-    found = likeness.alike.compile((typeof(noted), *[likeness.OBJECT] * 4)) if KNOWN else None
+    found = likeness.alike.compile((typeof(noted), *[likeness.OBJECT] * 5)) if KNOWN else None
     return found or likeness.alike_in_python
 
 

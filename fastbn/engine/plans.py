@@ -44,7 +44,7 @@ class Plan:
         self.run = run  # takes the operands
         self.own = own  # whether all of them own their memory, so that only one and the same overlaps another
         self.noted: Any = None  # what operands are compared to, see `likeness`,
-        self.kinds: Any = None  # and the dtypes of which that tells where they lie
+        self.kinds: Any = None  # and the settings and dtypes of which that tells where they, or their types, lie
 
 
 class Operation:
@@ -76,7 +76,7 @@ def call(
     """
     known, noted, run, own = operation.last
     try:
-        like = settings == known and _alike(noted, a, b, c, others)
+        like = settings == known and _alike(noted, settings, a, b, c, others)
     except ValueError:  # an array, which cannot be a setting, is not compared
         like = DIFFERENT
     if like == ALIKE:
@@ -86,7 +86,7 @@ def call(
         if plan is None:
             return _first(operation, settings, a, b, c, others, specification)
         _, noted, run, own = operation.last = settings, plan.noted, plan.run, plan.own
-        like = _alike(noted, a, b, c, others)
+        like = _alike(noted, settings, a, b, c, others)
     if like != ALIKE:
         check_apart(operation, operation.all(a, b, c, others), own)
     return run(a, b, c, others)
@@ -161,7 +161,7 @@ def _find(operation: Operation, settings: Any, a: Any, b: Any, c: Any, others: A
     except TypeError:  # something that cannot be a setting
         return None
     for plan in plans:
-        if _alike(plan.noted, a, b, c, others):
+        if _alike(plan.noted, settings, a, b, c, others):
             return plan
     return None
 
@@ -170,12 +170,11 @@ def _keep(operation: Operation, settings: Any, plan: Plan, a: Any, b: Any, c: An
     global _alike, _recent, _older, _many
     operands = operation.all(a, b, c, others)
     written = [k - 3 for k in operation.written if operands[k] is not None]
-    plan.noted, plan.kinds = (
-        likeness.noted(a, b, c, others, written, plan.own),
-        [getattr(v, "dtype", v) for v in operands],
-    )
-    for dtype in plan.kinds:
-        if dtype is not None and not dtype.isnative:
+    dtypes = [v.dtype for v in operands if v is not None]
+    plan.noted = likeness.noted(settings, a, b, c, others, written, plan.own)
+    plan.kinds = settings, dtypes
+    for dtype in dtypes:
+        if not dtype.isnative:
             _unusual.setdefault(dtype, dtype)
     if _alike is None:
         _alike = entries.comparing(plan.noted)

@@ -1,4 +1,4 @@
-"""Whether a call is like an earlier one: its operands' kinds, read where Python and NumPy keep them.
+"""Whether a call is like an earlier one: the kinds of what it is given, read where Python and NumPy keep them.
 
 To ask three arrays for shape, dtype and flags takes Python as long as a small array takes to be normalized.
 """
@@ -16,15 +16,25 @@ C_ORDER = 1  # the flag of an array whose strides follow from its shape
 DIFFERENT, ALIKE, PERHAPS_OVERLAPPING = 0, 1, 2
 
 
-def noted(a, b, c, others, written, own):
-    """What `alike` compares operands to, from a call whose operands are arrays or None.
+def noted(settings, a, b, c, others, written, own):
+    """What `alike` compares to, from a call whose operands are arrays or None.
 
-    None and the type of arrays; how many others there are, or -1; of every operand -1 if it is None, else its number of
-    axes, dtype, flags, shape, and strides unless in C order; how many of the others are written to, and which these
-    are, or -1 where `own`, that all own their memory, is not so.  Objects are told by where they lie.
+    None and the types of arrays and tuples; the types of the settings; how many others there are, or -1; of every
+    operand -1 if it is None, else its number of axes, dtype, flags, shape, and strides unless in C order; how many of
+    the others are written to, and which these are, or -1 where `own`, that all own their memory, is not so.  Objects are
+    told by where they lie.
     """
     tail = [len(written), *written] if own or not written else [-1]
-    return np.array([id(None), id(np.ndarray), *_kinds(a, b, c, others), *tail], np.int64)
+    known = id(None), id(np.ndarray), id(tuple)
+    return np.array([*known, *_types(settings), *_kinds(a, b, c, others), *tail], np.int64)
+
+
+def _types(settings):
+    """How many types follow, which are those of the settings, each tuple's followed by those of what is in it."""
+    numbers = []
+    for v in settings:
+        numbers += id(type(v)), *([id(type(u)) for u in v] if type(v) is tuple else [])
+    return [len(numbers), *numbers]
 
 
 def _kinds(a, b, c, others):
@@ -106,14 +116,41 @@ def _like(noted, k, a):
     return k + ndim
 
 
-@whole
-def alike(noted, a, b, c, others):
-    """ALIKE if the operands are of the kinds noted, and those written to are no other operands as well.
+@tile
+def _of_types(noted, settings):
+    """Where more is noted, if the settings, equal to those noted, are of the types noted; else -1.
 
-    PERHAPS_OVERLAPPING: of the kinds noted, but that is yet to be looked at.
+    NumPy calls a float32 equal to a float that it was rounded from.
     """
-    first, second, third, tail, count = _place(a), _place(b), _place(c), _place(others), noted[2]
-    k = _like(noted, 3, first)
+    k, end = 4, 4 + noted[3]
+    item = settings + ITEMS
+    while k < end:
+        v = _word(item)
+        kind = _word(v + TYPE)
+        if kind != noted[k]:
+            return -1
+        item += 8
+        k += 1
+        if kind == noted[2]:
+            for i in range(_word(v + LENGTH)):
+                if _word(_word(v + ITEMS + 8 * i) + TYPE) != noted[k + i]:
+                    return -1
+            k += _word(v + LENGTH)
+    return k
+
+
+@whole
+def alike(noted, settings, a, b, c, others):
+    """ALIKE if settings and operands are of the kinds noted, and those written to are no other operands as well.
+
+    PERHAPS_OVERLAPPING: of the kinds noted, but that is yet to be looked at.  The settings are equal to those noted.
+    """
+    first, second, third, tail = _place(a), _place(b), _place(c), _place(others)
+    k = _of_types(noted, _place(settings))
+    if k < 0:
+        return DIFFERENT
+    count = noted[k]
+    k = _like(noted, k + 1, first)
     if k > 0:
         k = _like(noted, k, second)
     if k > 0:
@@ -140,14 +177,14 @@ def alike(noted, a, b, c, others):
     return ALIKE
 
 
-def alike_in_python(noted, a, b, c, others):
+def alike_in_python(noted, settings, a, b, c, others):
     """As `alike`, where nothing is compiled, or objects lie in another way than it expects."""
     operands = (a, b, c) if others is None else (a, b, c, *others)
     if any(type(v) is not np.ndarray for v in operands if v is not None):
         return DIFFERENT
-    kinds = _kinds(a, b, c, others)
-    end = 2 + len(kinds)
-    if noted[2:end].tolist() != kinds:
+    kinds = [*_types(settings), *_kinds(a, b, c, others)]
+    end = 3 + len(kinds)
+    if noted[3:end].tolist() != kinds:
         return DIFFERENT
     written = [operands[3 + w] for w in noted[end + 1 :]]
     once = noted[end] >= 0 and all(sum(v is w for v in operands) == 1 for w in written)

@@ -52,42 +52,60 @@ def comparisons(noted):
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_difference_is_noticed_wherever_it_is(kind, place):
     right = [array(), array((4, 2)), None, array(), None, array((2, 2))]
-    noted = likeness.noted(*right[:3], tuple(right[3:]), [2], True)
+    noted = likeness.noted((), *right[:3], tuple(right[3:]), [2], True)
     again = [None if v is None else v.copy() for v in right]
     other = again.copy()
     other[place] = OTHERS[kind](array() if right[place] is None else right[place])
     if right[place] is None and kind == "None":
         other[place] = array()
     for alike in comparisons(noted):
-        assert alike(noted, *again[:3], tuple(again[3:])) == likeness.ALIKE
-        assert alike(noted, *other[:3], tuple(other[3:])) == likeness.DIFFERENT
-        assert alike(noted, *again[:3], tuple(again[3:5])) == likeness.DIFFERENT
-        assert alike(noted, *again[:3], (*again[3:], None)) == likeness.DIFFERENT
-        assert alike(noted, *again[:3], None) == likeness.DIFFERENT
+        assert alike(noted, (), *again[:3], tuple(again[3:])) == likeness.ALIKE
+        assert alike(noted, (), *other[:3], tuple(other[3:])) == likeness.DIFFERENT
+        assert alike(noted, (), *again[:3], tuple(again[3:5])) == likeness.DIFFERENT
+        assert alike(noted, (), *again[:3], (*again[3:], None)) == likeness.DIFFERENT
+        assert alike(noted, (), *again[:3], None) == likeness.DIFFERENT
 
 
 def test_strides_matter_where_they_do_not_follow_from_the_shape():
     wide = np.ones((6, 8), np.float32)
-    noted = likeness.noted(wide[::2, ::2], None, None, None, [], True)
+    noted = likeness.noted((), wide[::2, ::2], None, None, None, [], True)
     for alike in comparisons(noted):
-        assert alike(noted, wide[1::2, 1::2], None, None, None) == likeness.ALIKE
+        assert alike(noted, (), wide[1::2, 1::2], None, None, None) == likeness.ALIKE
         for other in (wide[:3, ::2], wide[::2, :4], wide[:3, :4], array()):
-            assert alike(noted, other, None, None, None) == likeness.DIFFERENT
-        assert alike(noted, wide[::2, ::2], None, None, (None,)) == likeness.DIFFERENT
+            assert alike(noted, (), other, None, None, None) == likeness.DIFFERENT
+        assert alike(noted, (), wide[::2, ::2], None, None, (None,)) == likeness.DIFFERENT
 
 
 def test_what_is_written_to_and_given_twice_is_told():
     x, y, out = array(), array(), array()
     for own, expected in ((True, likeness.ALIKE), (False, likeness.PERHAPS_OVERLAPPING)):
-        noted = likeness.noted(x, y, None, (x, None, out), [2], own)
+        noted = likeness.noted((), x, y, None, (x, None, out), [2], own)
         for alike in comparisons(noted):
-            assert alike(noted, x, y, None, (y, None, out)) == expected
+            assert alike(noted, (), x, y, None, (y, None, out)) == expected
             for twice in (
                 (out, y, None, (x, None, out)),
                 (x, out, None, (x, None, out)),
                 (x, y, None, (out, None, out)),
             ):
-                assert alike(noted, *twice) == likeness.PERHAPS_OVERLAPPING
+                assert alike(noted, (), *twice) == likeness.PERHAPS_OVERLAPPING
+
+
+def test_settings_are_alike_if_their_types_are():
+    x = array()
+    settings = 2, 0.5, ("leaky_relu", 0.25, 1), None
+    noted = likeness.noted(settings, x, None, None, None, [], True)
+    others = (
+        (2, np.float32(0.5), settings[2], None),
+        (2.0, *settings[1:]),
+        (2, 0.5, ("leaky_relu", 0.25, True), None),
+        (2, 0.5, ("leaky_relu", np.float16(0.25), 1), None),
+        (2, 0.5, (np.str_("leaky_relu"), 0.25, 1), None),
+    )
+    for alike in comparisons(noted):
+        assert alike(noted, (1 + 1, 1 / 2, ("leaky_relu", 1 / 4, 1), None), x, None, None, None) == likeness.ALIKE
+        for other in others:
+            assert other == settings
+            assert alike(noted, other, x, None, None, None) == likeness.DIFFERENT
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
@@ -158,3 +176,42 @@ def test_settings_that_are_equal_give_the_same_bits_in_any_order():
     """
     told = {python(f"SLOPES = {slopes}", program, NUMBA_DISABLE_JIT="1") for slopes in ((0.0, -0.0), (-0.0, 0.0))}
     assert told == {("True\nTrue\n", "")}
+
+
+X = np.random.default_rng(0).standard_normal((2, 4, 3)) / 100  # so small that eps counts
+ROW = X.reshape(-1, 12)
+CALLS = {
+    "batch norm": lambda c: fastbn.batch_norm(X, None, None, eps=c, training=True),
+    "batch norm, evaluation": lambda c: fastbn.batch_norm(X, np.zeros(4), np.ones(4), eps=c),
+    "batch norm, its momentum": lambda c: fastbn.batch_norm(X, *RUNNING, training=True, momentum=c),
+    "layer norm": lambda c: fastbn.layer_norm(ROW, 12, eps=c),
+    "layer norm, its slope": lambda c: fastbn.layer_norm(ROW, 12, activation=("leaky_relu", c)),
+    "layer norm of a sum": lambda c: fastbn.add_layer_norm(ROW, ROW, 12, eps=c),
+    "group norm": lambda c: fastbn.group_norm(X, 2, eps=c),
+    "instance norm": lambda c: fastbn.instance_norm(X, eps=c),
+    "RMS norm": lambda c: fastbn.rms_norm(ROW, 12, eps=c),
+}
+RUNNING = np.empty((2, 4))
+
+
+def digest(call, number):
+    RUNNING[:] = [[0], [1]]
+    results = CALLS[call](number)
+    results = results if isinstance(results, tuple) else (results,)
+    return [np.asarray(a).tobytes() for a in (*results, RUNNING)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("call", CALLS)
+def test_numbers_that_numpy_calls_equal_are_told_apart(call, dtype):
+    """np.float32(0.1) == 0.1 in NumPy, though the former is larger by 1.5e-9: who came first would decide for both."""
+    numbers = dtype(0.1), 0.1, np.float64(0.1)
+    alone = []
+    for number in numbers:
+        remembered.forget()
+        alone.append(digest(call, number))
+    assert alone[0] != alone[1] == alone[2]
+    for first, second in ((0, 1), (1, 0), (2, 0), (0, 2)):
+        remembered.forget()
+        for k in (first, second, second, first):
+            assert digest(call, numbers[k]) == alone[k]
