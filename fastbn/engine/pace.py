@@ -28,6 +28,7 @@ _UNTIMED_APART = 48  # or this many of calls apart, where a look takes longest
 _RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
 _MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
+_LARGE = 1 << 21  # of x: from here on a team is likely to be faster, so it is tried first, and one thread but once
 _APART = 0.001  # seconds between calls of which the latter comes after other work, which empties caches
 _UNCACHED = 1 << 24  # of x: from here on little of it is in one in any case
 
@@ -35,9 +36,10 @@ _UNCACHED = 1 << 24  # of x: from here on little of it is in one in any case
 class _Pace:
     """What calls of one kind have cost so far, serial and parallel, and which way is taken."""
 
-    __slots__ = ("calls", "cost", "left", "look", "parallel", "ready", "recent", "retry", "timed", "wait")
+    __slots__ = ("calls", "cost", "large", "left", "look", "parallel", "ready", "recent", "retry", "timed", "wait")
 
-    def __init__(self) -> None:
+    def __init__(self, large: bool) -> None:
+        self.large = large
         self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
         self.recent: list[list[float]] = [[], []]  # lists that are replaced, never changed: threads may share them
         self.ready = [inf, inf]  # when the first run of a way ended, which may have compiled: what began before it, too
@@ -52,7 +54,9 @@ class _Pace:
     def record(self, way: bool, start: float, end: float) -> None:
         """What a call has cost that went this way."""
         if start < self.ready[way]:
-            self.ready[way] = min(self.ready[way], end)
+            self.ready[way], self.cost[way] = min(self.ready[way], end), end - start
+            if self.large and not self.recent[True]:  # the first call of all is the calling thread's, which compiles less
+                self.parallel = True
             return
         recent = [*self.recent[way], end - start][-_TRIES:]
         self.recent[way], self.cost[way] = recent, min(recent)
@@ -66,7 +70,7 @@ class _Pace:
             if self.left > 0:
                 return
             if not self.recent[other]:
-                self.parallel, self.left = other, _TRIES
+                self.parallel, self.left = other, 1 if self.large else _TRIES
                 return
         self.parallel = self.cost[True] < self.cost[False]
         if trial:
@@ -87,8 +91,8 @@ class _Paces:
 
     __slots__ = ("apart", "calls", "end", "in_a_row", "taken")
 
-    def __init__(self) -> None:
-        self.in_a_row, self.apart = _Pace(), _Pace()
+    def __init__(self, large: bool) -> None:
+        self.in_a_row, self.apart = _Pace(large), _Pace(large)
         self.end = 0.0  # of the last call that was looked at,
         self.taken = 0.0  # how long it took,
         self.calls = 1  # and how many there are from there to the next one
@@ -173,7 +177,7 @@ def _run(
     if paces is None:
         if len(_paces) > 4096:
             _paces.clear()
-        paces = _paces.setdefault((kind, most), _Paces())
+        paces = _paces.setdefault((kind, most), _Paces(nbytes >= _LARGE))
     start = perf_counter()
     pace = paces.at(start) if nbytes < _UNCACHED else paces.in_a_row
     pace.calls += 1
