@@ -11,6 +11,7 @@ from fastbn._compiled.values import around, elements, flat, hold, jitable, small
 from fastbn.engine import integers
 from fastbn.kernels import columns, runs, statistics
 from fastbn.kernels.plans import Runs
+from fastbn.kernels.rows import forward_at as _rows_forward
 from fastbn.kernels.simd import address
 
 _COLLECTED = runs.COLLECTED
@@ -49,10 +50,10 @@ def rows(memory, shape, affine, eps, saved, centered, activation):
     """Normalize rows, whose elements have weights of their own; shape: how many rows, their length, and weights."""
     x, y = memory
     view = Runs(1, shape[0], 1, shape[1], shape[2])
-    plan = view, integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
+    plan = view, integers.rows_forward(view, x.size * x.itemsize, x.itemsize, centered, 1)
     w, b = flat(affine[0], y), flat(affine[1], y)
-    places = None, None, address(w), address(b)
-    _forward(plan, address(x), address(y), *places, np.float64(eps), address(saved[0]), address(saved[1]), activation)
+    places, found = (None, None, address(w), address(b)), (address(saved[0]), address(saved[1]))
+    _rows_forward(plan, address(x), address(y), *places, np.float64(eps), *found, activation)
     hold(w)
     hold(b)
 

@@ -28,7 +28,7 @@ from fastbn._export.memory import (
     widened,
 )
 from fastbn.engine import integers
-from fastbn.kernels import columns, runs, statistics
+from fastbn.kernels import columns, rows, runs, statistics
 from fastbn.kernels.jit import tile
 from fastbn.kernels.plans import Runs
 
@@ -38,6 +38,7 @@ from fastbn.kernels.plans import Runs
 OK, NULL, SIZE, OVERLAP, SETTING, FEW, ALIGNMENT = range(7)  # what entries return
 
 _runs_forward, _runs_scale = tile(runs.forward.serial.py_func), tile(runs.scale.serial.py_func)
+_rows_forward = tile(rows.forward.serial.py_func)
 _columns_forward, _columns_scale = tile(columns.forward.serial.py_func), tile(columns.scale.serial.py_func)
 _update, _apart = tile(statistics.update.py_func), tile(columns.apart)
 
@@ -73,7 +74,7 @@ def _rows_refused(x, y, rows, cols, eps, most):
 def _rows_plan(x, rows, cols, centered):
     item = item_of(x)
     view = Runs(1, rows, 1, cols, cols)
-    return view, integers.runs_forward(view, 0, rows * cols * item, item, centered, 1)
+    return view, integers.rows_forward(view, rows * cols * item, item, centered, 1)
 
 
 @tile
@@ -96,13 +97,13 @@ def layer_norm(x, y, weight, bias, rows, cols, eps, mean, rstd, work, most):
     w, b = array(weight, cols), array(bias, cols)
     if null(weight):
         if null(bias):
-            _runs_forward(plan, source, target, None, None, None, None, eps, means, roots, None)
+            _rows_forward(plan, source, target, None, None, None, None, eps, means, roots, None)
         else:
-            _runs_forward(plan, source, target, None, None, None, b, eps, means, roots, None)
+            _rows_forward(plan, source, target, None, None, None, b, eps, means, roots, None)
     elif null(bias):
-        _runs_forward(plan, source, target, None, None, w, None, eps, means, roots, None)
+        _rows_forward(plan, source, target, None, None, w, None, eps, means, roots, None)
     else:
-        _runs_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
+        _rows_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
     return OK
 
 
@@ -122,9 +123,9 @@ def rms_norm(x, y, weight, rows, cols, eps, rstd, work, most):
         return OK
     plan, source, target = _rows_plan(x, rows, cols, 0), array(x, size), array(y, size)
     if null(weight):
-        _runs_forward(plan, source, target, None, None, None, None, eps, array(rstd, 0), roots, None)
+        _rows_forward(plan, source, target, None, None, None, None, eps, array(rstd, 0), roots, None)
     else:
-        _runs_forward(plan, source, target, None, None, array(weight, cols), None, eps, array(rstd, 0), roots, None)
+        _rows_forward(plan, source, target, None, None, array(weight, cols), None, eps, array(rstd, 0), roots, None)
     return OK
 
 
@@ -384,9 +385,9 @@ def _groups(memory, affine, shape, eps, saved, work, most):
     b = filled(bias, base + places[0] + channels * own, channels, -0.0 if by_element else 0.0)
     if by_element:
         one_part = Runs(1, count, 1, span, channels)
-        rows = one_part, integers.runs_forward(one_part, 0, size * item, item, 1, 1)
+        plan = one_part, integers.rows_forward(one_part, size * item, item, 1, 1)
         means, roots = wanted(mean, count), wanted(rstd, count)
-        _runs_forward(rows, source, target, None, None, w, b, eps, means, roots, None)
+        _rows_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
     elif by_runs:
         of_parts = Runs(1, count, span, plane, channels)
         of_runs = of_parts, integers.runs_forward(of_parts, 1, size * item, item, 1, 1)

@@ -14,7 +14,7 @@ from fastbn.engine.entries import Entries, entry_point
 from fastbn.engine.integers import blocks_of_rows, blocks_of_samples, ceil_div
 from fastbn.engine.operands import NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
-from fastbn.kernels import runs, statistics
+from fastbn.kernels import rows, runs, statistics
 from fastbn.kernels.plans import Runs
 
 _LONG_CHUNK = 4096  # elements of a chunk: sums of such ones are taken in the order of memory, which is read faster
@@ -24,12 +24,15 @@ Backward = Callable[..., None]  # of (threads, the fields of Gradient)
 
 
 def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
-    """Normalize x, like y, with its own statistics, each parallel work item being one group."""
-    plan = numbers.forward(view, numbers.of(y), centered, rooted)
-    kernel, by_channel = Entries(runs.forward), view.affine == "channel"
+    """Normalize x, like y, with its own statistics, each parallel work item being one group, or some rows."""
+    of, by_channel = (view, numbers.of(y), centered, rooted), view.affine == "channel"
+    masked = unmasked = Entries(runs.forward), numbers.forward(*of, masked=True)
+    if not by_channel:
+        unmasked = Entries(rows.forward), numbers.forward(*of)
 
     def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         args: tuple[Any, ...]
+        kernel, plan = unmasked if extras is None or extras.where is None else masked
         if by_channel:
             args = plan, x, y, w, b, None, None, eps, mean, var, extras
         else:
@@ -48,7 +51,8 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
     empty, with_mean = np.empty, wanted and spec.centered
     flat = (None if v is None else v.ravel() for v in (w, b))
     affine = (*flat, None, None) if by_channel else (None, None, *flat)
-    entry = entry_point(runs.forward.serial, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
+    kernel = (runs if by_channel else rows).forward.serial
+    entry = entry_point(kernel, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Any:
         y = others[-1] if given else empty(shape, dtype)

@@ -13,11 +13,13 @@ from fastbn.kernels.plans import (
     ColumnsForward,
     ColumnsScale,
     RowsBackward,
+    RowsForward,
     Runs,
     RunsBackward,
     RunsForward,
     RunsScale,
 )
+from fastbn.kernels.rows import MOST
 from fastbn.kernels.runs import NEAR, pieces
 
 # Geometry -------------------------------------------------------------------------------------------------------------
@@ -142,6 +144,9 @@ def blocks_of_samples(view: Runs, itemsize: int) -> Blocks:
     return Blocks(ceil_div(samples, size), size, samples)
 
 
+_AT_ONCE = 16 << 10  # bytes of rows: what stays in the nearest cache with what is made of them
+
+
 def blocks_of_rows(rows: int) -> Blocks:
     size = max(ROW_BLOCK, ceil_div(rows, _MOST_BLOCKS))
     return Blocks(ceil_div(rows, size), size, rows)
@@ -159,6 +164,13 @@ def runs_forward(view: Runs, by_channel: int, nbytes: int, itemsize: int, center
     ahead = past if itemsize == 2 else _ahead(nbytes, view.chunks, past, _FAR_BYTES if by_channel else _COLD_BYTES)
     past = -AHEAD if large and not past and not by_channel else past
     return RunsForward(pieces(view.chunks, chunk), centered, rooted, past, ahead)
+
+
+def rows_forward(view: Runs, nbytes: int, itemsize: int, centered: int, rooted: int) -> RowsForward:
+    """For `rows.forward`."""
+    alone = runs_forward(view, 0, nbytes, itemsize, centered, rooted)
+    many = min(max(_AT_ONCE // max(view.length * itemsize, 1), 1), MOST)
+    return RowsForward(ceil_div(view.groups, many), many, centered, rooted, alone.past_cache, alone.ahead)
 
 
 def columns_forward(

@@ -4,7 +4,8 @@ Serial and parallel kernels give the same bits, so the choice is free.  Small ar
 thread.  For others, handing out the work may cost what it saves, and on a machine whose cores are busy many times
 that: both ways are timed as calls go by, and the faster one is taken.  Calls in a row are told from those that come
 after other work, which has emptied the caches: what is found of the one says little about the other, unless the array
-is larger than a cache.  Very large ones, of which even a few slow calls would be noticed, always use all threads.
+is larger than a cache.  Of large ones a team is tried first: programs that call a few times get it.  Very large ones,
+of which even a few slow calls would be noticed, always use all threads.
 """
 
 from _thread import get_ident
@@ -39,7 +40,7 @@ class _Pace:
     __slots__ = ("calls", "cost", "large", "left", "look", "parallel", "ready", "recent", "retry", "timed", "wait")
 
     def __init__(self, large: bool) -> None:
-        self.large = large
+        self.large = large  # whether a team is likely to be the faster way
         self.cost = [0.0, 0.0]  # the best of the last _TRIES times: two bad ones are chance, more are a busy machine
         self.recent: list[list[float]] = [[], []]  # lists that are replaced, never changed: threads may share them
         self.ready = [inf, inf]  # when the first run of a way ended, which may have compiled: what began before it, too
@@ -55,7 +56,7 @@ class _Pace:
         """What a call has cost that went this way."""
         if start < self.ready[way]:
             self.ready[way], self.cost[way] = min(self.ready[way], end), end - start
-            if self.large and not self.recent[True]:  # the first call of all is the calling thread's, which compiles less
+            if self.large and not self.recent[True]:  # behind the first call, whose thread compiles its build sooner
                 self.parallel = True
             return
         recent = [*self.recent[way], end - start][-_TRIES:]

@@ -21,8 +21,8 @@ def noted(settings, a, b, c, others, written, own):
 
     None and the types of arrays and tuples; the types of the settings; how many others there are, or -1; of every
     operand -1 if it is None, else its number of axes, dtype, flags, shape, and strides unless in C order; how many of
-    the others are written to, and which these are, or -1 where `own`, that all own their memory, is not so.  Objects are
-    told by where they lie.
+    the others are written to, and which these are, or -1 where `own`, that all own their memory, is not so.  Objects
+    are told by where they lie.
     """
     tail = [len(written), *written] if own or not written else [-1]
     known = id(None), id(np.ndarray), id(tuple)

@@ -50,6 +50,15 @@ class RunsForward(NamedTuple):
     ahead: int  # 0, or x is fetched so many elements ahead while it is summed
 
 
+class RowsForward(NamedTuple):
+    units: int  # some rows
+    rows: int  # of a unit
+    centered: int
+    rooted: int
+    past_cache: int
+    ahead: int
+
+
 class RunsScale(NamedTuple):
     units: int  # pieces of all runs
     past_cache: int

@@ -25,6 +25,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
+ROOM = 256  # numbers that `room` has memory for
 LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
@@ -254,6 +255,16 @@ def advance(typing, memory, count):
     if memory == types.none:
         return memory(memory, types.intp), lambda context, builder, sig, args: args[0]
     return memory(memory, types.intp), lambda context, builder, sig, args: builder.gep(args[0], [args[1]])
+
+
+@intrinsic
+def room(typing):
+    """Memory for ROOM numbers of float64, until the function returns whose code this becomes part of."""
+
+    def codegen(context, builder, sig, args):
+        return cgutils.alloca_once(builder, _FLOAT[64], size=_INT64(ROOM))
+
+    return types.CPointer(types.float64)(), codegen
 
 
 @intrinsic

@@ -3,6 +3,7 @@
 import numpy as np
 
 LANES = 16
+ROOM = 256
 
 
 class Vec(np.ndarray):
@@ -48,6 +49,10 @@ def address(array):
 
 def advance(memory, count):
     return None if memory is None else memory[count:]
+
+
+def room():
+    return np.empty(ROOM)
 
 
 def load(memory, index):

@@ -29,7 +29,10 @@ SHAPES = [
     (16_385, 4, 12),
     (1, 2000, 1),
 ]
-KERNELS = "forward", "scale", "backward", "rows_backward", "columns_forward", "columns_scale", "columns_backward"
+KERNELS = (
+    *("forward", "scale", "backward", "rows_forward", "rows_backward"),
+    *("columns_forward", "columns_scale", "columns_backward"),
+)
 
 
 def unread(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -59,8 +62,8 @@ def of_python(view: Any, kind: str, x: Any, **settings: Any) -> Any:
         plan = numbers.forward(view, of_x, settings.get("centered", True), settings.get("rooted", True))
     else:
         plan = numbers.scale(view, of_x) if kind == "scale" else numbers.backward(view, of_x, True)[0]
-    name = f"columns_{kind}" if view.columns else kind
-    return "rows_backward" if (kind, view.affine) == ("backward", "element") else name, plan.tolist()
+    of_rows = view.affine == "element" and kind != "scale"
+    return f"{'columns_' if view.columns else 'rows_' if of_rows else ''}{kind}", plan.tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -129,6 +132,7 @@ def compiled(lengths, nbytes, itemsize):
         integers.runs_forward(elements, 0, nbytes, itemsize, 0, 1),
         integers.runs_scale(runs, 1, nbytes, itemsize),
         integers.runs_backward(Runs(outer, channels, 1, inner, channels), nbytes, itemsize),
+        integers.rows_forward(elements, nbytes, itemsize, 1, 0),
         integers.rows_backward(elements, nbytes, itemsize),
         integers.columns_forward(eight, 1, nbytes, itemsize, 1, 0),
         integers.columns_scale(by_row, channels, nbytes, itemsize, 2, 3),

@@ -37,6 +37,7 @@ KERNELS = {  # names in Python: those in the entries, and which of the arguments
     "columns_forward": ("_columns_forward", 1),
     "columns_scale": ("_columns_scale", 1),
     "backward": ("_runs_backward", 2),
+    "rows_forward": ("_rows_forward", 1),
     "rows_backward": ("_rows_backward", 2),
     "columns_backward": ("_columns_backward", 2),
 }
@@ -122,8 +123,8 @@ def of_python(view: Any, kind: str, x: Any, centered: bool = True, rooted: bool 
         plan = numbers.forward(view, of_x, centered, rooted)
     else:
         plan = numbers.scale(view, of_x) if kind == "scale" else numbers.backward(view, of_x, True)[0]
-    name = f"columns_{kind}" if view.columns else kind
-    return "rows_backward" if (kind, view.affine) == ("backward", "element") else name, plan.tolist()
+    of_rows = view.affine == "element" and kind != "scale"
+    return f"{'columns_' if view.columns else 'rows_' if of_rows else ''}{kind}", plan.tolist()
 
 
 def functions(operation: str, dtype: str) -> list[interface.Function]:

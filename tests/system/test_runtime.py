@@ -520,6 +520,28 @@ def test_the_faster_way_is_taken_until_it_is_the_slower_one(clock):
     assert share(100e-6, 130e-6, seconds=1) < 0.05  # a little busy
 
 
+@pytest.mark.parametrize(
+    ("nbytes", "parallel", "expected"),
+    [
+        (1 << 20, 60e-6, "1111 2222 2222"),
+        (1 << 22, 60e-6, "1222 2122 2222"),
+        (1 << 22, 130e-6, "1222 2111 1111"),
+        (1 << 22, 3e-3, "1222 1111 1111"),
+    ],
+)
+def test_which_way_the_first_calls_go(clock, nbytes, parallel, expected):
+    """Of large arrays, the team's way first: a program that calls but a few times gets it."""
+    ways = []
+
+    def run(team):
+        ways.append(team)
+        clock[0] += 100e-6 if team == 1 else parallel
+
+    for _ in range(12):
+        pace.with_team("kind", nbytes, run)
+    assert "".join(map(str, ways)) == expected.replace(" ", "")
+
+
 def test_threads_that_slept_are_not_judged_by_how_they_wake_up(clock):
     slept, ways = True, []
 
