@@ -50,7 +50,7 @@ def rows(memory, shape, affine, eps, saved, centered, activation):
     """Normalize rows, whose elements have weights of their own; shape: how many rows, their length, and weights."""
     x, y = memory
     view = Runs(1, shape[0], 1, shape[1], shape[2])
-    plan = view, integers.rows_forward(view, x.size * x.itemsize, x.itemsize, centered, 1)
+    plan = view, integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
     w, b = flat(affine[0], y), flat(affine[1], y)
     places, found = (None, None, address(w), address(b)), (address(saved[0]), address(saved[1]))
     _rows_forward(plan, address(x), address(y), *places, np.float64(eps), *found, activation)

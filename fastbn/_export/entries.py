@@ -74,7 +74,7 @@ def _rows_refused(x, y, rows, cols, eps, most):
 def _rows_plan(x, rows, cols, centered):
     item = item_of(x)
     view = Runs(1, rows, 1, cols, cols)
-    return view, integers.rows_forward(view, rows * cols * item, item, centered, 1)
+    return view, integers.runs_forward(view, 0, rows * cols * item, item, centered, 1)
 
 
 @tile
@@ -385,7 +385,7 @@ def _groups(memory, affine, shape, eps, saved, work, most):
     b = filled(bias, base + places[0] + channels * own, channels, -0.0 if by_element else 0.0)
     if by_element:
         one_part = Runs(1, count, 1, span, channels)
-        plan = one_part, integers.rows_forward(one_part, size * item, item, 1, 1)
+        plan = one_part, integers.runs_forward(one_part, 0, size * item, item, 1, 1)
         means, roots = wanted(mean, count), wanted(rstd, count)
         _rows_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
     elif by_runs:

@@ -24,15 +24,15 @@ Backward = Callable[..., None]  # of (threads, the fields of Gradient)
 
 
 def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
-    """Normalize x, like y, with its own statistics, each parallel work item being one group, or some rows."""
-    of, by_channel = (view, numbers.of(y), centered, rooted), view.affine == "channel"
-    masked = unmasked = Entries(runs.forward), numbers.forward(*of, masked=True)
+    """Normalize x, like y, with its own statistics, each parallel work item being some groups."""
+    plan, by_channel = numbers.forward(view, numbers.of(y), centered, rooted), view.affine == "channel"
+    masked = unmasked = Entries(runs.forward)
     if not by_channel:
-        unmasked = Entries(rows.forward), numbers.forward(*of)
+        unmasked = Entries(rows.forward)
 
     def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         args: tuple[Any, ...]
-        kernel, plan = unmasked if extras is None or extras.where is None else masked
+        kernel = unmasked if extras is None or extras.where is None else masked
         if by_channel:
             args = plan, x, y, w, b, None, None, eps, mean, var, extras
         else:

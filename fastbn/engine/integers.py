@@ -13,14 +13,12 @@ from fastbn.kernels.plans import (
     ColumnsForward,
     ColumnsScale,
     RowsBackward,
-    RowsForward,
     Runs,
     RunsBackward,
     RunsForward,
     RunsScale,
 )
-from fastbn.kernels.rows import MOST
-from fastbn.kernels.runs import NEAR, pieces
+from fastbn.kernels.runs import MOST, NEAR, pieces
 
 # Geometry -------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +142,7 @@ def blocks_of_samples(view: Runs, itemsize: int) -> Blocks:
     return Blocks(ceil_div(samples, size), size, samples)
 
 
-_AT_ONCE = 16 << 10  # bytes of rows: what stays in the nearest cache with what is made of them
+_AT_ONCE = 16 << 10  # bytes of groups: what stays in the nearest cache with what is made of them
 
 
 def blocks_of_rows(rows: int) -> Blocks:
@@ -163,14 +161,8 @@ def runs_forward(view: Runs, by_channel: int, nbytes: int, itemsize: int, center
     # Half precision: arithmetic takes as long as memory does, so sums must not wait for it, nor it for them.
     ahead = past if itemsize == 2 else _ahead(nbytes, view.chunks, past, _FAR_BYTES if by_channel else _COLD_BYTES)
     past = -AHEAD if large and not past and not by_channel else past
-    return RunsForward(pieces(view.chunks, chunk), centered, rooted, past, ahead)
-
-
-def rows_forward(view: Runs, nbytes: int, itemsize: int, centered: int, rooted: int) -> RowsForward:
-    """For `rows.forward`."""
-    alone = runs_forward(view, 0, nbytes, itemsize, centered, rooted)
-    many = min(max(_AT_ONCE // max(view.length * itemsize, 1), 1), MOST)
-    return RowsForward(ceil_div(view.groups, many), many, centered, rooted, alone.past_cache, alone.ahead)
+    many = min(max(_AT_ONCE // max(view.chunks * chunk * itemsize, 1), 1), MOST)
+    return RunsForward(ceil_div(view.groups, many), many, pieces(view.chunks, chunk), centered, rooted, past, ahead)
 
 
 def columns_forward(

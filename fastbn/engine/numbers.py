@@ -63,11 +63,9 @@ def blocks_of_gradients(view: View, itemsize: int) -> int:
     return integers.blocks_of_samples(shape, itemsize).number
 
 
-def forward(view: View, y: Elements, centered: bool, rooted: bool, masked: bool = False) -> Array:
-    """For `runs.forward`, `rows.forward` or `columns.forward`."""
+def forward(view: View, y: Elements, centered: bool, rooted: bool) -> Array:
+    """For `runs.forward` or `columns.forward`."""
     shape = view.geometry
-    if view.affine == "element" and not masked:
-        return _numbers(shape, integers.rows_forward(shape, *y, centered, rooted))
     if view.columns:
         return _numbers(shape, integers.columns_forward(shape, view.blocks, *y, centered, rooted))
     return _numbers(shape, integers.runs_forward(shape, view.affine == "channel", *y, centered, rooted))

@@ -41,6 +41,8 @@ class Columns(NamedTuple):
 
 
 class RunsForward(NamedTuple):
+    units: int  # some groups
+    groups: int  # of a unit
     pieces: int  # of a group
     centered: int  # whether the mean is taken away
     rooted: int  # whether `var` takes rstd
@@ -48,15 +50,6 @@ class RunsForward(NamedTuple):
         int  # 0, or y is written past the cache, and x fetched so many elements ahead; negative: if in whole lines
     )
     ahead: int  # 0, or x is fetched so many elements ahead while it is summed
-
-
-class RowsForward(NamedTuple):
-    units: int  # some rows
-    rows: int  # of a unit
-    centered: int
-    rooted: int
-    past_cache: int
-    ahead: int
 
 
 class RunsScale(NamedTuple):

@@ -37,6 +37,7 @@ from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, 
 from fastbn.kernels.simd import (
     LANES,
     LINE,
+    ROOM,
     address,
     advance,
     either,
@@ -44,6 +45,7 @@ from fastbn.kernels.simd import (
     gap,
     load,
     narrow,
+    room,
     rounded,
     splat,
     splat64,
@@ -64,6 +66,7 @@ PIECE = 16384  # elements: some microseconds of work, far more than it costs to 
 NO_EXTRAS = None, None, None, None, None, None
 NO_GRADIENT_EXTRAS = None, None, None, None, None, None, None, None
 
+MOST = ROOM // 4  # groups at a time
 COLLECTED = 8192  # sums of blocks: work for one thread
 
 
@@ -355,31 +358,53 @@ def _addresses(w, b, we, be):
 
 
 @inlined
-def _of_group(x, y, view, how, g, affine, eps, extras):
-    """Normalize group g; its mean, variance and 1 / sqrt(variance + eps).
-
-    affine: as of `_apply`.  extras: what `beginnings` makes; counts; and summed, see `forward`.
-    """
-    of_elements, counts, summed = extras
-    past_cache = how.past_cache
-    if past_cache < 0:
-        past_cache = -past_cache if _in_lines(y, view.length) else 0
+def _moments_of_group(x, view, how, g, of_elements):
+    """The element that the sums of group g are about, and these."""
     shift, s, q = 0.0, 0.0, 0.0
     for p in range(how.pieces):
         shift, ds, dq = _reduce(x, of_elements[2], view, (g, p), how.centered, False, how.ahead)
         s += ds
         q += dq
-    m, v = statistics(shift, s, q, _terms(counts, view, g), how.centered)
-    r = rooted(v, eps)
-    for p in range(how.pieces - 1, -1, -1):  # backwards: what was read last is still in the cache
+    return shift, s, q
+
+
+@inlined
+def _write_group(memory, view, how, g, statistics, affine, of_elements, past_cache):
+    """Normalize group g, from its last piece back to the first: what was read last is still in the cache."""
+    x, y, summed = memory
+    for p in range(how.pieces - 1, -1, -1):
         _add_up(x, summed, view, (g, p), past_cache)  # before y, which may be where x is
-        _apply(x, y, view, (g, p), (m, r), affine, of_elements, (past_cache, how.ahead))
-    return m, v, r
+        _apply(x, y, view, (g, p), statistics, affine, of_elements, (past_cache, how.ahead))
+
+
+@inlined
+def some_groups(sum_up, write, memory, view, how, first, affine, eps, extras, found):
+    """Normalize some groups from a first one on; how many.
+
+    sum_up, write: what does one group, such as `_moments_of_group` and `_write_group`.  affine: as of `_apply`.
+    extras: what `beginnings` makes; counts; and summed, see `forward`.  found: takes mean, variance and
+    1 / sqrt(variance + eps) of each.
+
+    From a group's sums to its result is a chain of some sixty steps that wait for each other, as long as a hundred
+    elements take.  So the sums of some groups come first, then their statistics, then their results, which overlap.
+    """
+    (x, y), (of_elements, counts, summed), (m, v, r) = memory, extras, found
+    many, past_cache = min(how.groups, view.groups - first), how.past_cache
+    if past_cache < 0:
+        past_cache = -past_cache if _in_lines(y, view.length) else 0
+    for k in range(many):
+        r[k], m[k], v[k] = sum_up(x, view, how, first + k, of_elements)
+    for k in range(many):
+        m[k], v[k] = statistics(r[k], m[k], v[k], _terms(counts, view, first + k), how.centered)
+        r[k] = rooted(v[k], eps)
+    for k in range(many):
+        write((x, y, summed), view, how, first + k, (m[k], r[k]), affine, of_elements, past_cache)
+    return many
 
 
 @driver
 def forward(plan, x, y, w, b, we, be, eps, mean, var, extras):
-    """y, mean and variance of x (flat arrays), each parallel work item being one group.
+    """y, mean and variance of x (flat arrays), each parallel work item being some groups.
 
     plan: the numbers of `Runs` and `RunsForward`.  `past_cache` and `ahead`: 0, or the next group is fetched, so many
     elements ahead, while this one is written or, for the latter, summed, too.
@@ -388,16 +413,20 @@ def forward(plan, x, y, w, b, we, be, eps, mean, var, extras):
     extras: None, or what may be None each: what `normalize` takes, residual, packed activation, where and dy; counts:
     float64 (groups,), how many elements count; summed: where the sum of the two arrays goes that x is then.
     """
-    for g in prange(read(plan, Runs, RunsForward)[0].groups):
+    for unit in prange(read(plan, Runs, RunsForward)[1].units):
         view, how = read(plan, Runs, RunsForward)
         residual, activation, where, dy, counts, summed = either(extras, NO_EXTRAS)
         affine, of_elements = _addresses(w, b, we, be), beginnings((residual, activation, where, dy))
-        beside = of_elements, address(counts), address(summed)
-        m, v, r = _of_group(address(x), address(y), view, how, g, affine, eps, beside)
-        if mean.size > 0:
-            mean[g] = m
-        if var.size > 0:
-            var[g] = r if how.rooted else v
+        beside, m, first = (of_elements, address(counts), address(summed)), room(), unit * how.groups
+        v, r = advance(m, MOST), advance(m, 2 * MOST)
+        memory, found = (address(x), address(y)), (m, v, r)
+        for k in range(
+            some_groups(_moments_of_group, _write_group, memory, view, how, first, affine, eps, beside, found)
+        ):
+            if mean.size > 0:
+                mean[first + k] = m[k]
+            if var.size > 0:
+                var[first + k] = r[k] if how.rooted else v[k]
 
 
 @entry
@@ -407,13 +436,17 @@ def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
     mean, var: None where not wanted.  activation: packed, or None.
     """
     view, how = read(plan, Runs, RunsForward)
+    m = room()
+    v, r = advance(m, MOST), advance(m, 2 * MOST)
     affine, extras = (w, b, we, be), (beginnings((None, activation, None, None)), None, None)
-    for g in range(view.groups):
-        m, v, r = _of_group(x, y, view, how, g, affine, eps, extras)
-        if mean is not None:
-            mean[g] = m
-        if var is not None:
-            var[g] = r if how.rooted else v
+    for first in range(0, view.groups, how.groups):
+        for k in range(
+            some_groups(_moments_of_group, _write_group, (x, y), view, how, first, affine, eps, extras, (m, v, r))
+        ):
+            if mean is not None:
+                mean[first + k] = m[k]
+            if var is not None:
+                var[first + k] = r[k] if how.rooted else v[k]
 
 
 @driver

@@ -9,11 +9,11 @@ from numba.extending import intrinsic, overload
 
 from fastbn.kernels import rows, runs, statistics
 from fastbn.kernels.jit import tile, whole
-from fastbn.kernels.plans import RowsBackward, RowsForward, Runs, RunsBackward, RunsForward, RunsScale, named
+from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, RunsScale, named
 from fastbn.kernels.simd import address, advance
 
-_FORWARD, _ROWS_FORWARD, _SCALE, _BACKWARD, _ROWS_BACKWARD = (
-    len(Runs._fields) + len(more._fields) for more in (RunsForward, RowsForward, RunsScale, RunsBackward, RowsBackward)
+_FORWARD, _SCALE, _BACKWARD, _ROWS_BACKWARD = (
+    len(Runs._fields) + len(more._fields) for more in (RunsForward, RunsScale, RunsBackward, RowsBackward)
 )
 _backward, _rows_backward, _collect = runs.backward.serial, runs.rows_backward.serial, runs.collect_rows.serial
 
@@ -69,7 +69,7 @@ def forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation)
 @whole
 def rows_forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation):
     """As `forward`, of `rows.forward`."""
-    plan = carray(memory(numbers, np.int64), _ROWS_FORWARD)
+    plan = carray(memory(numbers, np.int64), _FORWARD)
     affine = memory(w, compute), memory(b, compute), memory(we, compute), memory(be, compute)
     means = address(saved)
     variances = advance(means, saved.size // 2)
