@@ -28,6 +28,7 @@ _PLACES = {
     "pace": ("fastbn.engine.pace", None),
     "plans": ("fastbn.engine.plans", None),
     "power": ("fastbn._powers", "power"),
+    "rows": ("fastbn.kernels.rows", None),
     "runs": ("fastbn.kernels.runs", None),
     "sources": ("fastbn.kernels.sources", None),
     "steps": ("fastbn._compiled.steps", None),

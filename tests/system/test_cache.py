@@ -17,9 +17,9 @@ CALL = """
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
     import fastbn, workload
-    from internals import runs
+    from internals import rows
     print(workload.check_rows())
-    for build in runs.forward:
+    for build in rows.forward:
         print(sum(build.stats.cache_hits.values()), sum(build.stats.cache_misses.values()))
 """
 
@@ -89,8 +89,8 @@ def test_a_kernel_that_is_found_is_all_that_is_loaded(folder):
 def test_serial_and_parallel_build_never_share_an_entry(filled):
     names = [path.name for path in drivers(filled)]
     assert len(names) == 2
-    assert names[0].startswith("runs.forward.parallel-")
-    assert names[1].startswith("runs.forward.serial-")
+    assert names[0].startswith("rows.forward.parallel-")
+    assert names[1].startswith("rows.forward.serial-")
 
 
 @pytest.mark.full
@@ -410,8 +410,8 @@ def test_a_numba_that_makes_libraries_otherwise(change, tmp_path):
         {change}
         import workload
         print(workload.check_rows())
-        from internals import runs
-        print([sum(build.stats.cache_hits.values()) for build in runs.forward])
+        from internals import rows
+        print([sum(build.stats.cache_hits.values()) for build in rows.forward])
     """
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n[0, 0]\n", "")
     assert python(program, NUMBA_CACHE_DIR=tmp_path) == ("right\n[1, 1]\n", "")

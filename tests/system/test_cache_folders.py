@@ -11,9 +11,9 @@ from processes import PACKAGE, python
 
 CALL = """
     import numpy, fastbn
-    from internals import runs
+    from internals import rows
     print(*fastbn.layer_norm(numpy.array([[0.0, 2.0]]), 2, eps=0)[0])
-    stats = runs.forward.serial.stats
+    stats = rows.forward.serial.stats
     print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 FOUND, COMPILED = "-1.0 1.0\n1 0\n", "-1.0 1.0\n0 1\n"

@@ -10,10 +10,10 @@ from processes import PACKAGE, python
 
 ROWS = """
     import numpy as np, fastbn
-    from fastbn.kernels import runs
+    from fastbn.kernels import rows
     fastbn.set_num_threads(1)
     print(*fastbn.layer_norm(np.array([[-2.0, 0.0, 2.0, 4.0]], "float32"), 4, activation="relu").round(2).ravel())
-    stats = runs.forward.serial.stats
+    stats = rows.forward.serial.stats
     print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 OLD, NEW = "0.0 0.0 0.45 1.34", "1.0 1.0 1.0 1.34"

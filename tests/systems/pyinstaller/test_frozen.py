@@ -15,10 +15,10 @@ APP = """
     import sys
     import numpy as np
     import fastbn
-    from fastbn.kernels import runs
+    from fastbn.kernels import rows
 
     print(*fastbn.layer_norm(np.array([[-2.0, 0.0, 2.0, 4.0]], "float32"), 4, activation="relu").round(2).ravel())
-    stats = runs.forward.serial.stats
+    stats = rows.forward.serial.stats
     print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), getattr(sys, "frozen", False))
 """
 EDIT = "    return less(z, 0.0, 0.0, z)\n", "    return less(z, 1.0, 1.0, z)\n"  # relu, of "the next release"
