@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from fastbn.torch._folded import Joined, Way, has_channels_last, joined
 from fastbn.torch._known import may_be_known
-from fastbn.torch._pending import Place, caller_of, calling_frame, is_replaced
+from fastbn.torch._pending import Place, Waiting, caller_of, calling_frame, is_replaced
 
 __all__ = ["PAIRS", "Convolved", "Folding", "fold_into", "folding_of", "input_of", "settled", "to_be_folded", "unfold"]
 
@@ -163,8 +163,8 @@ def _at(module: Any, path: str) -> Any:
     return module
 
 
-class Convolved(Tensor):
-    """The result of a convolution that is not computed yet."""
+class Convolved(Waiting):
+    """The result of a convolution."""
 
     @staticmethod
     def of(folding: Folding, way: Way, x: Tensor) -> "Convolved":
@@ -181,6 +181,9 @@ class Convolved(Tensor):
     ) -> Any:
         args, kwargs = tree_map_only(Convolved, settled, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+    def _unseen(self) -> Tensor:
+        return settled(self)
 
 
 _NOTHING = torch.empty(0)

@@ -8,6 +8,7 @@ out where waiting is worth it.
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "Call",
     "Pending",
     "Place",
+    "Waiting",
     "calling_frame",
     "code_at",
     "is_watched",
@@ -210,9 +212,13 @@ class Call:
         with torch.set_grad_enabled(self.tracked):
             return self.function(self.x, *arguments, activation=activation, residual=residual)
 
+    def is_differentiated(self) -> bool:
+        """Whether a gradient goes through the norm."""
+        return any(isinstance(t, Tensor) and t.requires_grad for t in (self.x, *self.arguments))
+
     def _look_for_functions(self) -> None:
         """Raise if an autograd function got what waits: torch would not take the gradient further than to there."""
-        if not any(isinstance(t, Tensor) and t.requires_grad for t in (self.x, *self.arguments)):
+        if not self.is_differentiated():
             return
         frame: Any = sys._getframe(1)
         while frame is not None and frame.f_code is not self.code:
@@ -238,8 +244,23 @@ def _changed(what: str, behind: str) -> RuntimeError:
 APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
-class Pending(Tensor):
-    """The result of a norm that is not computed yet, or of a norm and the residual sum behind it."""
+class Waiting(Tensor):
+    """A result that is not computed yet, and without elements until then."""
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Reached by what does not ask tensors first, as functions of torch.jit and torch.func."""
+        return func(*tree_map_only(cls, cls._unseen, args), **tree_map_only(cls, cls._unseen, kwargs or {}))
+
+    def _unseen(self) -> Tensor:
+        """The result for what torch would not take the gradient through."""
+        raise NotImplementedError
+
+
+class Pending(Waiting):
+    """The result of a norm, or of a norm and the residual sum behind it."""
 
     call: Call
     residual: tuple[Tensor, int] | None  # and its version
@@ -271,6 +292,18 @@ class Pending(Tensor):
                 return found
         args, kwargs = tree_map_only(Pending, settled, (args, kwargs))
         return func(*args, **kwargs)
+
+    def _unseen(self) -> Tensor:
+        call, residual = self.__dict__["call"], self.__dict__["residual"]
+        if call.tracked and (call.is_differentiated() or (residual is not None and residual[0].requires_grad)):
+            message = (
+                "a function of torch.jit or torch.func, which takes no gradient through it, got the result of a norm "
+                "before it was computed, on another way through a forward than the one that was traced; convert the "
+                "model with fastbn.torch.convert(model, fuse=False)"
+            )
+            warnings.warn(message, stacklevel=2)  # too, for torch.jit keeps an error's words to itself
+            raise RuntimeError(message)
+        return settled(self)
 
 
 _NOTHING = torch.empty(0)

@@ -234,6 +234,55 @@ def test_what_was_changed_unseen_is_told(changed):
         model(drawn())
 
 
+class OnAnotherWay(nn.Module):
+    """With a way that takes the norm's, or the convolution's, result to what does not ask tensors how they compute."""
+
+    def __init__(self, folded):
+        super().__init__()
+        self.conv, self.norm, self.folded, self.other = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), folded, None
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.other and self.folded:
+            return self.other(y)
+        y = self.norm(y)
+        return self.other(y) if self.other else torch.relu(y)
+
+
+@torch.jit.script
+def scripted(x):
+    return x * 2.0
+
+
+OTHERS = {"jit": scripted, "vmap": lambda y: torch.vmap(lambda row: row * 2)(y)}
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["norm", "convolution"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_does_not_ask_gets_what_was_computed(other, folded):
+    """A function of torch.jit took a tensor without elements for the result."""
+    model = OnAnotherWay(folded).eval()
+    converted = fbt.convert(model)
+    with torch.no_grad():
+        converted(drawn())
+        converted.other = model.other = OTHERS[other]
+        torch.testing.assert_close(converted(drawn()), model(drawn()))
+
+
+@pytest.mark.parametrize("other", ["jit", "vmap"])
+def test_where_it_would_lose_a_gradient_it_is_told(other):
+    model = fbt.convert(OnAnotherWay(False))
+    model(drawn())
+    model.other = OTHERS[other]
+    with pytest.warns(match="fuse=False"), pytest.raises(RuntimeError):
+        model(drawn())
+    model.other = None  # a function of torch.jit cannot be copied
+    plain = fbt.convert(model, fuse=False)
+    plain.other = OTHERS[other]
+    plain(drawn()).sum().backward()
+    assert plain.conv.weight.grad is not None
+
+
 def test_an_eps_that_was_set_later_holds_where_a_norm_is_folded():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU()).eval()
