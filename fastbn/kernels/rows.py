@@ -14,13 +14,12 @@ from fastbn.kernels.simd import address, advance, either, narrow, room, rounded,
 
 @inlined
 def _moments_of_piece(x, i, n, shift, centered, ahead):
-    zero = splat64(0.0)
     if narrow(x) and n >= FEW:
-        s, q = moments(x, None, i, n, splat(x, shift), zero, zero, ahead)
+        s, q = moments(x, None, i, n, splat(x, shift), splat64(0.0), splat64(0.0), ahead)
         s, q = total(s), total(q)
         if trusted(s, q, n, centered):
             return s, q
-    s, q = moments(x, None, i, n, splat64(shift), zero, zero, 0)
+    s, q = moments(x, None, i, n, splat64(shift), splat64(0.0), splat64(0.0), 0)
     return total(s), total(q)
 
 
