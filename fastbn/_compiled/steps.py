@@ -52,8 +52,8 @@ def rows(memory, shape, affine, eps, saved, centered, activation):
     view = Runs(1, shape[0], 1, shape[1], shape[2])
     plan = view, integers.runs_forward(view, 0, x.size * x.itemsize, x.itemsize, centered, 1)
     w, b = flat(affine[0], y), flat(affine[1], y)
-    places, found = (None, None, address(w), address(b)), (address(saved[0]), address(saved[1]))
-    _rows_forward(plan, address(x), address(y), *places, np.float64(eps), *found, activation)
+    places, found = (address(w), address(b)), (address(saved[0]), address(saved[1]))
+    _rows_forward(plan, address(x), address(y), places, np.float64(eps), *found, activation)
     hold(w)
     hold(b)
 

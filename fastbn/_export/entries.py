@@ -97,13 +97,13 @@ def layer_norm(x, y, weight, bias, rows, cols, eps, mean, rstd, work, most):
     w, b = array(weight, cols), array(bias, cols)
     if null(weight):
         if null(bias):
-            _rows_forward(plan, source, target, None, None, None, None, eps, means, roots, None)
+            _rows_forward(plan, source, target, None, None, eps, means, roots, None)
         else:
-            _rows_forward(plan, source, target, None, None, None, b, eps, means, roots, None)
+            _rows_forward(plan, source, target, None, b, eps, means, roots, None)
     elif null(bias):
-        _rows_forward(plan, source, target, None, None, w, None, eps, means, roots, None)
+        _rows_forward(plan, source, target, w, None, eps, means, roots, None)
     else:
-        _rows_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
+        _rows_forward(plan, source, target, w, b, eps, means, roots, None)
     return OK
 
 
@@ -123,9 +123,9 @@ def rms_norm(x, y, weight, rows, cols, eps, rstd, work, most):
         return OK
     plan, source, target = _rows_plan(x, rows, cols, 0), array(x, size), array(y, size)
     if null(weight):
-        _rows_forward(plan, source, target, None, None, None, None, eps, array(rstd, 0), roots, None)
+        _rows_forward(plan, source, target, None, None, eps, array(rstd, 0), roots, None)
     else:
-        _rows_forward(plan, source, target, None, None, array(weight, cols), None, eps, array(rstd, 0), roots, None)
+        _rows_forward(plan, source, target, array(weight, cols), None, eps, array(rstd, 0), roots, None)
     return OK
 
 
@@ -387,7 +387,7 @@ def _groups(memory, affine, shape, eps, saved, work, most):
         one_part = Runs(1, count, 1, span, channels)
         plan = one_part, integers.runs_forward(one_part, 0, size * item, item, 1, 1)
         means, roots = wanted(mean, count), wanted(rstd, count)
-        _rows_forward(plan, source, target, None, None, w, b, eps, means, roots, None)
+        _runs_forward(plan, source, target, None, None, w, b, eps, means, roots, None)  # which is here anyway
     elif by_runs:
         of_parts = Runs(1, count, span, plane, channels)
         of_runs = of_parts, integers.runs_forward(of_parts, 1, size * item, item, 1, 1)

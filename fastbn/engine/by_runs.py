@@ -26,15 +26,15 @@ Backward = Callable[..., None]  # of (threads, the fields of Gradient)
 def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
     """Normalize x, like y, with its own statistics, each parallel work item being some groups."""
     plan, by_channel = numbers.forward(view, numbers.of(y), centered, rooted), view.affine == "channel"
-    masked = unmasked = Entries(runs.forward)
-    if not by_channel:
-        unmasked = Entries(rows.forward)
+    of_groups, of_rows = Entries(runs.forward), Entries(rows.forward)
 
     def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         args: tuple[Any, ...]
-        kernel = unmasked if extras is None or extras.where is None else masked
+        kernel = of_groups
         if by_channel:
             args = plan, x, y, w, b, None, None, eps, mean, var, extras
+        elif extras is None or extras.where is None:
+            kernel, args = of_rows, (plan, x, y, w, b, eps, mean, var, extras)
         else:
             args = plan, x, y, None, None, w, b, eps, mean, var, extras
         (kernel[threads > 1] or kernel.find(threads > 1, args))(*args)
@@ -49,10 +49,10 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
     plan = numbers.forward(view, numbers.of(x), spec.centered, spec.rooted)
     by_channel, shape, dtype, groups = view.affine == "channel", x.shape, x.dtype, view.stats_shape
     empty, with_mean = np.empty, wanted and spec.centered
-    flat = (None if v is None else v.ravel() for v in (w, b))
-    affine = (*flat, None, None) if by_channel else (None, None, *flat)
-    kernel = (runs if by_channel else rows).forward.serial
-    entry = entry_point(kernel, (plan, x.ravel(), x.ravel(), *affine, eps, UNWANTED, UNWANTED, extras))
+    affine = (None if v is None else v.ravel() for v in (w, b))
+    kernel, none = (runs.forward, (None, None)) if by_channel else (rows.forward, ())
+    like = plan, x.ravel(), x.ravel(), *affine, *none, eps, UNWANTED, UNWANTED, extras
+    entry = entry_point(kernel.serial, like)
 
     def normalize(x: Array, w: Maybe, b: Maybe, others: Any) -> Any:
         y = others[-1] if given else empty(shape, dtype)
@@ -64,7 +64,7 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
         if by_channel:
             entry(plan, x, y, w, b, None, None, eps, mean, var, extras)
         else:
-            entry(plan, x, y, None, None, w, b, eps, mean, var, extras)
+            entry(plan, x, y, w, b, eps, mean, var, extras)
         if not wanted:
             return y
         return (y, mean, var) if blending is None else (y, mean, var, blending)

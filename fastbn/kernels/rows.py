@@ -8,8 +8,18 @@ from numba import prange
 from fastbn.kernels.jit import driver, entry, inlined
 from fastbn.kernels.loops import FEW, moments, normalize, trusted
 from fastbn.kernels.plans import Runs, RunsForward, read
-from fastbn.kernels.runs import MOST, NO_EXTRAS, PIECE, _lead, _near, beginnings, median, some_groups
-from fastbn.kernels.simd import address, advance, either, narrow, room, rounded, splat, splat64, total
+from fastbn.kernels.runs import (
+    NO_EXTRAS,
+    PIECE,
+    _lead,
+    _near,
+    beginnings,
+    in_arrays,
+    in_memory,
+    median,
+    some_groups,
+)
+from fastbn.kernels.simd import address, either, narrow, rounded, splat, splat64, total
 
 
 @inlined
@@ -64,32 +74,22 @@ def _write_row(memory, view, how, g, statistics, affine, of_elements, past_cache
 
 
 @driver
-def forward(plan, x, y, w, b, we, be, eps, mean, var, extras):
-    """As `runs.forward`, of one chunk and one part a group, without a mask; w, b: None."""
+def forward(plan, x, y, we, be, eps, mean, var, extras):
+    """As `runs.forward`, of one chunk and one part a group, without a mask."""
     for unit in prange(read(plan, Runs, RunsForward)[1].units):
         view, how = read(plan, Runs, RunsForward)
         residual, activation, _, dy, _, summed = either(extras, NO_EXTRAS)
-        of_elements, m, first = beginnings((residual, activation, None, dy)), room(), unit * how.groups
-        affine, beside = (address(we), address(be)), (of_elements, None, address(summed))
-        v, r = advance(m, MOST), advance(m, 2 * MOST)
-        memory, found = (address(x), address(y)), (m, v, r)
-        for k in range(some_groups(_moments_of_row, _write_row, memory, view, how, first, affine, eps, beside, found)):
-            if mean.size > 0:
-                mean[first + k] = m[k]
-            if var.size > 0:
-                var[first + k] = r[k] if how.rooted else v[k]
+        affine, of_elements = (address(we), address(be)), beginnings((residual, activation, None, dy))
+        beside, kept = (of_elements, None, address(summed)), in_arrays(mean, var)
+        memory, some = (address(x), address(y)), (view, how, unit * how.groups)
+        some_groups(_moments_of_row, _write_row, memory, some, affine, eps, beside, kept)
 
 
 @entry
-def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
+def forward_at(plan, x, y, affine, eps, mean, var, activation):
     """`forward` by addresses, see `runs.forward_at`."""
     view, how = read(plan, Runs, RunsForward)
-    m = room()
-    v, r = advance(m, MOST), advance(m, 2 * MOST)
-    affine, beside, found = (we, be), (beginnings((None, activation, None, None)), None, None), (m, v, r)
+    beside = beginnings((None, activation, None, None)), None, None
     for first in range(0, view.groups, how.groups):
-        for k in range(some_groups(_moments_of_row, _write_row, (x, y), view, how, first, affine, eps, beside, found)):
-            if mean is not None:
-                mean[first + k] = m[k]
-            if var is not None:
-                var[first + k] = r[k] if how.rooted else v[k]
+        some, kept = (view, how, first), in_memory(mean, var)
+        some_groups(_moments_of_row, _write_row, (x, y), some, affine, eps, beside, kept)

@@ -378,28 +378,47 @@ def _write_group(memory, view, how, g, statistics, affine, of_elements, past_cac
 
 
 @inlined
-def some_groups(sum_up, write, memory, view, how, first, affine, eps, extras, found):
-    """Normalize some groups from a first one on; how many.
+def some_groups(sum_up, write, memory, plan, affine, eps, extras, kept):
+    """Normalize some groups.
 
-    sum_up, write: what does one group, such as `_moments_of_group` and `_write_group`.  affine: as of `_apply`.
-    extras: what `beginnings` makes; counts; and summed, see `forward`.  found: takes mean, variance and
-    1 / sqrt(variance + eps) of each.
+    sum_up, write: what does one group, such as `_moments_of_group` and `_write_group`.  memory: of x and y.
+    plan: view, how, and the first group.  affine: as of `_apply`.  extras: what `beginnings` makes; counts; and summed,
+    see `forward`.  kept: memory for all means, and whether they are wanted; the same for variances.
 
     From a group's sums to its result is a chain of some sixty steps that wait for each other, as long as a hundred
-    elements take.  So the sums of some groups come first, then their statistics, then their results, which overlap.
+    elements take.  So the sums of some groups come first, and then their results: the chains overlap.
     """
-    (x, y), (of_elements, counts, summed), (m, v, r) = memory, extras, found
-    many, past_cache = min(how.groups, view.groups - first), how.past_cache
+    (x, y), (view, how, first), (of_elements, counts, summed) = memory, plan, extras
+    means, with_means, variances, with_variances = kept
+    s, past_cache = room(), how.past_cache
+    q, shift = advance(s, MOST), advance(s, 2 * MOST)
     if past_cache < 0:
         past_cache = -past_cache if _in_lines(y, view.length) else 0
-    for k in range(many):
-        r[k], m[k], v[k] = sum_up(x, view, how, first + k, of_elements)
-    for k in range(many):
-        m[k], v[k] = statistics(r[k], m[k], v[k], _terms(counts, view, first + k), how.centered)
-        r[k] = rooted(v[k], eps)
-    for k in range(many):
-        write((x, y, summed), view, how, first + k, (m[k], r[k]), affine, of_elements, past_cache)
-    return many
+    last = min(first + how.groups, view.groups)
+    for g in range(first, last):
+        shift[g - first], s[g - first], q[g - first] = sum_up(x, view, how, g, of_elements)
+    for g in range(first, last):
+        k = g - first
+        m, v = statistics(shift[k], s[k], q[k], _terms(counts, view, g), how.centered)
+        r = rooted(v, eps)
+        write((x, y, summed), view, how, g, (m, r), affine, of_elements, past_cache)
+        if with_means:
+            means[g] = m
+        if with_variances:
+            variances[g] = r if how.rooted else v
+
+
+@tile
+def in_arrays(mean, var):
+    """Where `some_groups` keeps what is wanted: in arrays that are not empty."""
+    return address(mean), mean.size > 0, address(var), var.size > 0
+
+
+@inlined
+def in_memory(mean, var):
+    """As `in_arrays`, in memory that is not None."""
+    nowhere = room()
+    return either(mean, nowhere), mean is not None, either(var, nowhere), var is not None
 
 
 @driver
@@ -417,16 +436,9 @@ def forward(plan, x, y, w, b, we, be, eps, mean, var, extras):
         view, how = read(plan, Runs, RunsForward)
         residual, activation, where, dy, counts, summed = either(extras, NO_EXTRAS)
         affine, of_elements = _addresses(w, b, we, be), beginnings((residual, activation, where, dy))
-        beside, m, first = (of_elements, address(counts), address(summed)), room(), unit * how.groups
-        v, r = advance(m, MOST), advance(m, 2 * MOST)
-        memory, found = (address(x), address(y)), (m, v, r)
-        for k in range(
-            some_groups(_moments_of_group, _write_group, memory, view, how, first, affine, eps, beside, found)
-        ):
-            if mean.size > 0:
-                mean[first + k] = m[k]
-            if var.size > 0:
-                var[first + k] = r[k] if how.rooted else v[k]
+        beside, kept = (of_elements, address(counts), address(summed)), in_arrays(mean, var)
+        memory, some = (address(x), address(y)), (view, how, unit * how.groups)
+        some_groups(_moments_of_group, _write_group, memory, some, affine, eps, beside, kept)
 
 
 @entry
@@ -436,17 +448,10 @@ def forward_at(plan, x, y, w, b, we, be, eps, mean, var, activation):
     mean, var: None where not wanted.  activation: packed, or None.
     """
     view, how = read(plan, Runs, RunsForward)
-    m = room()
-    v, r = advance(m, MOST), advance(m, 2 * MOST)
     affine, extras = (w, b, we, be), (beginnings((None, activation, None, None)), None, None)
     for first in range(0, view.groups, how.groups):
-        for k in range(
-            some_groups(_moments_of_group, _write_group, (x, y), view, how, first, affine, eps, extras, (m, v, r))
-        ):
-            if mean is not None:
-                mean[first + k] = m[k]
-            if var is not None:
-                var[first + k] = r[k] if how.rooted else v[k]
+        some, kept = (view, how, first), in_memory(mean, var)
+        some_groups(_moments_of_group, _write_group, (x, y), some, affine, eps, extras, kept)
 
 
 @driver

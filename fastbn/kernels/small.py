@@ -55,25 +55,18 @@ def _means(saved, uncentered):
 
 @whole
 def forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation):
-    """`runs.forward` by addresses, that of the plan's numbers among them.
+    """`runs.forward`, or `rows.forward`, by addresses, that of the plan's numbers among them.
 
     dtype: of x and y.  compute: of weights and biases.  saved: float64 (2 groups,), for the means, then the variances.
     """
     plan = carray(memory(numbers, np.int64), _FORWARD)
-    affine = memory(w, compute), memory(b, compute), memory(we, compute), memory(be, compute)
-    means = address(saved)
+    by_channel, by_element = (memory(w, compute), memory(b, compute)), (memory(we, compute), memory(be, compute))
+    mx, my, means = memory(x, dtype), memory(y, dtype), address(saved)
     variances = advance(means, saved.size // 2)
-    runs.forward_at(plan, memory(x, dtype), memory(y, dtype), *affine, eps, means, variances, activation)
-
-
-@whole
-def rows_forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation):
-    """As `forward`, of `rows.forward`."""
-    plan = carray(memory(numbers, np.int64), _FORWARD)
-    affine = memory(w, compute), memory(b, compute), memory(we, compute), memory(be, compute)
-    means = address(saved)
-    variances = advance(means, saved.size // 2)
-    rows.forward_at(plan, memory(x, dtype), memory(y, dtype), *affine, eps, means, variances, activation)
+    if we is not None or be is not None:
+        rows.forward_at(plan, mx, my, by_element, eps, means, variances, activation)
+    else:
+        runs.forward_at(plan, mx, my, *by_channel, *by_element, eps, means, variances, activation)
 
 
 @whole

@@ -49,7 +49,6 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
     dtype, compute, _ = stored
     plan = numbers.forward(view, numbers.Elements(stored.nbytes, dtype.itemsize), centered, False)
     place, by_channel, entry = plan.ctypes.data, view.affine == "channel", None
-    kernel = small.forward if by_channel else small.rows_forward
 
     def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Array = _UNREAD) -> Tensor:
         nonlocal entry
@@ -62,7 +61,7 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
         if entry is None:
             affine = (w, b, None, None) if by_channel else (None, None, w, b)
             of_plan = dtype, compute, plan.ctypes.data  # so that the plan lives as long as its place is known
-            entry = entry_point(kernel, (*of_plan, 0, 0, *affine, eps, _UNREAD, activation))
+            entry = entry_point(small.forward, (*of_plan, 0, 0, *affine, eps, _UNREAD, activation))
         if by_channel:
             entry(dtype, compute, place, at, y.data_ptr(), w, b, None, None, eps, saved, activation)
         else:
