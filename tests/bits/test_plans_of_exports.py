@@ -159,4 +159,7 @@ def test_an_exported_function_goes_by_the_plan_of_python(operation, dtype):
             for groups in {channels} if instances else {1, channels, *(g for g in (2, 3, 32) if channels % g == 0)}:
                 view = views.group_view(shape, None, axis, groups)
                 own = sizes if instances else (*sizes, groups)
-                assert plan(x, own) == of_python(view, kind, x), own
+                name, expected = of_python(view, kind, x)
+                if name == "rows_forward":  # for which the C library has the other kernel, to be smaller
+                    name = "forward"
+                assert plan(x, own) == (name, expected), own
