@@ -53,6 +53,21 @@ def _means(saved, uncentered):
     return lambda saved, uncentered: None
 
 
+def normalize(plan, places, affine, eps, saved, activation):
+    """`rows.forward_at` where elements have weights of their own, else `runs.forward_at`."""
+
+
+@overload(normalize)
+def _normalize(plan, places, affine, eps, saved, activation):
+    if all(isinstance(weights, types.NoneType) for weights in affine.types[2:]):
+        return lambda plan, places, affine, eps, saved, activation: runs.forward_at(
+            plan, *places, *affine, eps, *saved, activation
+        )
+    return lambda plan, places, affine, eps, saved, activation: rows.forward_at(
+        plan, *places, affine[2:], eps, *saved, activation
+    )
+
+
 @whole
 def forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation):
     """`runs.forward`, or `rows.forward`, by addresses, that of the plan's numbers among them.
@@ -60,13 +75,10 @@ def forward(dtype, compute, numbers, x, y, w, b, we, be, eps, saved, activation)
     dtype: of x and y.  compute: of weights and biases.  saved: float64 (2 groups,), for the means, then the variances.
     """
     plan = carray(memory(numbers, np.int64), _FORWARD)
-    by_channel, by_element = (memory(w, compute), memory(b, compute)), (memory(we, compute), memory(be, compute))
-    mx, my, means = memory(x, dtype), memory(y, dtype), address(saved)
-    variances = advance(means, saved.size // 2)
-    if we is not None or be is not None:
-        rows.forward_at(plan, mx, my, by_element, eps, means, variances, activation)
-    else:
-        runs.forward_at(plan, mx, my, *by_channel, *by_element, eps, means, variances, activation)
+    affine = memory(w, compute), memory(b, compute), memory(we, compute), memory(be, compute)
+    means = address(saved)
+    found = means, advance(means, saved.size // 2)
+    normalize(plan, (memory(x, dtype), memory(y, dtype)), affine, eps, found, activation)
 
 
 @whole
