@@ -66,7 +66,7 @@ PIECE = 16384  # elements: some microseconds of work, far more than it costs to 
 NO_EXTRAS = None, None, None, None, None, None
 NO_GRADIENT_EXTRAS = None, None, None, None, None, None, None, None
 
-MOST = ROOM // 4  # groups at a time
+MOST = ROOM // 3  # groups at a time: two sums of each, and what these are about
 COLLECTED = 8192  # sums of blocks: work for one thread
 
 

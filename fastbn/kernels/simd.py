@@ -25,7 +25,7 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
-ROOM = 256  # numbers that `room` has memory for
+ROOM = 192  # numbers that `room` has memory for
 LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}

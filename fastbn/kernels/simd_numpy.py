@@ -3,7 +3,7 @@
 import numpy as np
 
 LANES = 16
-ROOM = 256
+ROOM = 192
 
 
 class Vec(np.ndarray):
