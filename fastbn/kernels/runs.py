@@ -408,7 +408,7 @@ def some_groups(sum_up, write, memory, plan, affine, eps, extras, kept):
             variances[g] = r if how.rooted else v
 
 
-@tile
+@inlined
 def in_arrays(mean, var):
     """Where `some_groups` keeps what is wanted: in arrays that are not empty."""
     return address(mean), mean.size > 0, address(var), var.size > 0
