@@ -55,8 +55,10 @@ class _Pace:
     def record(self, way: bool, start: float, end: float) -> None:
         """What a call has cost that went this way."""
         if start < self.ready[way]:
-            self.ready[way], self.cost[way] = min(self.ready[way], end), end - start
-            if self.large and not self.recent[True]:  # behind the first call, whose thread compiles its build sooner
+            self.ready[way] = min(self.ready[way], end)
+            if not self.recent[way]:  # or it has waited for a compilation, and ends after others that were timed
+                self.cost[way] = end - start
+            if self.large and not self.recent[True]:  # after a first call by one thread, whose build compiles sooner
                 self.parallel = True
             return
         recent = [*self.recent[way], end - start][-_TRIES:]

@@ -654,6 +654,19 @@ def test_who_waited_for_a_compilation_is_not_counted():
     assert kind.parallel
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["one thread first", "all first"])
+def test_who_waited_for_a_compilation_and_comes_late_says_nothing_of_a_way(first):
+    kind, now = internals.Pace(large=first), 10.0
+    kind.record(False, 0.0, now)
+    for _ in range(4 if first else 6):  # up to the last call that tries the other way
+        kind.record(kind.parallel, now, now + 1e-3)
+        now += 1e-3
+    assert (kind.parallel, kind.left) == (not first, 1)
+    kind.record(first, 0.0, now)
+    kind.record(not first, now, now + 2e-3)
+    assert kind.parallel == first
+
+
 @pytest.mark.full
 def test_a_spinning_process_on_every_core():
     program = """
