@@ -9,9 +9,9 @@ of which even a few slow calls would be noticed, always use all threads.
 """
 
 from _thread import get_ident
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import inf
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -114,18 +114,28 @@ def clear_paces() -> None:
     threads.forget_choices()
 
 
-_all_ways: set[int] = set()  # threads whose calls go both ways
+_all_ways: dict[int, Lock] = {}  # by threads: locked while their calls go both ways
 
 
-@contextmanager
-def all_ways() -> Iterator[None]:
-    """Have each call of this thread go both ways, for a warm-up: it asks for kernels, and they compute nothing."""
+def all_ways() -> Lock:
+    """For a `with` block in which each call of this thread goes both ways: warm-ups, whose calls compute nothing, ask for
+    kernels so.
+
+    A user's call would be computed twice, wrongly if its result takes the place of x.  So nothing may be left behind by
+    an exception that comes between two steps of Python: a lock's own methods are compiled, as in `threads._Here`.
+    """
+    lock = _all_ways[get_ident()] = Lock()
+    return lock
+
+
+def _goes_all_ways() -> bool:
+    """Whether this thread is in such a block."""
     me = get_ident()
-    _all_ways.add(me)
-    try:
-        yield
-    finally:
-        _all_ways.discard(me)
+    lock = _all_ways.get(me)
+    if lock is None or lock.locked():
+        return lock is not None
+    _all_ways.pop(me, None)  # the block has ended
+    return False
 
 
 def team(nbytes: int, run: Callable[..., None]) -> Callable[..., None]:
@@ -169,7 +179,7 @@ def _run(
     if most == 1:
         run(1, *args)
         return 1, UNTIMED if threads.any_thread_may() else 0
-    if _all_ways and get_ident() in _all_ways:
+    if _all_ways and _goes_all_ways():
         run(1, *args)
         with_threads(most, of_numba, run, *args)
         return most, 0

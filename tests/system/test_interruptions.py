@@ -121,6 +121,31 @@ print("right")
     )
 
 
+def test_calls_go_one_way_after_a_warm_up():
+    """Computed twice, a result in the place of x would be another one."""
+    at_every_line(
+        """
+from internals import pace
+pace.available_threads = lambda: (2, 2)
+
+def ways():
+    found = []
+    pace.with_team("kind", 1 << 20, found.append)
+    return found
+
+def warm_up():
+    with pace.all_ways():
+        assert ways() == [1, 2]
+
+def check():
+    assert len(ways()) == 1
+
+at_every_line(warm_up, check)
+print("right")
+"""
+    )
+
+
 @pytest.mark.parametrize(
     "layer",
     [
