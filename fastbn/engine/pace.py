@@ -118,8 +118,7 @@ _all_ways: dict[int, Lock] = {}  # by threads: locked while their calls go both 
 
 
 def all_ways() -> Lock:
-    """For a `with` block in which each call of this thread goes both ways: warm-ups, whose calls compute nothing, ask for
-    kernels so.
+    """For a `with` block of a warm-up: each call of this thread goes both ways, so that it asks for both kernels.
 
     A user's call would be computed twice, wrongly if its result takes the place of x.  So nothing may be left behind by
     an exception that comes between two steps of Python: a lock's own methods are compiled, as in `threads._Here`.
