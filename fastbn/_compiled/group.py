@@ -103,7 +103,7 @@ def group_norm_backward(
         channel = checks.channel_axis(axis, x.ndim, 1)
         shape = (x.shape[channel],)
         dx = checks.prepared_backward(dy, x, shape, weight, bias, mean, rstd, memory)
-        parts = steps.split_groups(x.shape, channel, rstd.shape[1])
+        parts = steps.split_groups(x.shape, channel, steps.saved_groups(shape[0], rstd.shape[1]))
         checks.check_saved(mean, (parts[0], parts[2]))
         checks.check_saved(rstd, (parts[0], parts[2]))
         dweight, dbias = np.zeros(shape[0], x.dtype), np.zeros(shape[0], x.dtype)

@@ -151,6 +151,12 @@ def split_groups(shape, channel, num_groups):
     return shape[0], before, groups, channels // max(groups, 1), behind
 
 
+@small
+def saved_groups(channels, groups):
+    """How many groups saved statistics are of; 1 where it can't be as many: their check then says what is wrong."""
+    return groups if groups == channels or (groups > 0 and channels % groups == 0) else 1
+
+
 @jitable
 def _instance_statistics(x, parts):
     if x.size > 0 and x.size == parts[0] * parts[2]:

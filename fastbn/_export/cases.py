@@ -310,6 +310,10 @@ def _refused(function: Function, sizes: tuple[int, ...]) -> Iterator[Case]:
         (entries.OVERLAP, {"weight": Argument("same", of=at[target])}),
         *((entries.ALIGNMENT, {name: Argument("askew", (room[name],))}) for name in room),
     ]
+    written = "dweight" if function.backward else "rstd"
+    if written in at:
+        askew = Argument("askew", (_count(function, written, named) + 1,))
+        changes.append((entries.ALIGNMENT, {first: Argument("size", 0), written: askew}))
     if "eps" in at:
         changes.append((entries.SETTING, {"eps": Argument("number", -1.0)}))
     if "groups" in at:

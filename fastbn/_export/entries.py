@@ -57,6 +57,17 @@ def _misplaced(sources, target, written, read):
     return ALIGNMENT if misaligned(sources, target, written, read) else OK
 
 
+@tile
+def of_nothing(first, second, count, value):
+    """Write what there is without elements: statistics that are NaN, or gradients that are 0; NULL: not wanted."""
+    behind = extent(first, count, item_of(first))[2] | extent(second, count, item_of(second))[2]
+    if behind != 0:
+        return ALIGNMENT
+    fill(wanted(first, count), value)
+    fill(wanted(second, count), value)
+    return OK
+
+
 # Layer and RMS norm ---------------------------------------------------------------------------------------------------
 
 
@@ -241,9 +252,7 @@ def _train(memory, affine, shape, settings, running, saved, work, most):
     if size == channels and size > 0:
         return FEW
     if size == 0:
-        fill(wanted(mean, channels), np.nan)
-        fill(wanted(rstd, channels), np.nan)
-        return OK
+        return of_nothing(mean, rstd, channels, np.nan)
     parts = _split(outer, channels, inner)
     places = _batch_room(parts, item)
     if places[3] > most:
@@ -362,9 +371,7 @@ def _groups(memory, affine, shape, eps, saved, work, most):
     if _wrong(eps, 0):
         return SETTING
     if size == 0:
-        fill(wanted(mean, count), np.nan)
-        fill(wanted(rstd, count), np.nan)
-        return OK
+        return of_nothing(mean, rstd, count, np.nan)
     places = _groups_room(batch, before, groups, span, behind, item)
     if places[3] > most:
         return SIZE

@@ -17,6 +17,7 @@ from fastbn._export.entries import (
     _split,
     _view_of_columns,
     _view_of_groups,
+    of_nothing,
     workspaces,
 )
 from fastbn._export.memory import (
@@ -27,14 +28,12 @@ from fastbn._export.memory import (
     computed,
     either,
     extent,
-    fill,
     filled,
     fits,
     item_of,
     null,
     opened,
     room,
-    wanted,
 )
 from fastbn.engine import integers
 from fastbn.kernels import columns, runs
@@ -162,14 +161,6 @@ def _of_weights(weight, dweight, dbias, base, places, count):
 
 
 @tile
-def _of_nothing(dweight, dbias, count):
-    """Where there are no elements, nothing adds to gradients."""
-    fill(wanted(dweight, count), 0.0)
-    fill(wanted(dbias, count), 0.0)
-    return OK
-
-
-@tile
 def _conflicting(memory, weight, saved, grads, sizes, work, places):
     """sizes: of x, a weight and a statistic."""
     (dy, x, dx), (mean, rstd), (dweight, dbias), (size, weights, groups) = memory, saved, grads, sizes
@@ -188,7 +179,7 @@ def layer_norm_backward(dy, x, dx, weight, rows, cols, mean, rstd, dweight, dbia
     if not fits(rows, cols, 1, item, most):
         return SIZE
     if size == 0:
-        return _of_nothing(dweight, dbias, cols)
+        return of_nothing(dweight, dbias, cols, 0.0)
     view = Runs(1, rows, 1, cols, cols)
     places = _rows_room(view, size * item, item)
     if places[3] > most:
@@ -211,7 +202,7 @@ def rms_norm_backward(dy, x, dx, weight, rows, cols, rstd, dweight, work, most):
     if not fits(rows, cols, 1, item, most):
         return SIZE
     if size == 0:
-        return _of_nothing(dweight, dweight, cols)
+        return of_nothing(dweight, dweight, cols, 0.0)
     view = Runs(1, rows, 1, cols, cols)
     places = _rows_room(view, size * item, item)
     if places[3] > most:
@@ -242,7 +233,7 @@ def _batch(memory, weight, shape, saved, grads, work, most):
     if not fits(outer, channels, inner, item, most):
         return SIZE
     if size == 0:
-        return _of_nothing(dweight, dbias, channels)
+        return of_nothing(dweight, dbias, channels, 0.0)
     places = _batch_room(shape, item)
     if places[3] > most:
         return SIZE
@@ -297,7 +288,7 @@ def _groups(memory, weight, shape, saved, grads, work, most):
     channels, count, plane, item = groups * span, batch * groups, before * behind, item_of(x)
     size = batch * channels * plane
     if size == 0:
-        return _of_nothing(dweight, dbias, channels)
+        return of_nothing(dweight, dbias, channels, 0.0)
     places = _groups_room(batch, before, groups, span, behind, item)
     if places[3] > most:
         return SIZE

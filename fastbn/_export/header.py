@@ -51,7 +51,9 @@ _BOTTOM = """
 
 def header(functions: Iterable[Function]) -> str:
     told = [(name, k, text) for k, (name, text) in enumerate(STATUSES)] + [(INTERNAL[0], -1, INTERNAL[1])]
-    statuses = "\n".join(f"    FASTBN_{name} = {k},{' ' * (10 - len(name))}/* {text} */" for name, k, text in told)
+    values = [f"    FASTBN_{name} = {k}," for name, k, _ in told]
+    values[-1] = values[-1].rstrip(",")  # as C89 and C++98 want it
+    statuses = "\n".join(f"{value:<26}/* {text} */" for value, (_, _, text) in zip(values, told, strict=True))
     return _TOP.format(version=fastbn.__version__, statuses=statuses) + "".join(map(_declared, functions)) + _BOTTOM
 
 

@@ -15,6 +15,7 @@ DEAD = 1e-10  # of the median variance
 FAR = 1e3  # mean / std
 _HALF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # the step between numbers from 1 on
 _LARGEST_HALF, _SMALLEST_HALF = 65504.0, 2.0**-25
+_CUT_OFF = 1e4  # where onnxconverter-common 1.16 cuts off by default, see findings/onnxconverter-half-statistics.sh
 
 # What the table calls a finding, and what it means.
 TEXTS = {
@@ -28,6 +29,8 @@ TEXTS = {
     "half": "statistics in half precision: an update smaller than half a step is lost, so the average may have stopped "
     "that far away from the true one; keep statistics in float32",
     "float16": "numbers that float16 cannot hold: they would become infinite or 0",
+    "cut off": "numbers of float16 that are 10,000 exactly, as onnxconverter-common writes all that are larger, though "
+    "float16 goes to 65,504; if the true ones are, convert the model again with max_finite_val=65504",
     "large mean": "a mean over 1000 standard deviations: Keras (NumPy and torch backends) and Flax take E[x^2] - "
     "E[x]^2 there and lose digits, PyTorch's and ONNX Runtime's group norm lose some too; fastbn "
     "subtracts the mean first",
@@ -91,6 +94,8 @@ def _findings(norm: Norm, values: dict[str, Array], wide: dict[str, Array]) -> I
     yield from _some(
         "float16", np.logical_or.reduce([part & np.isfinite(v) for part, v in zip(beyond, wide.values(), strict=True)])
     )
+    halves = [np.abs(wide[role]) == _CUT_OFF for role in wide if values[role].dtype == np.float16]
+    yield from _some("cut off", np.logical_or.reduce(halves) if halves else False)
 
 
 def _some(finding: str, where: Any) -> Iterator[tuple[str, str]]:

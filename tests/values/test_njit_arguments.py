@@ -102,3 +102,16 @@ def test_what_may_be_none_is_to_be_one_of_both(name, call):
 def test_what_is_no_flag_is_not_called_a_variable(call, what):
     with pytest.raises(numba.core.errors.TypingError, match=f"training is {what}; expected True or False in the sou"):
         numba.njit(call)(X)
+
+
+@numba.njit
+def differentiated(mean, rstd):
+    return fastbn.group_norm_backward(X, X, mean, rstd)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("groups", [0, 4, 7])
+def test_statistics_of_groups_that_cannot_be_are_what_is_named(groups):
+    for mean in (np.zeros((4, 1)), np.zeros((4, groups))):
+        with pytest.raises(ValueError, match="mean or rstd has another shape; expected what the forward returned"):
+            differentiated(mean, np.ones((4, groups)))

@@ -98,8 +98,11 @@ def test_strict_compilers_have_nothing_to_say(folder):
     for name in ("example.c", "selftest.c"):
         assert run(needed("gcc"), *STRICT, "-c", name, "-o", "/dev/null", folder=folder) == ""
     (folder / "program.cpp").write_text('#include "fastbn.h"\nint main() { return FASTBN_OK; }\n')
-    strict = "-std=c++11", "-Wall", "-Wextra", "-pedantic", "-Werror"
-    assert run(needed("g++"), *strict, "program.cpp", "libfastbn.so", "-o", "/dev/null", folder=folder) == ""
+    for standard in ("c++98", "c++11"):
+        strict = f"-std={standard}", "-Wall", "-Wextra", "-pedantic", "-Werror"
+        assert run(needed("g++"), *strict, "program.cpp", "libfastbn.so", "-o", "/dev/null", folder=folder) == ""
+    (folder / "program.c").write_text('#include "fastbn.h"\nint main(void) { return FASTBN_OK; }\n')
+    assert run("gcc", "-std=c89", *STRICT[1:], "-c", "program.c", "-o", "/dev/null", folder=folder) == ""
 
 
 def test_what_the_readme_says_to_do_does(folder):

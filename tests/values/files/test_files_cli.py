@@ -38,6 +38,7 @@ def f4(*values):
 
 def test_a_norm_in_good_health_has_no_finding(tmp_path, capsys):
     assert health(tmp_path, capsys) == {}
+    assert health(tmp_path, capsys, running_var=f4(1e4, 1e4, 1e4, 1e4)) == {}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ def test_a_norm_in_good_health_has_no_finding(tmp_path, capsys):
         ("half", "float16, up to 0.31 off", {"running_mean": np.full(4, 101.5, np.float16)}),
         ("float16", "1 of 4", {"weight": f4(1, 1e5, 1, 1)}),
         ("float16", "1 of 4", {"bias": f4(1, 1e-9, 1, 1)}),
+        ("cut off", "2 of 4", {"running_var": np.array([1e4, 1, 1e4, 9992], np.float16)}),
         ("large mean", "1 of 4", {"running_mean": f4(1, 1e4, 1, 1)}),
     ],
 )
