@@ -154,7 +154,7 @@ def blocks_of_rows(rows: int) -> Blocks:
 
 
 def runs_forward(view: Runs, by_channel: int, nbytes: int, itemsize: int, centered: int, rooted: int) -> RunsForward:
-    """For `runs.forward`."""
+    """For `runs.forward` and `rows.forward`."""
     chunk = view.parts * view.length
     past = past_runs(view.length, by_channel, nbytes, itemsize, _to_next_group(view.chunks, chunk, itemsize), 1)
     large = nbytes >= PAST_CACHE_BYTES and view.length * itemsize >= _PAST_CACHE_LINES

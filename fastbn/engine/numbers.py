@@ -64,7 +64,7 @@ def blocks_of_gradients(view: View, itemsize: int) -> int:
 
 
 def forward(view: View, y: Elements, centered: bool, rooted: bool) -> Array:
-    """For `runs.forward` or `columns.forward`."""
+    """For `runs.forward`, `rows.forward` or `columns.forward`."""
     shape = view.geometry
     if view.columns:
         return _numbers(shape, integers.columns_forward(shape, view.blocks, *y, centered, rooted))

@@ -41,14 +41,14 @@ class Columns(NamedTuple):
 
 
 class RunsForward(NamedTuple):
-    units: int  # some groups
-    groups: int  # of a unit
+    units: int  # work items, each some groups,
+    groups: int  # so many, but for the last one
     pieces: int  # of a group
     centered: int  # whether the mean is taken away
     rooted: int  # whether `var` takes rstd
-    past_cache: (
-        int  # 0, or y is written past the cache, and x fetched so many elements ahead; negative: if in whole lines
-    )
+    # 0, or how many elements x is fetched ahead while y is written past the cache; negative: only where the parts of y
+    # are whole cache lines.
+    past_cache: int
     ahead: int  # 0, or x is fetched so many elements ahead while it is summed
 
 

@@ -1,6 +1,6 @@
-"""Rows whose elements have weights of their own, of layer and RMS norm: as `runs`, in fewer steps for each.
+"""Layer and RMS norm: rows, each of whose elements has its own weight.
 
-The bits are the same.  Masks are left to `runs.forward`.
+The same bits as `runs`, in fewer steps a row.  Masks are left to `runs.forward`.
 """
 
 from numba import prange

@@ -259,7 +259,7 @@ def advance(typing, memory, count):
 
 @intrinsic
 def room(typing):
-    """Memory for ROOM numbers of float64, until the function returns whose code this becomes part of."""
+    """Memory for ROOM numbers of float64, on the stack of the function that this is inlined into."""
 
     def codegen(context, builder, sig, args):
         return cgutils.alloca_once(builder, _FLOAT[64], size=_INT64(ROOM))
