@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # executorch 1.5.1, torch 2.13.0.  Where no delegate takes a model's norms, the runtime's own kernels of layer, group and instance norm compute
-# the variance as a difference of mean squares in float32: about a mean of 10,000 it is below -eps here, and every result NaN or off by more
-# than 0.1, while the module that was exported computes it to 1e-3.  Errors as small as the module's were expected.
+# the variance as a difference of mean squares in float32: about a mean of 10,000 it is below -eps here, and results NaN or off by more
+# than 0.01, which torch's own stay below.  Errors as small as the module's were expected.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 install executorch==1.5.1 torch==2.13.0 numpy==2.4.6
 expect 'about 0: layer True, group True, instance True, batch (evaluation) True
@@ -22,8 +22,8 @@ def close(module, x):
     program = to_edge(torch.export.export(module.eval(), (x,))).to_executorch()
     found = Runtime.get().load_program(program.buffer).load_method("forward").execute([x])[0]
     exact = module.double()(x.double())
-    assert (module.float()(x) - exact).abs().max() < 1e-3  # torch's own
-    return bool((found - exact).abs().max() < 1e-3)
+    assert (module.float()(x) - exact).abs().max() < 0.01  # torch's own
+    return bool((found - exact).abs().max() < 0.01)
 
 
 torch.manual_seed(0)
