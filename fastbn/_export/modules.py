@@ -190,7 +190,10 @@ def build(function: Function, target: Target, machine: Any) -> Any:
     text = _without_runtime(text)
     if function.dtype.name == "float16":
         text = halves.converting(text, target, machine)
-    module = parsed(_inlining(text), target, machine)
+    text = _inlining(text)
+    if target.bits == 32:
+        text = _laid_out(text)  # before any pass that looks where things lie
+    module = parsed(text, target, machine)
     _hide(module, function)
     builder = _pass_builder(machine, 0)
     passes = builder.getModulePassManager()
@@ -202,8 +205,6 @@ def build(function: Function, target: Target, machine: Any) -> Any:
     passes.add_refprune_pass()
     passes.run(module, builder)
     text = _with_runtime(str(module), function)
-    if target.bits == 32:
-        text = _laid_out(text)
     module = parsed(_without_library(text), target, machine)
     _hide(module, function)
     builder = _pass_builder(machine, 2)  # at 3, loops are there several times, for what is decided before them

@@ -411,7 +411,7 @@ def some_groups(sum_up, write, memory, plan, affine, eps, extras, kept):
 @inlined
 def in_arrays(mean, var):
     """Where `some_groups` keeps what is wanted: in arrays that are not empty."""
-    return address(mean), mean.size > 0, address(var), var.size > 0
+    return address(mean), mean.size, address(var), var.size  # no bool: records of several sizes fit one machine only
 
 
 @inlined
