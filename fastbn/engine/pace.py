@@ -30,13 +30,6 @@ _RETRY = 0.01  # seconds after which the slower way is tried once more, for mach
 _RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
 _MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
 _LARGE = 1 << 21  # bytes of x: from here on a team is likely to be faster: it is tried first, one thread but once
-_APART = 48  # or this many of calls apart, where a look takes longest
-_RETRY = 0.01  # seconds after which the slower way is tried once more, for machines change,
-_RETRY_SHARE = 300  # and at least so many times its own cost, so that trying costs no more than a hundredth,
-_MOST_WAIT = 100  # nor of the time of calls, which may be rare: after as many as that takes, but for this many at most
-_LARGE = (
-    1 << 21
-)  # bytes of x: from here on a team is likely to be faster, so it is tried first, and one thread but once
 _APART = 0.001  # seconds between calls of which the latter comes after other work, which empties caches
 _UNCACHED = 1 << 24  # of x: from here on little of it is in one in any case
 
