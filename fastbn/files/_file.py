@@ -222,7 +222,7 @@ class File:
         pairs : mapping of str to mapping, optional
             By the name of the norm: ``dict(weight=name, bias=name, transposed=False, groups=1, before=False)``, as far
             as it is not the default; see `fastbn.fold`.  Without a bias, the one that stands beside the weight in the
-            file is taken, and added if there is none.  ONNX and Keras files tell the pairs themselves.
+            file is taken, and added if there is none.  ONNX, Keras and Darknet files tell the pairs themselves.
 
         Returns
         -------

@@ -17,7 +17,8 @@ METRICS = {
     "input_var": "their variance",
     "output_mean": "mean of all elements of the output",
     "output_var": "their variance",
-    "saturation": "share of the outputs where the activation is flat: relu at 0, sigmoid past 0.95, others past 3",
+    "saturation": "share of the outputs where the activation is flat: relu at 0, sigmoid within 0.05 of 0 or 1, others "
+    "past 3",
     "dead": "share of the channels whose output is the same for the whole batch",
     "mean_drift": "distance of running_mean from the batch's mean, in standard deviations, RMS over the channels",
     "var_drift": "mean over the channels of |log(running_var / the batch's variance)|",
