@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 from types import TracebackType
 from typing import Any, Self
 
@@ -309,8 +310,9 @@ def _back(name: str, place: Norm | Unknown, state: Mapping[str, ArrayLike], cont
             continue
         entry = content.entries[key]
         count = int(np.prod(entry.shape, dtype=object))
-        if value.size != count:
-            by_group = value.reshape(count, -1) if count and value.size % count == 0 else None
+        if value.size != count:  # one a group or one in all is one a channel in the layer
+            whole = count > 0 and value.size == prod(place.shape) and value.size % count == 0
+            by_group = value.reshape(count, -1) if whole else None
             if by_group is None or (by_group != by_group[:, :1]).any():
                 raise ValueError(f"the {role} of {name} has {value.size} values; expected {count}, as the file has")
             value = by_group[:, 0]

@@ -86,6 +86,8 @@ def test_a_batch_norm_is_found_and_its_arrays_go_back(tmp_path):
         assert all(back[key].tobytes() == state[key].tobytes() and back[key].dtype == state[key].dtype for key in back)
         layer.running_mean[...] = 5
         assert (file.state(layers)["bn.running_mean"] == 5).all()
+        with pytest.raises(ValueError, match="weight of bn has 8 values; expected 4"):
+            file.state({"bn": fastbn.BatchNorm(2 * layer.running_mean.size)})  # whose values are all the same
 
 
 def test_kinds_make_what_the_file_does_not_tell(tmp_path):
