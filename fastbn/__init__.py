@@ -13,15 +13,16 @@ in one pass with its neighbours
 gradients of gradients
     `batch_norm_double_backward` and so on
 run a trained network faster
-    `fold`: batch norm into the weights beside it
+    `fold`: batch norm into the weights next to it
 statistics of data
     `Moments`, `dataset_statistics`, `population_statistics`
 variants
     `channel_layer_norm`, `channel_rms_norm`, `ghost_batch_norm_forward`, `batch_renorm_forward`,
     `weight_standardization`, `global_response_norm`, `local_response_norm`, `filter_response_norm`
 other packages
-    `fastbn.torch`, `fastbn.keras`, `fastbn.files` and the others of docs/doors.md: submodules that are loaded when
-    they are first used
+    `fastbn.torch`, `fastbn.keras`, `fastbn.thinc`, `fastbn.onnx`, `fastbn.sklearn`, `fastbn.dask`, `fastbn.xarray`,
+    `fastbn.mpi`; trained weights from files: `fastbn.files`; layers in training: `fastbn.monitor`; claims put to the
+    test: `fastbn.study`.  These submodules are loaded when they are first used
 threads, memory, compiled kernels
     `set_num_threads`, `num_threads`, `set_memory_pool`, `warmup`, `show_config`; the command ``fastbn``
 the definitions, in plain NumPy float64

@@ -17,23 +17,23 @@ Accuracy
 Bits
     No result depends in any bit on the number of threads or on the processor; only NaN may be another NaN.
 activation
-    What y goes through in the same pass over memory: "relu", "leaky_relu" (or, with its slope, ("leaky_relu", 0.01)),
-    "sigmoid", "silu", "gelu" or "gelu_tanh", its common approximation.  Nothing is kept for the way back: there it is
-    computed again, from x and the arguments of the forward, bias and residual among them.
+    A function that is applied to y in the same pass over memory: "relu", "leaky_relu" (or, with its slope,
+    ("leaky_relu", 0.01)), "sigmoid", "silu", "gelu" or "gelu_tanh", the common approximation of gelu.  Nothing is kept
+    for backward, which computes it again, from x and the arguments of the forward, bias and residual among them.
 residual
     Has the shape and dtype of x and is added to y before the activation.  Its gradient is the last that backward
     returns.
 where
-    A mask: bool, of a shape that broadcasts to that of x.  Where it is false, an element counts in no statistic and in
-    no gradient, and y and dx are 0.  Statistics of a group without any element are NaN.
+    A mask: bool, of a shape that broadcasts to that of x.  Where it is false, elements count in no statistic and in no
+    gradient, and y and dx are 0.  Statistics of a group without any element are NaN.
 y
-    Backward can start from y instead of x (None), so that x need not be kept.  weight must have no zeros then, and the
-    activation, if any, be "leaky_relu"; half precision pays with one more rounding.
+    Backward can start from y, with None for x, so that x need not be kept.  Then weight must have no zeros, and the
+    activation, if any, must be "leaky_relu"; in half precision this costs one more rounding.
 out
-    Takes the result and is returned.  It has x's shape and dtype and any memory order; it may be x itself, in backward
-    also dy, but overlap no argument otherwise.
+    The array that the result is written to, which is returned.  It has x's shape and dtype and any memory order; it may
+    be x itself, in backward also dy, but must not overlap an argument otherwise.
 Errors
-    Are raised before anything is written.
+    They are raised before anything is written.
 Units
     mean has the unit of x, eps its square, rstd its inverse; so (x - mean) * rstd has none, and y has that of weight
     and bias.

@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="write a C library",
         description="Write a C library of operations, with a header, an example, and a self test that compares "
         "the bits of its results with those of Python's calls. Everything is compiled on this machine, whatever the "
-        "target. docs/export.md tells of it.",
+        "target. docs/export.md says more.",
     )
     add = parser.add_argument
     add("--ops", **SEVERAL, required=True, metavar="OP", help=", ".join(OPERATIONS))

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NORM=WEIGHT[,transposed][,groups=N][,before]",
         action="append",
         default=[],
-        help="a norm and the weight it is folded into, where the file tells no graph; as often as wanted",
+        help="a norm and the weight it is folded into, where the file holds no graph; may be given several times",
     )
     return parser
 

@@ -31,9 +31,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=f"{_list(LAYOUTS)} (both; layer and RMS norm over the last axis alone)",
     )
     names = tuple(arguments.ACTIVATIONS)
-    add("--activation", choices=names, metavar="NAME", help=f"of the calls to come: {_list(names)} (none)")
-    add("--residual", action="store_true", help="calls will have one")
-    add("--where", action="store_true", help="calls will have a mask")
+    add("--activation", choices=names, metavar="NAME", help=f"that later calls will have: {_list(names)} (none)")
+    add("--residual", action="store_true", help="later calls will have one")
+    add("--where", action="store_true", help="later calls will have a mask")
     return parser
 
 

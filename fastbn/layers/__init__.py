@@ -13,8 +13,8 @@ A layer holds state and calls :mod:`fastbn.functional`, where all arithmetic is.
 
 Of the batch, instance, group, layer and RMS normalizations, each has
 
-- ``activation``, a keyword of the constructor: what y goes through in the same pass over memory, and backward takes
-  back, see :mod:`fastbn.functional`.
+- ``activation``, a keyword of the constructor: the function that is applied to y in the same pass over memory, and
+  differentiated in backward; see :mod:`fastbn.functional`.
 - ``where``, a keyword of the call, ``layer(x, where=mask)`` or ``layer.forward(x, where=mask)``: which elements count.
 - ``residual``, for batch and group norm, likewise: ``layer(x, residual=r)`` is activation(norm(x) + r), and its
   backward returns a pair, as in ``dx, dr = layer.backward(dy)``.

@@ -73,7 +73,7 @@ class Layer(ABC):
     dtype : dtype
         Type of parameters, gradients and running statistics.
     activation : str, tuple or None
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Examples
     --------
@@ -175,7 +175,7 @@ class Layer(ABC):
         residual : array_like, shape and dtype of x, optional
             Added before the activation.  Batch and group norm take it.
         where : array_like of bool, optional
-            Which elements count, see the module `fastbn.functional`.  Batch, instance, group, layer and RMS norm take
+            Which elements count; see the module `fastbn.functional`.  Batch, instance, group, layer and RMS norm take
             it.
 
         Returns

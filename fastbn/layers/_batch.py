@@ -250,7 +250,7 @@ class BatchNorm1d(BatchNorm):
         Batch renormalization with these limits r_max and d_max, which may be assigned anew during training; see
         `batch_renorm_forward`.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------

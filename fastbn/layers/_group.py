@@ -34,7 +34,7 @@ class GroupNorm(Layer):
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------

@@ -102,7 +102,7 @@ class InstanceNorm1d(_InstanceNorm):
     dtype : dtype
         Type of parameters, gradients and running statistics.  The output has the input's.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------

@@ -38,7 +38,7 @@ class LayerNorm(Layer):
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------
@@ -116,7 +116,7 @@ class RMSNorm(Layer):
     dtype : dtype
         Type of the weight and its gradient.  The output has the input's.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------

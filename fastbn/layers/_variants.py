@@ -66,7 +66,7 @@ class LayerNorm2d(_PerChannel):
     dtype : dtype
         Type of parameters and gradients.  The output has the input's.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
 
     Raises
     ------

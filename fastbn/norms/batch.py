@@ -54,11 +54,11 @@ def batch_norm(
     axis : int
         The channels' axis of x.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
     residual : array_like, shape and dtype of x, optional
         Added to y before the activation.
     where : array_like of bool, optional
-        Which elements count, see the module `fastbn.functional`.
+        Which elements count; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -245,7 +245,7 @@ def batch_norm_backward(
     bias, activation, residual, where
         Those of the forward.
     y : array_like, shape (N, C, ...), optional
-        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
+        The result of the forward, to start from instead of x; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 

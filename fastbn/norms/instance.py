@@ -42,9 +42,9 @@ def instance_norm(
     axis : int
         The channels' axis of x, any but the first.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
     where : array_like of bool, optional
-        Which elements count, see the module `fastbn.functional`.
+        Which elements count; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 

@@ -32,9 +32,9 @@ def layer_norm(
     eps : float
         Added to the variance; not negative.
     activation : str or tuple, optional
-        What y goes through, see the module `fastbn.functional`.
+        Applied to y in the same pass; see the module `fastbn.functional`.
     where : array_like of bool, optional
-        Which elements count, see the module `fastbn.functional`.
+        Which elements count; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write y; may be x.
 
@@ -150,7 +150,7 @@ def layer_norm_backward(
     bias, activation, where
         Those of the forward.
     y : array_like, optional
-        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
+        The result of the forward, to start from instead of x; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 

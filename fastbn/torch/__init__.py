@@ -1,9 +1,9 @@
 """PyTorch on a CPU: torch.nn's norms on fastbn's kernels.
 
-`convert`, `revert` and `report` take models; `batch_norm`, `layer_norm`, `group_norm`, `instance_norm` and `rms_norm`
-are those of torch.nn.functional; `BatchNorm1d` to 3d, `LayerNorm`, `GroupNorm`, `InstanceNorm1d` to 3d and `RMSNorm`
-those of torch.nn; `SyncBatchNorm` and `convert_sync_batchnorm` work over processes.  Classes that derive from torch's
-cannot be there before torch is, so `dir` and `help` show these names once torch has been imported.
+`convert`, `revert` and `report` take models.  `batch_norm`, `layer_norm`, `group_norm`, `instance_norm` and `rms_norm`
+are called like those of torch.nn.functional; `BatchNorm1d` to 3d, `LayerNorm`, `GroupNorm`, `InstanceNorm1d` to 3d and
+`RMSNorm` derive from those of torch.nn; `SyncBatchNorm` and `convert_sync_batchnorm` work across processes.  Since such
+classes cannot exist before torch is imported, `dir` and `help` show these names from then on.
 
 Examples
 --------

@@ -152,7 +152,7 @@ def channel_layer_norm_backward(
     mean, rstd : array_like, the shape of x without `axis`
         What `channel_layer_norm_forward` returned.
     y : array_like, optional
-        The result of the forward, to start from instead of x, see the module `fastbn.functional`.
+        The result of the forward, to start from instead of x; see the module `fastbn.functional`.
     out : ndarray, shape and dtype of x, optional
         Where to write dx; may be x or dy.
 

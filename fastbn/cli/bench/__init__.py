@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "bench",
         help="time every operation against other libraries and against a streaming copy",
         description="Time fastbn against NumPy, PyTorch, oneDNN, JAX, ONNX Runtime, OpenVINO and numbagg, as far as "
-        "they are installed: everyone takes a turn in every round, after its answer was checked.",
+        "they are installed: all of them take a turn in every round, after their results were checked.",
     )
     add = parser.add_argument
     add(
@@ -37,14 +37,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="other work before every timed call: matmul+copy (as in suite program: a matrix product on all cores, and "
         "a copy of 64 MB), matmul, copy or none (as in the others)",
     )
-    add("--only", default="", metavar="REGEX", help="only the cells whose description it is found in: 'layer norm'")
-    add("--threads", type=at_least(1), metavar="N", help="threads for everyone (what fastbn would use)")
+    add("--only", default="", metavar="REGEX", help="only the cells whose description it matches, such as 'layer norm'")
+    add("--threads", type=at_least(1), metavar="N", help="threads for all libraries (as many as fastbn would use)")
     add("--peers", metavar="A,B", help="numpy, torch, torch.compile, onednn, jax, onnxruntime (torch.compile, which "
         "takes seconds a cell: only if asked for, or in suites networks and torch), openvino, numbagg; of suite data: "
         "numpy, opencv, albucore, torch, numbagg, bottleneck, sklearn")  # fmt: skip
     add("--seconds", type=positive, metavar="S", help="time for the rounds of one cell (the suite's own)")
-    add("--rounds", type=at_least(1), metavar="N", help="so many rounds instead, whatever time they take")
-    add("--json", type=path, metavar="PATH", help="write everything measured")
+    add("--rounds", type=at_least(1), metavar="N", help="this many rounds instead, however long they take")
+    add("--json", type=path, metavar="PATH", help="write all that was measured")
     add(
         "--resume", action="store_true", help="suite torch: keep the cells that the --json file has, measure the others"
     )
