@@ -140,9 +140,9 @@ class File:
         eps : float, optional
             For the norms whose eps the file does not hold; by default that of the system that wrote it.
         kinds : mapping of str to callable, optional
-            For the norms of `unknown`, by name or by a pattern as "*.norm?": what makes the layer from the weight's
-            shape, as ``fastbn.LayerNorm`` or ``lambda shape: fastbn.GroupNorm(32, *shape)``.  A name goes before a
-            pattern, and both before what the file tells.
+            For the norms of `unknown`, by name or by a pattern such as ``"*.norm?"``: what makes the layer from the
+            shape of the weight, as ``fastbn.LayerNorm`` or ``lambda shape: fastbn.GroupNorm(32, *shape)``.  A name goes
+            before a pattern, and both before what the file tells.
 
         Returns
         -------
