@@ -78,7 +78,7 @@ def _standardizer() -> Any:
 
         @quietly
         def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-            """Count X in, beside what was counted before."""
+            """Add X to the data that was counted before."""
             first = not hasattr(self, "moments_")
             if first:
                 for name in ("copy", "with_mean", "with_std"):

@@ -45,13 +45,13 @@ class Moments:
     units in the last place of float64.
 
     Integers and booleans are summed exactly, in integers as large as it takes, and so are their squares; mean and
-    variance are rounded once, when they are asked for.  The order of parts makes no difference then.  Once a part of
-    floats or with weights joins, all is float64.
+    variance are rounded once, when they are asked for.  The order of parts then makes no difference.  Once floats or
+    weights are added, everything is float64.
 
     A group that has met NaN or infinity has no finite statistics any more; the other groups keep theirs.  An update or
-    merge that raises leaves the object as it was.  Moments can be pickled and copied,
-    written down by `to_dict`, and added: ``a + b`` and ``sum([a, b, c])`` leave the operands as they are.  They are
-    equal if axis, count, mean and variance are, NaN being equal to NaN.
+    merge that raises leaves the object as it was.  Moments can be pickled, copied, turned into plain numbers by
+    `to_dict`, and added: ``a + b`` and ``sum([a, b, c])`` leave the operands as they are.  They are equal if axis,
+    count, mean and variance are, NaN being equal to NaN.
 
     References
     ----------

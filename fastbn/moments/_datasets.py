@@ -43,8 +43,8 @@ def dataset_statistics(
         looks like images with their channels last, for which it is -1.
     where : array_like of bool, callable or iterable, optional
         True where an element counts: an array that broadcasts to `data`, or to each array that `data` yields; a
-        function of a part of the data, of any number of samples, that returns such an array; or, beside an iterable, an
-        iterable of as many.
+        function of a part of the data, of any number of samples, that returns such an array; or, if `data` is an
+        iterable, an iterable of as many.
     skipna : bool
         Whether NaN is left out.
     progress : bool
@@ -57,8 +57,8 @@ def dataset_statistics(
     Raises
     ------
     TypeError, ValueError
-        As `Moments.update`; if `data` is not iterable, if `axis` names the axis of the samples, or if `where` has not
-        as many parts as `data`.
+        As `Moments.update`; if `data` is not iterable, if `axis` names the axis of the samples, or if `where` does
+        not have as many parts as `data`.
 
     Warns
     -----
@@ -80,7 +80,7 @@ def dataset_statistics(
     >>> statistics.count, statistics.mean, statistics.var()
     (array([50., 50., 50.]), array([2., 2., 2.]), array([2., 2., 2.]))
 
-    Images with their channels last, and what counts and shape they have:
+    Images with their channels last:
 
     >>> images = np.zeros((10, 32, 32, 3), np.uint8)
     >>> fastbn.dataset_statistics(images, axis=-1)

@@ -34,7 +34,7 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
     model : torch.nn.Module
         Any module, a norm itself included.
     fuse : bool
-        Whether a norm takes in the activation and the residual sum behind it, where nobody can see what lies between.
+        Whether a norm takes over the residual sum and the activation after it, where nobody can see what lies between.
     inplace : bool
         Whether to change the model itself instead of a deep copy.
     skip : collection of str, or callable, optional
@@ -59,19 +59,19 @@ def convert(model: Model, *, fuse: bool = True, inplace: bool = False, skip: Ski
 
     Notes
     -----
-    Converted are BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d and RMSNorm of torch.nn, and subclasses
-    of other libraries.  A subclass with a forward of its own runs it, and the forward of the class above that it calls,
-    or, from half a million elements on, the norms of torch.nn.functional, are fastbn's; one that calls none of them
-    stays.  `report` says so.
+    BatchNorm1d to 3d, LayerNorm, GroupNorm, InstanceNorm1d to 3d and RMSNorm of torch.nn are converted, and subclasses
+    of other libraries.  A subclass with a forward of its own goes on running it; the forward of its parent class and,
+    from half a million elements on, the norms of torch.nn.functional that it calls are then fastbn's.  One that calls
+    none of them is left as it is, and `report` says so.
 
-    What stands behind a norm is found with torch.fx, one module at a time.  The norm then hands on a tensor that is not
-    computed yet, and the sum and the activation that come by are computed with it in one pass; whatever else touches
-    the tensor gets the norm's own result.  Hooks on the norm or the activation, added at any time, and calls from other
-    places end that for as long as they are there.
+    What follows a norm is found with torch.fx, one module at a time.  The norm then returns a tensor that is not
+    computed yet, and the sum and the activation that follow are computed with it in one pass; any other operation on
+    the tensor gets the norm's own result.  Hooks on the norm or the activation, added at any time, suspend this for as
+    long as they are there, and calls from other places go without it.
 
-    In evaluation, where nothing is differentiated, a batch norm of float32 that alone takes a convolution's result is
-    folded into it, in the same manner: the convolution then computes the norm, the sum and the activation, too.  The
-    folded weight is kept until a parameter or statistic changes, or `train` is called.
+    In evaluation, where no gradient is recorded, a float32 batch norm that is the only one to take a convolution's
+    result is folded into it, in the same manner: the convolution then computes the norm, the sum and the activation,
+    too.  The folded weight is kept until a parameter or statistic changes, or `train` is called.
 
     See Also
     --------

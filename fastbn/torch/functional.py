@@ -4,9 +4,9 @@ What holds for all of them:
 
 Tensors
     float32, float64, bfloat16 and float16 on the CPU, of any strides.  The result has the strides that torch would give
-    it; a large one lives in memory that is used again, see `fastbn.set_memory_pool`.  For all others (other devices,
-    function transforms such as vmap, arguments that are not as they should be) the call goes to torch's own operations,
-    which compute it or refuse it in their words.
+    it; a large one lives in memory that is used again: see `fastbn.set_memory_pool`.  For all others (other devices,
+    function transforms such as vmap, unsuitable arguments) the call goes to torch's own operations, which compute it or
+    refuse it in their words.
 activation
     "relu", "leaky_relu" (or, with its slope, ("leaky_relu", 0.01)), "sigmoid", "silu", "gelu" or "gelu_tanh", in the
     same pass over memory.  Backward computes it again instead of keeping it.

@@ -46,7 +46,7 @@ def batch_renorm_forward(
     x, weight, bias, momentum, eps, axis, activation, residual, where, out
         As `batch_norm` takes them.
     running_mean, running_var : ndarray, shape (C,)
-        What the batch is brought to agree with, and then updated with, in place.
+        The statistics that y is made to agree with; updated in place afterwards.
     r_max : float
         Limit of r, which lies between 1 / r_max and r_max; at least 1.
     d_max : float
