@@ -133,8 +133,8 @@ def line(results: TorchResults) -> str:
         told.append(f"{title.lower()} of {_listed(rows)} are {min(found):.2f} to {max(found):.2f} times as fast")
     text = "; ".join(told).replace("inference of", "calls in evaluation of")
     return (
-        f"In PyTorch, beside torch's own norms: {text} ({len(results.cells)} cells, `fastbn bench --suite torch`, "
-        f"{results.date[:10]}, {results.where})."
+        f"In PyTorch, compared with torch's own norms: {text} ({len(results.cells)} cells, "
+        f"`fastbn bench --suite torch`, {results.date[:10]}, {results.where})."
     )
 
 
