@@ -11,15 +11,16 @@ from fastbn.torch._subclasses import least_of
 
 __all__ = ["report"]
 
-_FOOT = (
-    "gradients of gradients: by torch's operations, float32 in float64",
-    "torch's own kernels: at no size, for their error grows with mean / standard deviation and fastbn's does not",
-)
+_TWICE = "gradients of gradients: by torch's operations, float32 in float64"
+_WHY = "for their error grows with mean / standard deviation and fastbn's does not"
+_OF_TORCH = f"torch's own kernels: at no size, {_WHY}"
+_OF_TORCH_BELOW = f"torch's own kernels: below the sizes that rows name, and else at no size, {_WHY}"
 _OTHERS = (
     "norms left as they are: where one computes what a class of torch.nn does, put that class in its place and convert "
     "again, as docs/torch.md shows"
 )
 _LEFT = "left as it is: "
+_FROM = "on fastbn from "
 _NAMES = re.compile(r"Norm(\dd?)?$|(Batch|Layer|Group|Instance|RMS)_?Norm", re.IGNORECASE)
 
 
@@ -62,7 +63,8 @@ def report(model: nn.Module) -> str:
     widths = [max(len(row[k]) for row in rows) for k in range(2)]
     lines = [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows]
     others = [_OTHERS] if any(row[2].startswith(_LEFT) for row in rows) else []
-    return "\n".join((*lines, "", *others, *_FOOT))
+    of_torch = _OF_TORCH_BELOW if any(row[2].startswith(_FROM) for row in rows) else _OF_TORCH
+    return "\n".join((*lines, "", *others, _TWICE, of_torch))
 
 
 def _state(module: Any, convolution: str | None) -> str | None:
@@ -72,8 +74,8 @@ def _state(module: Any, convolution: str | None) -> str | None:
     if isinstance(module, layers.Fusable):
         if module.own_forward:
             least = least_of(module)
-            size = f" from {least:,} elements on" if least else ""
-            return f"on fastbn{size}, called by the forward of {type(module).__name__}"
+            size = f"{_FROM}{least:,} elements on" if least else "on fastbn"
+            return f"{size}, called by the forward of {type(module).__name__}"
         reason = module.__dict__.get("_unfused")
         folded = "" if convolution is None else f"; in evaluation folded into {convolution}"
         if module._behind is not None:

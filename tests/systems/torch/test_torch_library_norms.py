@@ -402,6 +402,8 @@ def test_small_tensors_are_left_to_torch(monkeypatch):
         torch.testing.assert_close(own(x), network("activation")(x))
         assert len(called) == count
     assert f"on fastbn from {x.numel()} elements on, called by the forward of BatchNormAct" in fbt.report(own)
+    assert "torch's own kernels: below the sizes that rows name, and else at no size" in fbt.report(own)
+    assert "torch's own kernels: at no size" in fbt.report(fbt.convert(nn.Sequential(LayerNormAbove(4))))
 
 
 def test_forwards_of_several_inputs(monkeypatch):
