@@ -6,9 +6,11 @@ Sequential containers in it are modules of their own.
 """
 
 import copy
+import inspect
 import operator
 import sys
 import threading
+import warnings
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,9 +35,21 @@ class _OwnForward(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.get_ident()  # torch.fx replaces calls and attributes of modules for all threads
+        self.forward: Any = None  # the code of the forward, and of torch.fx's copy of it
+        self.copied: Any = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """As torch.fx; of arguments that a forward does not name there are none, as in most calls."""
+        run, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        if run is not root_fn:  # which takes arguments by their names alone, or any
+            self.forward, self.copied = inspect.unwrap(root_fn).__code__, run.__code__
+            args = [_unnamed(a) for a in args]
+        return run, args
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.thread != threading.get_ident():
@@ -49,7 +63,8 @@ class _OwnForward(fx.Tracer):
         frame: Any = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == _FX:
             frame = frame.f_back
-        result.node.meta[_CALLER] = None if frame is None else frame.f_code
+        code = None if frame is None else frame.f_code
+        result.node.meta[_CALLER] = self.forward if code is not None and code is self.copied else code
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -60,6 +75,14 @@ class _OwnForward(fx.Tracer):
                 raise NotImplementedError("an autograd function")
             frame = frame.f_back
         return super().create_node(*args, **kwargs)
+
+
+def _unnamed(argument: Any) -> Any:
+    """What a forward finds in the place of `*args` and `**kwargs`: nothing."""
+    name = str(argument.node.target) if isinstance(argument, fx.Proxy) else ""
+    if not name.startswith("*"):
+        return argument
+    return {} if name.startswith("**") else ()
 
 
 _CALLER = "code that calls"
@@ -85,7 +108,8 @@ def _traced(module: nn.Module) -> fx.Graph | None:
     before = [(own, copy.copy(own)) for own in (*attributes, *_collections(attributes))]
     tracer = _OwnForward()
     try:
-        with _one_at_a_time, torch.random.fork_rng(devices=[]):
+        with _one_at_a_time, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arguments that no call may ever give
             return tracer.trace(module)
     except Exception:  # whatever a forward raises when it meets something that is no tensor
         return None

@@ -90,5 +90,6 @@ def _state(module: Any, convolution: str | None) -> str | None:
     if bases:
         return f"{_LEFT}{name} is a subclass of {bases[0]} that computes by itself"
     if _NAMES.search(name) and not module._modules and not type(module).__module__.startswith("torch.nn."):
-        return f"{_LEFT}{name} is no class of torch.nn"
+        whose = f" of {type(module).__module__}" if hasattr(nn, name) else ""  # torch.nn has one of that name, too
+        return f"{_LEFT}{name}{whose} is no class of torch.nn"
     return None

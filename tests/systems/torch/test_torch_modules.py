@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 
 import pytest
 import torch
@@ -179,6 +180,10 @@ def test_report_names_norms_that_are_no_classes_of_torch():
         ["1", "FrozenBatchNorm2d", "left as it is: FrozenBatchNorm2d is no class of torch.nn"],
     ]
     assert "put that class in its place" in foot
+    namesake = type("RMSNorm", (LlamaRMSNorm,), {"__module__": "models.norms"})()
+    with pytest.warns(UserWarning, match="no norm that could be converted"):
+        text = fbt.report(fbt.convert(namesake))
+    assert "left as it is: RMSNorm of models.norms is no class of torch.nn" in text
     assert "left as they are" not in fbt.report(fbt.convert(nn.Sequential(nn.LayerNorm(4))))
 
 
@@ -401,6 +406,61 @@ def test_a_forward_that_cannot_be_traced_keeps_its_norms_alone_and_its_sequentia
     assert "the forward of Model cannot be traced" in report
     assert "block.0" in report
     assert report.count("fused with relu") == 1
+
+
+class Named(nn.Module):
+    """With arguments that callers may name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.ReLU()
+
+    def forward(self, x, *, scale=None):
+        y = self.act(self.norm(self.conv(x)))
+        return y if scale is None else y * scale
+
+
+class Unnamed(Named):
+    """With more arguments than are written down, as blocks of diffusers have them."""
+
+    def forward(self, x, *args, **kwargs):
+        if len(args) > 0 or kwargs.get("scale") is not None:
+            warnings.warn("scale is an old name", stacklevel=2)
+        y = self.conv(x, *args)
+        y = self.norm(y)
+        return self.act(y) * kwargs.get("scale", 1)
+
+
+class Optional(Named):
+    def forward(self, x, scale=None):
+        y = self.norm(self.conv(x))
+        if scale is not None:
+            warnings.warn("scale is an old name", stacklevel=2)
+        return self.act(y)
+
+
+@pytest.mark.parametrize("cls", [Named, Unnamed, Optional])
+@pytest.mark.filterwarnings("ignore:scale is an old name")
+def test_forwards_with_arguments_that_few_calls_give(cls):
+    """Of these it was said that code which is no method called the norm, or that they could not be traced."""
+    model = nn.Sequential(cls())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = fbt.convert(model)
+    assert re.search(r"0\.norm .*on fastbn, fused with relu; in evaluation folded into 0\.conv", fbt.report(own))
+    x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    for options in ({}, {"scale": 2.0}):
+        grads = []
+        for net in (own, model):
+            net.train()
+            net.zero_grad()
+            y = net[0](x, **options)
+            y.square().sum().backward()
+            with torch.no_grad():
+                again = net.eval()[0](x, **options)
+            grads.append([y, again, *(p.grad for p in net.parameters()), *net.buffers()])
+        for got, truth in zip(*grads, strict=True):
+            torch.testing.assert_close(got, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_models_are_traced_by_fx_after_conversion():
