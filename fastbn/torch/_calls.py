@@ -15,7 +15,7 @@ from fastbn.torch._autograd import Running, normalized, plain, small_normalized
 from fastbn.torch._known import PLAIN, remember
 from fastbn.torch._plans import COMPUTED_IN, Plan, Request, plan_of
 
-__all__ = ["Activation", "checked_residual", "computed", "eager", "fits", "has_own_values", "how", "is_captured"]
+__all__ = ["Activation", "checked_residual", "computed", "eager", "fits", "has_own_values", "how"]
 
 Activation = str | tuple[str, float] | None
 
@@ -41,11 +41,6 @@ def how(x: Any, residual: Any) -> str:
     if torch._C._get_tracing_state() is not None:  # of torch.jit.trace, for which sizes are tensors
         return "torch"
     return "operator" if _modes() else "kernel"
-
-
-def is_captured() -> bool:
-    """Whether calls on ordinary tensors are not for the kernels, but for what traces or transforms them."""
-    return bool(_transforms_active() or torch._C._get_tracing_state() is not None or _modes())
 
 
 def _may_be_operand(t: Tensor | None) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastbn.torch import _autograd
-from fastbn.torch._calls import eager, has_own_values, is_captured
+from fastbn.torch._calls import eager, has_own_values, how
 from fastbn.torch._known import PLAIN
 from fastbn.torch._plans import COMPUTED_IN, Request, format_of_gradient, format_of_result, plan_of
 
@@ -30,7 +30,7 @@ def norm(
     """A call as one operator, and the copies into the running statistics behind it."""
     if not torch.compiler.is_compiling() and any(type(t) not in PLAIN for t in (x, residual) if t is not None):
         x, residual = _ordinary(x), None if residual is None else _ordinary(residual)
-        if all(type(t) in PLAIN for t in (x, residual) if t is not None) and not is_captured():
+        if how(x, residual) == "kernel":
             tracked = None if running is None or running[0] is running[1] is None else running
             return eager(request, x, weight, bias, residual, tracked)
     mean, var, momentum = (None, None, 0.0) if running is None else running

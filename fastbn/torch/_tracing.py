@@ -35,8 +35,7 @@ class _OwnForward(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.thread = threading.get_ident()  # torch.fx replaces calls and attributes of modules for all threads
-        self.forward: Any = None  # the code of the forward, and of torch.fx's copy of it
-        self.copied: Any = None
+        self.copied: dict[Any, Any] = {}  # by the code of torch.fx's copy of a forward, the forward's own
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -47,7 +46,7 @@ class _OwnForward(fx.Tracer):
         """As torch.fx; of arguments that a forward does not name there are none, as in most calls."""
         run, args = super().create_args_for_root(root_fn, is_module, concrete_args)
         if run is not root_fn:  # which takes arguments by their names alone, or any
-            self.forward, self.copied = inspect.unwrap(root_fn).__code__, run.__code__
+            self.copied[run.__code__] = inspect.unwrap(root_fn).__code__
             args = [_unnamed(a) for a in args]
         return run, args
 
@@ -64,7 +63,7 @@ class _OwnForward(fx.Tracer):
         while frame is not None and frame.f_code.co_filename == _FX:
             frame = frame.f_back
         code = None if frame is None else frame.f_code
-        result.node.meta[_CALLER] = self.forward if code is not None and code is self.copied else code
+        result.node.meta[_CALLER] = self.copied.get(code, code)
         return result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
