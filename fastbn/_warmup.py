@@ -31,8 +31,8 @@ Array = NDArray[Any]
 
 # (N, C, S), through every kernel of a family: a small array (serial), one whose groups keep all threads busy, and one
 # that has too few groups for that.  The last two are large enough for threads, even in half precision, and the second
-# has enough sums of blocks for them.
-_RUNS = ((2, 16, 256), (8, 1024, 128), (1, 1, 1 << 18))
+# has enough sums of blocks for them.  Of runs, such as keep threads busy are short or long.
+_RUNS = ((2, 16, 256), (8, 1024, 128), (2, 64, 2048), (1, 1, 1 << 18))
 _COLUMNS = ((2, 16, 256), (8, 1024, 128), (1, 64, 4096))
 _FEATURES = ((8, 16, 1), (64, 8192, 1), (4096, 64, 1))  # for batch norm these are columns in either layout
 _ROWS = ((8, 64), (256, 1024), (1, 1 << 18))

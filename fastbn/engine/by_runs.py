@@ -14,7 +14,7 @@ from fastbn.engine.entries import Entries, entry_point
 from fastbn.engine.integers import blocks_of_rows, blocks_of_samples, ceil_div
 from fastbn.engine.operands import NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
-from fastbn.kernels import rows, runs, statistics
+from fastbn.kernels import adjacent, rows, runs, statistics
 from fastbn.kernels.plans import Runs
 
 _LONG_CHUNK = 4096  # elements of a chunk: sums of such ones are taken in the order of memory, which is read faster
@@ -170,14 +170,20 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
     """The gradients of `forward`, each parallel work item being a group of some samples, or some rows."""
     plan, _ = numbers.backward(view, numbers.of(x), centered)
     by_element, like = view.affine == "element", np.empty(0, computed_in(x.dtype))
-    kernel = Entries(runs.rows_backward if by_element else runs.backward)
+    kernel, of_adjacent = Entries(runs.rows_backward if by_element else runs.backward), Entries(adjacent.backward)
+    by_threads: dict[int, Any] = {}
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     collect = collecting(size)
 
     def run(threads: int, arrays: Gradient) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
         grads = np.empty(size)
-        if by_element:
+        if threads not in by_threads:
+            by_threads[threads] = None if by_element else numbers.adjacent(view, numbers.of(x), threads)
+        together = by_threads[threads]
+        if together is not None and (extras is None or extras.where is None):
+            of_adjacent(threads > 1, (together, dy, x, dx, w, mean, rstd, grads, extras))
+        elif by_element:
             kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, like, extras))
         else:
             kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))
@@ -189,13 +195,17 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
 def small_backward(view: View, operands: tuple[Any, ...], centered: bool) -> Callable[..., Any]:
     """A plan for small arrays in C order, as is the weight, of one axis, if any; of which nothing else is asked."""
     x, rstd, mean, w, given = *operands[1:5], operands[-1] is not None
-    plan, _ = numbers.backward(view, numbers.of(x), centered)
     by_element, compute = view.affine == "element", computed_in(x.dtype)
+    plan = None if by_element else numbers.adjacent(view, numbers.of(x), 1)
+    kernel: Any = runs.rows_backward if by_element else runs.backward
+    if plan is None:
+        plan, _ = numbers.backward(view, numbers.of(x), centered)
+    else:
+        kernel = adjacent.backward
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     shape, dtype, weights, empty = x.shape, x.dtype, view.weights, np.empty
     beside, units = (np.empty(0, compute), None) if by_element else (None,), units_of_collecting(size)
     grads, flat = empty(size), (x.ravel(), rstd.ravel(), None if mean is None else mean.ravel())
-    kernel = runs.rows_backward if by_element else runs.backward
     entry = entry_point(kernel.serial, (plan, flat[0], flat[0], flat[0], w, flat[2], flat[1], grads, *beside))
     collect = entry_point(runs.collect_rows.serial, (units, grads, empty(weights, compute), empty(weights, compute)))
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fastbn.kernels.loops import AHEAD, ROWS_AT_ONCE
 from fastbn.kernels.plans import (
+    Adjacent,
     Columns,
     ColumnsBackward,
     ColumnsForward,
@@ -18,7 +19,8 @@ from fastbn.kernels.plans import (
     RunsForward,
     RunsScale,
 )
-from fastbn.kernels.runs import MOST, NEAR, pieces
+from fastbn.kernels.runs import MOST, NEAR, PIECE, pieces
+from fastbn.kernels.simd import ADJACENT
 
 # Geometry -------------------------------------------------------------------------------------------------------------
 
@@ -82,6 +84,10 @@ _FAR_BYTES = 8 << 20  # of x: from here on the next group is fetched where it li
 _COLD_BYTES = 256 << 10  # from here on rows are fetched, which costs nothing where they are in a cache
 
 _SLAB_BYTES = 448 << 10  # of a group: two of this size stay in a core's own cache
+
+_LONG_STRETCH = 2048  # elements at most of adjacent runs that are taken together,
+_SHORT_STRETCH = 512  # and at least,
+_UNITS_A_THREAD = 4  # unless there would be fewer work items
 
 _ROWS_BYTES = 256 << 10  # of rows whose gradients are computed together: as many are fetched before they are needed
 
@@ -195,6 +201,19 @@ def runs_backward(view: Runs, nbytes: int, itemsize: int) -> RunsBackward:
     collected = not past and view.chunks == 1 and 2 * nbytes >= PAST_CACHE_BYTES and chunk <= _COLLECTED
     of_part = pieces(view.chunks, view.length)
     return RunsBackward(of_sample * blocks.number, of_sample, blocks.size, of_part, ahead, past, int(collected))
+
+
+def adjacent(view: Runs, itemsize: int, threads: int) -> Adjacent:
+    """For `adjacent.backward`, on so many threads; of no units where it is not worth it."""
+    if view.chunks == 1 or view.parts > 1:
+        return Adjacent(0, 1, 1)
+    both = 2 * view.chunks * view.length * itemsize  # bytes of a group of two arrays
+    many = min(ADJACENT, _LONG_STRETCH // view.length, _SLAB_BYTES // both)
+    if threads > 1:
+        many = min(many, view.groups // (_UNITS_A_THREAD * threads))
+    if many < 2 or many * view.length < _SHORT_STRETCH:
+        return Adjacent(0, 1, 1)
+    return Adjacent(ceil_div(view.groups, many), many, PIECE // view.length)
 
 
 def rows_backward(view: Runs, nbytes: int, itemsize: int) -> RowsBackward:

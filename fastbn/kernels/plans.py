@@ -67,6 +67,12 @@ class RunsBackward(NamedTuple):
     collected: int  # whether a group is collected before it is written past the cache
 
 
+class Adjacent(NamedTuple):
+    units: int  # work items, each some groups,
+    groups: int  # so many, but for the last one
+    chunks: int  # of a piece
+
+
 class RowsBackward(NamedTuple):
     units: int  # blocks of rows
     rows: int  # of a block

@@ -37,7 +37,6 @@ from fastbn.kernels.plans import RowsBackward, Runs, RunsBackward, RunsForward, 
 from fastbn.kernels.simd import (
     LANES,
     LINE,
-    ROOM,
     address,
     advance,
     either,
@@ -66,7 +65,7 @@ PIECE = 16384  # elements: some microseconds of work, far more than it costs to 
 NO_EXTRAS = None, None, None, None, None, None
 NO_GRADIENT_EXTRAS = None, None, None, None, None, None, None, None
 
-MOST = ROOM // 3  # groups at a time: two sums of each, and what these are about
+MOST = 64  # groups at a time
 COLLECTED = 8192  # sums of blocks: work for one thread
 
 
@@ -181,8 +180,14 @@ def beginnings(of_elements):
 @tile
 def lined_up(array):
     """The address of the first cache line in an array: loads and stores across two of them take twice the time."""
-    begin = address(array)
-    return advance(begin, gap(begin, 0))
+    return lined_up_behind(address(array), 0)
+
+
+@tile
+def lined_up_behind(memory, n):
+    """The address of the first cache line behind n elements."""
+    behind = advance(memory, n)
+    return advance(behind, gap(behind, 0))
 
 
 @tile

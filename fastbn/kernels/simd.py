@@ -25,7 +25,8 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
-ROOM = 192  # numbers that `room` has memory for
+ADJACENT = 32  # groups at most that are taken chunk by chunk, see `adjacent`
+ROOM = (2 + 2 * LANES) * ADJACENT + 8  # numbers that `room` has memory for: 9 kB
 LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
