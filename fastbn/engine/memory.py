@@ -37,6 +37,7 @@ T = TypeVar("T")
 LEAST = 1 << 18  # bytes: below it the C library has memory at hand
 _IDLE = 10.0  # seconds after which memory that nothing asked for is let go
 _LOOKS = 8  # for such memory in that time
+_FULL = 16  # results for which no room is looked for once there was none: dozens of arrays would be looked at each time
 _UNKNOWN = -1  # a limit that the environment has not yet been asked for
 
 # [buffer, when it was last in use, a view of it like the last result]: lists, since a tuple could not be told the time
@@ -54,6 +55,7 @@ class _Pool:
         self.held: dict[int, deque[Held]] = {}  # by size; the newest to the right
         self.most = 0  # bytes that were alive at once
         self.looked = 0.0  # when idle memory was last looked for: the clock that results go by
+        self.full = 0  # for so many results yet
         self.watched = 0.0  # until when the keeper is known to look, if there is one
         self.stop = Lock()  # ends the keeper when it is released
 
@@ -116,6 +118,9 @@ def _over(buffer: Array, shape: Any, dtype: np.dtype[Any]) -> Array:
 
 def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any], most: int | None) -> Array:
     """A result over memory that is new."""
+    if pool.full > 0:
+        pool.full -= 1
+        return retried(np.empty, shape, dtype)
     limit, now = get_memory_pool(), monotonic()
     limit = most if limit is None else limit
     if limit == 0:
@@ -126,6 +131,7 @@ def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any], most: int 
     pool.most = max(pool.most, alive + nbytes)
     _let_oldest_go(pool, alive + idle + nbytes - (pool.most if limit is None else min(pool.most, limit)))
     if limit is not None and sum(count(pool)) + nbytes > limit:
+        pool.full = _FULL
         return retried(np.empty, shape, dtype)
     buffer: Array = retried(np.empty, nbytes + LINE, np.uint8)
     like = _over(buffer, shape, dtype)
@@ -147,7 +153,7 @@ def retried(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 def let_go() -> None:
     """Give back to the system what nothing uses."""
     _let_oldest_go(_pool, count(_pool).idle)
-    _pool.most = count(_pool).alive
+    _pool.most, _pool.full = count(_pool).alive, 0
 
 
 def count(pool: _Pool | None = None) -> Count:
@@ -191,7 +197,7 @@ def set_memory_pool(nbytes: int | None) -> None:
             raise TypeError(f"nbytes is {nbytes!r}; expected an integer, or None for no limit") from None
         if nbytes < 0:
             raise ValueError(f"nbytes is {nbytes}; expected 0 or more")
-    _limit = nbytes
+    _limit, _pool.full = nbytes, 0
     if nbytes is not None:
         _let_oldest_go(_pool, sum(count()) - nbytes)
         if sum(count()) > nbytes:

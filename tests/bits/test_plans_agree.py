@@ -132,6 +132,7 @@ def compiled(lengths, nbytes, itemsize):
         integers.runs_forward(elements, 0, nbytes, itemsize, 0, 1),
         integers.runs_scale(runs, 1, nbytes, itemsize),
         integers.runs_backward(Runs(outer, channels, 1, inner, channels), nbytes, itemsize),
+        integers.adjacent(Runs(outer, channels, 1, inner, channels), itemsize, span),
         integers.rows_backward(elements, nbytes, itemsize),
         integers.columns_forward(eight, 1, nbytes, itemsize, 1, 0),
         integers.columns_scale(by_row, channels, nbytes, itemsize, 2, 3),

@@ -94,6 +94,11 @@ def elements_read_at_once(number, monkeypatch):
     monkeypatch.setattr("fastbn.moments._datasets._READ", number)
 
 
+def channels_one_by_one(monkeypatch):
+    """No gradients of batch norm are computed of several channels together."""
+    monkeypatch.setattr("fastbn.engine.integers._LONG_STRETCH", 0)
+
+
 def warm_up_on(inputs, monkeypatch):
     """What a warm-up calls the operations on."""
     monkeypatch.setattr("fastbn._warmup._inputs", lambda *_: inputs)
