@@ -37,7 +37,7 @@ T = TypeVar("T")
 LEAST = 1 << 18  # bytes: below it the C library has memory at hand
 _IDLE = 10.0  # seconds after which memory that nothing asked for is let go
 _LOOKS = 8  # for such memory in that time
-_FULL = 16  # results for which no room is looked for once there was none: dozens of arrays would be looked at each time
+_FULL = 16  # as large results for which no room is looked for once there was none: that looks at dozens of arrays
 _UNKNOWN = -1  # a limit that the environment has not yet been asked for
 
 # [buffer, when it was last in use, a view of it like the last result]: lists, since a tuple could not be told the time
@@ -55,7 +55,8 @@ class _Pool:
         self.held: dict[int, deque[Held]] = {}  # by size; the newest to the right
         self.most = 0  # bytes that were alive at once
         self.looked = 0.0  # when idle memory was last looked for: the clock that results go by
-        self.full = 0  # for so many results yet
+        self.full = 0  # for so many results yet,
+        self.lacked = 0  # of so many bytes or more
         self.watched = 0.0  # until when the keeper is known to look, if there is one
         self.stop = Lock()  # ends the keeper when it is released
 
@@ -118,20 +119,21 @@ def _over(buffer: Array, shape: Any, dtype: np.dtype[Any]) -> Array:
 
 def _made(pool: _Pool, nbytes: int, shape: Any, dtype: np.dtype[Any], most: int | None) -> Array:
     """A result over memory that is new."""
-    if pool.full > 0:
+    limit = get_memory_pool()
+    limit = most if limit is None else limit
+    if limit is not None and pool.full > 0 and nbytes >= pool.lacked:
         pool.full -= 1
         return retried(np.empty, shape, dtype)
-    limit, now = get_memory_pool(), monotonic()
-    limit = most if limit is None else limit
     if limit == 0:
         return retried(np.empty, shape, dtype)
+    now = monotonic()
     if now - pool.looked >= _IDLE / _LOOKS:
         _look(pool, now)
     alive, idle = count(pool)
     pool.most = max(pool.most, alive + nbytes)
     _let_oldest_go(pool, alive + idle + nbytes - (pool.most if limit is None else min(pool.most, limit)))
     if limit is not None and sum(count(pool)) + nbytes > limit:
-        pool.full = _FULL
+        pool.full, pool.lacked = _FULL, nbytes
         return retried(np.empty, shape, dtype)
     buffer: Array = retried(np.empty, nbytes + LINE, np.uint8)
     like = _over(buffer, shape, dtype)

@@ -115,6 +115,28 @@ def test_memory_is_used_again():
     assert address(result(2 * SIZE)) != first
 
 
+def test_a_result_too_large_to_be_kept_leaves_others_as_they_are():
+    result(65 * SIZE)
+    result()
+    assert held() == SIZE
+
+
+def test_a_limit_of_some_results_is_none_of_others():
+    fastbn.set_memory_pool(None)
+    memory.maker((2 * SIZE,), np.dtype(np.uint8), most=SIZE)()
+    result(3 * SIZE)
+    assert held() == 3 * SIZE
+
+
+def test_a_pool_that_was_full_is_used_again():
+    alive = [result(2 * SIZE) for _ in range(34)]
+    assert memory.count() == (64 * SIZE, 0)
+    alive.clear()
+    for _ in range(32):
+        result(3 * SIZE)
+    assert held() == 64 * SIZE - SIZE  # as many of the old ones as leave room for a new one
+
+
 @pytest.mark.parametrize(
     "over",
     [lambda y: y[:1], lambda y: y.T, lambda y: y.reshape(-1)[5:].view(np.int32), lambda y: y[:1][:, 3:], memoryview],
