@@ -6,6 +6,7 @@ Whatever a plan says beside the geometry, the bits of the results are the same. 
 
 from typing import NamedTuple
 
+from fastbn.kernels.adjacent import ADJACENT
 from fastbn.kernels.loops import AHEAD, ROWS_AT_ONCE
 from fastbn.kernels.plans import (
     Adjacent,
@@ -20,7 +21,6 @@ from fastbn.kernels.plans import (
     RunsScale,
 )
 from fastbn.kernels.runs import MOST, NEAR, PIECE, pieces
-from fastbn.kernels.simd import ADJACENT
 
 # Geometry -------------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ from fastbn.kernels.runs import (
     slopes,
 )
 from fastbn.kernels.simd import (
-    ADJACENT,
     LANES,
+    LINE,
     address,
     advance,
     either,
@@ -33,6 +33,9 @@ from fastbn.kernels.simd import (
     store,
     total,
 )
+
+ADJACENT = 32  # groups at a time
+ROOM = (2 + 2 * LANES) * ADJACENT + LINE // 8  # numbers: two of each, the lanes of its two sums, and up to a cache line
 
 
 @inlined
@@ -68,7 +71,7 @@ def backward(plan, dy, x, dx, w, mean, rstd, grads, extras):
         pdy, px, pdx, pw, pb = address(dy), address(x), address(dx), address(w), address(b)
         of_forward, beside = beginnings((residual, activation, None, upstream)), (address(dsum), None)
         first, last = unit * how.groups, min((unit + 1) * how.groups, groups)
-        of_g, v = address(grads), room()
+        of_g, v = address(grads), room(ROOM)
         of_h, u, lanes = advance(of_g, groups), advance(v, ADJACENT), lined_up_behind(v, 2 * ADJACENT)
         for c in range(first, last):
             of_g[c], of_h[c] = 0.0, 0.0

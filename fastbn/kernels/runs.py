@@ -66,6 +66,7 @@ NO_EXTRAS = None, None, None, None, None, None
 NO_GRADIENT_EXTRAS = None, None, None, None, None, None, None, None
 
 MOST = 64  # groups at a time
+ROOM = 3 * MOST  # numbers: two sums of each, and what these are about
 COLLECTED = 8192  # sums of blocks: work for one thread
 
 
@@ -395,7 +396,7 @@ def some_groups(sum_up, write, memory, plan, affine, eps, extras, kept):
     """
     (x, y), (view, how, first), (of_elements, counts, summed) = memory, plan, extras
     means, with_means, variances, with_variances = kept
-    s, past_cache = room(), how.past_cache
+    s, past_cache = room(ROOM), how.past_cache
     q, shift = advance(s, MOST), advance(s, 2 * MOST)
     if past_cache < 0:
         past_cache = -past_cache if _in_lines(y, view.length) else 0
@@ -422,7 +423,7 @@ def in_arrays(mean, var):
 @inlined
 def in_memory(mean, var):
     """As `in_arrays`, in memory that is not None."""
-    nowhere = room()
+    nowhere = room(ROOM)
     return either(mean, nowhere), mean is not None, either(var, nowhere), var is not None
 
 

@@ -25,8 +25,6 @@ from numba.core.typing.templates import ConcreteTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
-ADJACENT = 32  # groups at most that are taken chunk by chunk, see `adjacent`
-ROOM = (2 + 2 * LANES) * ADJACENT + 8  # numbers that `room` has memory for: 9 kB
 LINE = 64  # bytes of a cache line; no vector register is wider
 
 _FLOAT = {32: ir.FloatType(), 64: ir.DoubleType()}
@@ -258,14 +256,17 @@ def advance(typing, memory, count):
     return memory(memory, types.intp), lambda context, builder, sig, args: builder.gep(args[0], [args[1]])
 
 
-@intrinsic
-def room(typing):
-    """Memory for ROOM numbers of float64, on the stack of the function that this is inlined into."""
+@intrinsic(prefer_literal=True)
+def room(typing, count):
+    """Memory for so many numbers of float64, a constant, on the stack of the function that this is inlined into.
+
+    That may be a user's, once for every call in there.
+    """
 
     def codegen(context, builder, sig, args):
-        return cgutils.alloca_once(builder, _FLOAT[64], size=_INT64(ROOM))
+        return cgutils.alloca_once(builder, _FLOAT[64], size=_INT64(count.literal_value))
 
-    return types.CPointer(types.float64)(), codegen
+    return types.CPointer(types.float64)(count), codegen
 
 
 @intrinsic

@@ -3,7 +3,6 @@
 import numpy as np
 
 LANES = 16
-ROOM = 192
 
 
 class Vec(np.ndarray):
@@ -51,8 +50,8 @@ def advance(memory, count):
     return None if memory is None else memory[count:]
 
 
-def room():
-    return np.empty(ROOM)
+def room(count):
+    return np.empty(count)
 
 
 def load(memory, index):

@@ -1,11 +1,12 @@
 """Gradients of batch norm over short planes: of some channels together or one by one, to the same bits."""
 
+import internals
 import numpy as np
 import pytest
+from internals import numbers, plans
+from processes import python
 
 import fastbn
-from tests.support import internals
-from tests.support.internals import numbers, plans
 
 
 @pytest.fixture
@@ -62,3 +63,21 @@ def test_same_bits(dtype, shape, fused, kernels, monkeypatch):
     assert not any(kernels)
     plans.clear()
     assert found == [one_by_one, one_by_one]
+
+
+PROGRAM = """
+import numpy as np
+
+import fastbn
+
+rng = np.random.default_rng(0)
+for shape in ((3, 40, 8, 8), (2, 33, 16, 16)):
+    x, dy = rng.standard_normal((2, *shape), np.float32)
+    mean, rstd, weight = rng.standard_normal((3, shape[1]))
+    for more in ({}, {"bias": weight, "activation": "relu"}):
+        print(*(v.tobytes().hex() for v in fastbn.batch_norm_backward(dy, x, mean, abs(rstd), weight, **more)))
+"""
+
+
+def test_same_bits_without_numba():
+    assert python(PROGRAM, NUMBA_DISABLE_JIT="1") == python(PROGRAM)

@@ -1,6 +1,7 @@
 """Operations inside a user's own compiled functions: the bits of the Python call, and errors that say what to do."""
 
 import math
+import re
 from typing import Any
 
 import numba
@@ -53,6 +54,16 @@ def test_windows_in_a_prange_have_the_bits_of_one_call():
     x, y, w, _ = arrays((500, 64), np.float32, 64)
     normalized(x, w, y)
     assert y.tobytes() == fastbn.layer_norm(x, 64, w).tobytes()
+
+
+def test_a_call_takes_little_of_its_callers_stack():
+    """A function may make many, on a thread that has a few hundred kilobytes: each has memory of its own there."""
+    x, y, w, _ = arrays((3, 64), np.float32, 64)
+    normalized = numba.njit(lambda x, w, y: fastbn.layer_norm(x, 64, w, out=y))
+    normalized(x, w, y)
+    [code] = normalized.inspect_llvm().values()
+    [numbers] = map(int, re.findall(r"alloca \[(\d+) x double\]", code))
+    assert 8 * numbers < 2048
 
 
 @numba.njit
