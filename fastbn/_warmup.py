@@ -30,8 +30,8 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 Array = NDArray[Any]
 
 # (N, C, S), through every kernel of a family: a small array (serial), one whose groups keep all threads busy, and one
-# that has too few groups for that.  The last two are large enough for threads, even in half precision, and the second
-# has enough sums of blocks for them.  Of runs, such as keep threads busy are short or long.
+# that has too few groups for that.  All but the first are large enough for threads, even in half precision, and the
+# second has enough sums of blocks for them.  Of runs, there are short and long ones that keep threads busy.
 _RUNS = ((2, 16, 256), (8, 1024, 128), (2, 64, 2048), (1, 1, 1 << 18))
 _COLUMNS = ((2, 16, 256), (8, 1024, 128), (1, 64, 4096))
 _FEATURES = ((8, 16, 1), (64, 8192, 1), (4096, 64, 1))  # for batch norm these are columns in either layout

@@ -168,9 +168,14 @@ def _sums_of_chunks(view: View, reduce: Entries) -> Callable[..., None]:
 
 def backward(view: View, x: Array, centered: bool) -> Backward:
     """The gradients of `forward`, each parallel work item being a group of some samples, or some rows."""
-    plan, _ = numbers.backward(view, numbers.of(x), centered)
-    by_element, like = view.affine == "element", np.empty(0, computed_in(x.dtype))
-    kernel, of_adjacent = Entries(runs.rows_backward if by_element else runs.backward), Entries(adjacent.backward)
+    return (_rows if view.affine == "element" else _channels)(view, x, centered)
+
+
+def _channels(view: View, x: Array, centered: bool) -> Backward:
+    """A weight a channel; where it is worth it, of some adjacent channels together."""
+    elements = numbers.of(x)
+    plan, _ = numbers.backward(view, elements, centered)
+    of_groups, of_adjacent = Entries(runs.backward), Entries(adjacent.backward)
     by_threads: dict[int, Any] = {}
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     collect = collecting(size)
@@ -179,14 +184,28 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
         grads = np.empty(size)
         if threads not in by_threads:
-            by_threads[threads] = None if by_element else numbers.adjacent(view, numbers.of(x), threads)
+            by_threads[threads] = numbers.adjacent(view, elements, threads)
         together = by_threads[threads]
-        if together is not None and (extras is None or extras.where is None):
-            of_adjacent(threads > 1, (together, dy, x, dx, w, mean, rstd, grads, extras))
-        elif by_element:
-            kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, like, extras))
+        if together is None or (extras is not None and extras.where is not None):
+            of_groups(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))
         else:
-            kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))
+            of_adjacent(threads > 1, (together, dy, x, dx, w, mean, rstd, grads, extras))
+        collect(threads, grads, dweight, dbias)
+
+    return run
+
+
+def _rows(view: View, x: Array, centered: bool) -> Backward:
+    """A weight an element."""
+    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    kernel, like = Entries(runs.rows_backward), np.empty(0, computed_in(x.dtype))
+    size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
+    collect = collecting(size)
+
+    def run(threads: int, arrays: Gradient) -> None:
+        dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
+        grads = np.empty(size)
+        kernel(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, like, extras))
         collect(threads, grads, dweight, dbias)
 
     return run

@@ -11,7 +11,7 @@ import fastbn
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """How many plans of some channels together were made."""
+    """Of each plan that is made from here on, whether it is of some channels together."""
     made, plan = [], numbers.adjacent
 
     def counted(*args):
