@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn._quiet import cast, quietly
-from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace
+from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace, stores
 from fastbn.engine.arrays import Reading, reading
 from fastbn.engine.forward import threaded, whole_or_in_steps
 from fastbn.engine.groups import Groups
+from fastbn.engine.numbers import Elements
 from fastbn.engine.operands import Extras, GradientExtras, none_if_empty
 from fastbn.engine.views import View
 from fastbn.kernels import activations
@@ -30,13 +31,17 @@ class Gradients(NamedTuple):
 def passes(x: Array, view: View, centered: bool, through_statistics: bool = True) -> by_runs.Backward:
     """All passes of a backward over arrays like x: (threads, the fields of Gradient)."""
     family: Any = by_columns if view.columns else by_runs
-    if not through_statistics:
-        return _by_constants(view, x, family)
-    whole = family.backward(view, x, centered)
-    if numbers.undivided_back(view) or x.nbytes < pace.SERIAL_BYTES:
-        return whole
-    units = numbers.backward(view, numbers.of(x), centered)[1]
-    return whole_or_in_steps(whole, family.backward_in_steps(view, x, centered), units)
+
+    def of(elements: Elements) -> by_runs.Backward:
+        if not through_statistics:
+            return _by_constants(view, elements, family)
+        whole = family.backward(view, elements, centered)
+        if numbers.undivided_back(view) or x.nbytes < pace.SERIAL_BYTES:
+            return whole
+        units = numbers.backward(view, elements, centered)[1]
+        return whole_or_in_steps(whole, family.backward_in_steps(view, elements, centered), units)
+
+    return stores.either_way(numbers.of(x), 2, of)
 
 
 @quietly
@@ -44,7 +49,7 @@ def _inverse_square(values: Array) -> Array:
     return np.asarray(1.0 / (values * values))
 
 
-def _by_constants(view: Any, x: Array, family: Any) -> by_runs.Backward:
+def _by_constants(view: Any, x: Elements, family: Any) -> by_runs.Backward:
     """The gradients where mean and rstd are constants: dx is a multiple of dy."""
     of_weights, scale, groups = family.backward_in_steps(view, x, True), family.scale(view, x, 0.0), view.groups
 

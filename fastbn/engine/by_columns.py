@@ -13,14 +13,15 @@ from fastbn.engine import numbers
 from fastbn.engine.by_runs import Backward, Forward, collecting, units_of_collecting
 from fastbn.engine.entries import Entries
 from fastbn.engine.integers import ceil_div, extent
+from fastbn.engine.numbers import Elements
 from fastbn.engine.operands import Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import columns, statistics
 
 
-def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float, in_steps: bool = False) -> Forward:
+def forward(view: View, y: Elements, centered: bool, rooted: bool, eps: float, in_steps: bool = False) -> Forward:
     """Normalize x, like y, with its own statistics, each parallel work item being one panel, or a piece of a block."""
-    plan, groups = numbers.forward(view, numbers.of(y), centered, rooted), view.groups
+    plan, groups = numbers.forward(view, y, centered, rooted), view.groups
     kernel, by_channel = Entries(columns.forward_in_steps if in_steps else columns.forward), view.affine == "channel"
     like = np.empty(0, computed_in(y.dtype))
 
@@ -36,18 +37,18 @@ def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float, in_s
 forward_in_steps = partial(forward, in_steps=True)
 
 
-def scale(view: View, y: Array, eps: float | None) -> Forward:
+def scale(view: View, y: Elements, eps: float | None) -> Forward:
     """Normalize x, like y, with given statistics, a group each; eps None: `var` is rstd."""
-    of_y, like, by_channel = numbers.of(y), np.empty(0, computed_in(y.dtype)), view.affine == "channel"
+    elements, like, by_channel = y, np.empty(0, computed_in(y.dtype)), view.affine == "channel"
     shape = view.geometry
     most, blocks = max(1, ceil_div(shape.rows, shape.fold) // numbers.LEAST_ROWS), view.blocks
-    kernel, plans = Entries(columns.scale), {1: numbers.scale(view, of_y, 1, 1)}
+    kernel, plans = Entries(columns.scale), {1: numbers.scale(view, elements, 1, 1)}
 
     def run(threads: int, x: Array, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         plan = plans.get(threads)
         if plan is None:
             parts = min(ceil_div(4 * threads, blocks), most)
-            plan = plans[threads] = numbers.scale(view, of_y, threads, parts)
+            plan = plans[threads] = numbers.scale(view, elements, threads, parts)
         affine = (w, b, None, None) if by_channel else (None, None, w, b)
         of_elements = None if extras is None else extras[:4]
         kernel(threads > 1, (plan, x, y, *affine, eps, mean, var, like, of_elements))
@@ -87,9 +88,9 @@ def _of_shorter_rows(view: View) -> View:
 # Backward -------------------------------------------------------------------------------------------------------------
 
 
-def backward(view: View, x: Array, centered: bool) -> Backward:
+def backward(view: View, x: Elements, centered: bool) -> Backward:
     """The gradients of `forward`, each parallel work item being one panel."""
-    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    plan, _ = numbers.backward(view, x, centered)
     like, by_row, groups = np.empty(0, computed_in(x.dtype)), view.affine == "row", view.groups
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     kernel, collect = Entries(columns.backward), collecting(size)
@@ -107,9 +108,9 @@ def backward(view: View, x: Array, centered: bool) -> Backward:
     return run
 
 
-def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
+def backward_in_steps(view: View, x: Elements, centered: bool) -> Backward:
     """As `backward`, each parallel work item being a piece of a block; dx may be None."""
-    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    plan, _ = numbers.backward(view, x, centered)
     like, by_row, groups = np.empty(0, computed_in(x.dtype)), view.affine == "row", view.groups
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     kernel, shares = Entries(columns.backward_in_steps), units_of_collecting(size)

@@ -12,6 +12,7 @@ from fastbn._quiet import quietly
 from fastbn.engine import numbers
 from fastbn.engine.entries import Entries, entry_point
 from fastbn.engine.integers import blocks_of_rows, blocks_of_samples, ceil_div
+from fastbn.engine.numbers import Elements
 from fastbn.engine.operands import NO_GRADIENT_EXTRAS, UNWANTED, Array, Gradient, Maybe, computed_in
 from fastbn.engine.views import View
 from fastbn.kernels import adjacent, rows, runs, statistics
@@ -23,9 +24,9 @@ Forward = Callable[..., None]  # of (threads, x, y, weight, bias, mean, var, ext
 Backward = Callable[..., None]  # of (threads, the fields of Gradient)
 
 
-def forward(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
+def forward(view: View, y: Elements, centered: bool, rooted: bool, eps: float) -> Forward:
     """Normalize x, like y, with its own statistics, each parallel work item being some groups."""
-    plan, by_channel = numbers.forward(view, numbers.of(y), centered, rooted), view.affine == "channel"
+    plan, by_channel = numbers.forward(view, y, centered, rooted), view.affine == "channel"
     of_groups, of_rows = Entries(runs.forward), Entries(rows.forward)
 
     def run(threads: int, x: Any, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
@@ -72,9 +73,9 @@ def small_forward(view: View, operands: tuple[Any, ...], spec: Any, extras: Any,
     return normalize
 
 
-def forward_in_steps(view: View, y: Array, centered: bool, rooted: bool, eps: float) -> Forward:
+def forward_in_steps(view: View, y: Elements, centered: bool, rooted: bool, eps: float) -> Forward:
     """As `forward`, each parallel work item being a piece of a group."""
-    shape, past_cache = view.geometry, numbers.past_cache(view, numbers.of(y))
+    shape, past_cache = view.geometry, numbers.past_cache(view, y)
     count, groups, parts, length, _ = shape
     per_group, by_channel = runs.pieces(count, parts * length), view.affine == "channel"
     pieces = groups * per_group
@@ -103,9 +104,9 @@ def take_roots(var: Array, eps: float) -> None:
     statistics.take_roots(var.ravel("K"), eps)
 
 
-def scale(view: View, y: Array, eps: float | None) -> Forward:
+def scale(view: View, y: Elements, eps: float | None) -> Forward:
     """Normalize x, like y, with given statistics, a channel each, in the order of memory; eps None: `var` is rstd."""
-    plan, kernel = numbers.scale(view, numbers.of(y)), Entries(runs.scale)
+    plan, kernel = numbers.scale(view, y), Entries(runs.scale)
 
     def run(threads: int, x: Array, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         args = plan, x, y, w, b, eps, mean, var, None if extras is None else extras[:4]
@@ -166,25 +167,24 @@ def _sums_of_chunks(view: View, reduce: Entries) -> Callable[..., None]:
 # Backward -------------------------------------------------------------------------------------------------------------
 
 
-def backward(view: View, x: Array, centered: bool) -> Backward:
+def backward(view: View, x: Elements, centered: bool) -> Backward:
     """The gradients of `forward`, each parallel work item being a group of some samples, or some rows."""
     return (_rows if view.affine == "element" else _channels)(view, x, centered)
 
 
-def _channels(view: View, x: Array, centered: bool) -> Backward:
+def _channels(view: View, like: Elements, centered: bool) -> Backward:
     """A weight a channel; where it is worth it, of some adjacent channels together."""
-    elements = numbers.of(x)
-    plan, _ = numbers.backward(view, elements, centered)
+    plan, _ = numbers.backward(view, like, centered)
     of_groups, of_adjacent = Entries(runs.backward), Entries(adjacent.backward)
     by_threads: dict[int, Any] = {}
-    size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
+    size = numbers.blocks_of_gradients(view, like.itemsize), 2, view.weights
     collect = collecting(size)
 
     def run(threads: int, arrays: Gradient) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
         grads = np.empty(size)
         if threads not in by_threads:
-            by_threads[threads] = numbers.adjacent(view, elements, threads)
+            by_threads[threads] = numbers.adjacent(view, like, threads)
         together = by_threads[threads]
         if together is None or (extras is not None and extras.where is not None):
             of_groups(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))
@@ -195,9 +195,9 @@ def _channels(view: View, x: Array, centered: bool) -> Backward:
     return run
 
 
-def _rows(view: View, x: Array, centered: bool) -> Backward:
+def _rows(view: View, x: Elements, centered: bool) -> Backward:
     """A weight an element."""
-    plan, _ = numbers.backward(view, numbers.of(x), centered)
+    plan, _ = numbers.backward(view, x, centered)
     kernel, like = Entries(runs.rows_backward), np.empty(0, computed_in(x.dtype))
     size = numbers.blocks_of_gradients(view, x.itemsize), 2, view.weights
     collect = collecting(size)
@@ -238,17 +238,18 @@ def small_backward(view: View, operands: tuple[Any, ...], centered: bool) -> Cal
     return differentiate
 
 
-def backward_in_steps(view: View, x: Array, centered: bool) -> Backward:
+def backward_in_steps(view: View, x: Elements, centered: bool) -> Backward:
     """As `backward`, each parallel work item being a piece; dx may be None."""
     return (_rows_in_steps if view.affine == "element" else _channels_in_steps)(view, x, centered)
 
 
-def _channels_in_steps(view: View, x: Array, centered: bool) -> Backward:
+def _channels_in_steps(view: View, x: Elements, centered: bool) -> Backward:
     """A weight a channel; a block of samples after the other."""
     whole = view.geometry
-    past_cache = numbers.past_cache(view, numbers.of(x), share=2)
+    past_cache = numbers.past_cache(view, x, share=2)
     _, per_block, samples = blocks_of_samples(whole, x.itemsize)
-    of_sample, of_elements, channels = whole.groups // samples, x.size // samples, whole.weights
+    of_sample, channels = whole.groups // samples, whole.weights
+    of_elements = of_sample * whole.chunks * whole.parts * whole.length
     of_block = _block_in_steps(past_cache)
 
     @quietly
@@ -292,11 +293,11 @@ def _block_in_steps(past_cache: int) -> Callable[..., None]:
     return run
 
 
-def _rows_in_steps(view: View, x: Array, centered: bool) -> Backward:
+def _rows_in_steps(view: View, x: Elements, centered: bool) -> Backward:
     """A weight an element."""
     shape, like = view.geometry, np.empty(0, computed_in(x.dtype))
     _, rows, _, length, weights = shape
-    past_cache = numbers.past_cache(view, numbers.of(x), share=2)
+    past_cache = numbers.past_cache(view, x, share=2)
     per_row, (blocks, block, _) = runs.pieces(1, length), blocks_of_rows(rows)
     collect = collecting((blocks, 2, weights))
     differentiate, reduce, finish, apply = (

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import _running
-from fastbn.engine import arguments, arrays, by_columns, by_runs, numbers, pace, plans, views
+from fastbn.engine import arguments, arrays, by_columns, by_runs, numbers, pace, plans, stores, views
 from fastbn.engine.arrays import Reading, reading
 from fastbn.engine.groups import Groups
 from fastbn.engine.integers import extent
+from fastbn.engine.numbers import Elements
 from fastbn.engine.operands import UNWANTED, Extras
 from fastbn.kernels import activations
 
@@ -58,12 +59,22 @@ def threaded(x: Array, run: Callable[..., None]) -> Callable[..., None]:
 def passes(x: Array, view: views.View, eps: float, rooted: bool, centered: bool = True) -> by_runs.Forward:
     """All passes of a forward over arrays like x: (threads, x, y, weight, bias, mean, var, extras)."""
     family: Any = by_columns if view.columns else by_runs
-    args = view, x, centered, rooted, eps
-    whole = family.forward(*args)
-    if numbers.undivided(view) or x.nbytes < pace.SERIAL_BYTES:
-        return whole
-    units = view.blocks * extent(view.geometry).panels if view.columns else view.groups
-    return whole_or_in_steps(whole, family.forward_in_steps(*args), units)
+
+    def of(elements: Elements) -> by_runs.Forward:
+        args = view, elements, centered, rooted, eps
+        whole = family.forward(*args)
+        if numbers.undivided(view) or x.nbytes < pace.SERIAL_BYTES:
+            return whole
+        units = view.blocks * extent(view.geometry).panels if view.columns else view.groups
+        return whole_or_in_steps(whole, family.forward_in_steps(*args), units)
+
+    return stores.either_way(numbers.of(x), 1, of)
+
+
+def scaling(x: Array, view: views.View, eps: float) -> by_runs.Forward:
+    """As `passes`, with given statistics."""
+    family: Any = by_columns if view.columns else by_runs
+    return stores.either_way(numbers.of(x), 1, lambda elements: family.scale(view, elements, eps))
 
 
 def whole_or_in_steps(whole: Callable[..., None], in_steps: Callable[..., None], units: int) -> Callable[..., None]:
@@ -88,7 +99,7 @@ def plan(spec: Normalization, operands: tuple[Any, ...]) -> Callable[..., Any]:
     order, view, _, empty, flat = read
     run: Any = None
     if x.size and given:
-        run = (by_columns if view.columns else by_runs).scale(view, x, spec.eps)
+        run = scaling(x, view, spec.eps)
     elif x.size:
         run = passes(x, view, spec.eps, spec.rooted, spec.centered)
     call, new = threaded(x, run), np.empty if x.size else _nan

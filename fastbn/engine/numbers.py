@@ -21,12 +21,16 @@ LEAST_ROWS = 32  # of columns: for fewer it costs too much to work out what each
 class Elements(NamedTuple):
     """Of the array that is read or written."""
 
-    nbytes: int
-    itemsize: int
+    nbytes: int  # or more, if it is treated as if it were larger
+    dtype: np.dtype[Any]
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
 
 
 def of(x: Array) -> Elements:
-    return Elements(x.nbytes, x.itemsize)
+    return Elements(x.nbytes, x.dtype)
 
 
 def busy(units: int, threads: int) -> bool:
@@ -65,27 +69,28 @@ def blocks_of_gradients(view: View, itemsize: int) -> int:
 
 def forward(view: View, y: Elements, centered: bool, rooted: bool) -> Array:
     """For `runs.forward`, `rows.forward` or `columns.forward`."""
-    shape = view.geometry
+    shape, by_channel = view.geometry, view.affine == "channel"
     if view.columns:
-        return _numbers(shape, integers.columns_forward(shape, view.blocks, *y, centered, rooted))
-    return _numbers(shape, integers.runs_forward(shape, view.affine == "channel", *y, centered, rooted))
+        return _numbers(shape, integers.columns_forward(shape, view.blocks, y.nbytes, y.itemsize, centered, rooted))
+    return _numbers(shape, integers.runs_forward(shape, by_channel, y.nbytes, y.itemsize, centered, rooted))
 
 
 def scale(view: View, y: Elements, threads: int = 1, parts: int = 1) -> Array:
     """For `runs.scale` or `columns.scale`; threads, parts of a block: by columns."""
-    shape = view.geometry
+    shape, by_channel = view.geometry, view.affine == "channel"
     if view.columns:
-        return _numbers(shape, integers.columns_scale(shape, view.blocks, *y, threads, parts))
-    return _numbers(shape, integers.runs_scale(shape, view.affine == "channel", *y))
+        return _numbers(shape, integers.columns_scale(shape, view.blocks, y.nbytes, y.itemsize, threads, parts))
+    return _numbers(shape, integers.runs_scale(shape, by_channel, y.nbytes, y.itemsize))
 
 
 def backward(view: View, x: Elements, centered: bool) -> tuple[Array, int]:
     """For the kernel of whole groups, and the number of its units."""
     shape = view.geometry
     if view.columns:
-        plan: Any = integers.columns_backward(shape, view.blocks, *x, centered)
+        plan: Any = integers.columns_backward(shape, view.blocks, x.nbytes, x.itemsize, centered)
     else:
-        plan = (integers.rows_backward if view.affine == "element" else integers.runs_backward)(shape, *x)
+        decide = integers.rows_backward if view.affine == "element" else integers.runs_backward
+        plan = decide(shape, x.nbytes, x.itemsize)
     return _numbers(shape, plan), plan.units
 
 

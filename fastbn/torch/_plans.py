@@ -159,7 +159,7 @@ class Plan:
                     self.small_back = _small.backward(view, stored, self.eps, self.centered)
         else:
             scaled = views.batch_view(shape, self.order, 1, False)
-            self._forward = (by_columns if scaled.columns else by_runs).scale(scaled, like, self.eps)
+            self._forward = forward.scaling(like, scaled, self.eps)
             if direct and not scaled.columns and frozen in _NUMPY:
                 self.small_given = _small.given(scaled, stored, frozen, self.eps, self.activation)
         self._backward = backward.passes(like, view, self.centered, frozen is None)

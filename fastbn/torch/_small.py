@@ -47,7 +47,7 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
     Tensors are contiguous; there is a weight in every call or in none, and a bias.
     """
     dtype, compute, _ = stored
-    plan = numbers.forward(view, numbers.Elements(stored.nbytes, dtype.itemsize), centered, False)
+    plan = numbers.forward(view, numbers.Elements(stored.nbytes, dtype), centered, False)
     place, by_channel, entry = plan.ctypes.data, view.affine == "channel", None
 
     def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Array = _UNREAD) -> Tensor:
@@ -74,7 +74,7 @@ def forward(view: View, stored: Stored, eps: float, centered: bool, activation: 
 def given(view: View, stored: Stored, frozen: torch.dtype, eps: float, activation: Any) -> Given:
     """As `forward`, by given statistics of one dtype, a channel each."""
     dtype, compute, _ = stored
-    plan = numbers.scale(view, numbers.Elements(stored.nbytes, dtype.itemsize))
+    plan = numbers.scale(view, numbers.Elements(stored.nbytes, dtype))
     place, kind, entry = plan.ctypes.data, _KINDS[frozen], None
 
     def normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def given(view: View, stored: Stored, frozen: torch.dtype, eps: float, activatio
 def backward(view: View, stored: Stored, eps: float, centered: bool) -> Backward:
     """The gradients of `forward` without an activation; dx is a new tensor."""
     dtype, compute, nbytes = stored
-    plan, _ = numbers.backward(view, numbers.Elements(nbytes, dtype.itemsize), centered)
+    plan, _ = numbers.backward(view, numbers.Elements(nbytes, dtype), centered)
     place, blocks, entry = plan.ctypes.data, numbers.blocks_of_gradients(view, dtype.itemsize), None
     kernel: Any = small.backward
     more: tuple[Any, ...] = ()
