@@ -6,7 +6,6 @@ wins if it saves so much that whoever reads the result next, and finds it in no 
 found of other calls holds for the first ones of a new kind.
 """
 
-from collections import deque
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -19,13 +18,14 @@ LEAST_BYTES = 4 << 20  # of the result, or a gradient from half of it on: smalle
 
 _PAIRS = 3  # of calls, one each way, whose median counts
 _WORTH_IT = 0.85  # of the time in the cache: past it, a call takes no more than this
-_KNOWN = 2 * _PAIRS  # pairs of other kinds: if past the cache won in them, it is taken for a new one, too,
+_KNOWN = 2 * _PAIRS  # pairs of other calls: if past the cache won in them, it is taken for new ones, too,
 _UNTRIED = 24  # and only tried after so many calls
 _CALLS = 500  # after so many, both ways are timed again, for machines change
 
 Run = Callable[..., None]  # of (threads, ...)
 
-_found: dict[tuple[int, int], deque[float]] = {}  # by share and size: the last ratios, past the cache to in it
+_KEPT = 32  # of them at most
+_found: dict[tuple[int, int], tuple[float, ...]] = {}  # by share and size: the last ratios, past the cache to in it
 
 
 def either_way(elements: Elements, share: int, passes: Callable[[Elements], Run]) -> Run:
@@ -37,17 +37,18 @@ def either_way(elements: Elements, share: int, passes: Callable[[Elements], Run]
     if not LEAST_BYTES <= nbytes < integers.PAST_CACHE_BYTES:
         return in_cache
     past_cache = passes(elements._replace(nbytes=integers.PAST_CACHE_BYTES))
-    return _Either(in_cache, past_cache, _found.setdefault((share, nbytes.bit_length()), deque(maxlen=32)))
+    return _Either(in_cache, past_cache, (share, nbytes.bit_length()))
 
 
 class _Either:
     """Calls of one kind, and what they have cost either way."""
 
-    __slots__ = ("first", "of_others", "ratios", "untimed", "way", "ways")
+    __slots__ = ("first", "kind", "ratios", "untimed", "way", "ways")
 
-    def __init__(self, in_cache: Run, past_cache: Run, of_others: deque[float]) -> None:
+    def __init__(self, in_cache: Run, past_cache: Run, kind: tuple[int, int]) -> None:
+        of_others = _found.get(kind, ())
         likely = len(of_others) >= _KNOWN and median(of_others) < _WORTH_IT
-        self.ways, self.of_others = (in_cache, past_cache), of_others
+        self.ways, self.kind = (in_cache, past_cache), kind
         self.way = self.ways[likely]  # the quicker one,
         self.untimed = _UNTRIED if likely else 1  # for so many calls yet: the first one of all may compile
         self.first = 0.0  # seconds of the first call of a pair, if there was one
@@ -75,4 +76,4 @@ class _Either:
         self.ratios = ratios = [*ratios, seconds / first if past else first / max(seconds, 1e-9)]
         if len(ratios) >= _PAIRS:
             self.way, self.untimed, self.ratios = self.ways[median(ratios) < _WORTH_IT], _CALLS, []
-            self.of_others.extend(ratios)
+            _found[self.kind] = (*_found.get(self.kind, ()), *ratios)[-_KEPT:]

@@ -32,6 +32,7 @@ _PLACES = {
     "runs": ("fastbn.kernels.runs", None),
     "sources": ("fastbn.kernels.sources", None),
     "steps": ("fastbn._compiled.steps", None),
+    "stores": ("fastbn.engine.stores", None),
     "stop_the_keeper_of_memory": ("fastbn.engine.memory", "_stop_keeper"),
     "threads": ("fastbn.engine.threads", None),
     "views": ("fastbn.engine.views", None),

@@ -1,0 +1,158 @@
+"""Results of some megabytes are written past the cache where the machine is quicker that way, with the same bits."""
+
+import numpy as np
+import pytest
+from internals import integers, numbers, pace, stores
+
+import fastbn
+
+MB = 1 << 20
+FORWARD, BACKWARD = 1, 2  # arrays that a call reads
+
+
+class Machine:
+    """A clock, and calls that take `seconds`: in the cache, or past it."""
+
+    def __init__(self, in_cache, past_cache):
+        self.seconds, self.now, self.calls = (in_cache, past_cache), 0.0, []
+
+    def passes(self, elements):
+        past = elements.nbytes >= integers.PAST_CACHE_BYTES
+
+        def run(threads, *args):
+            self.calls.append("past" if past else "in")
+            self.now += self.seconds[past]
+
+        return run
+
+    def kind(self, nbytes=8 * MB, share=FORWARD):
+        return stores.either_way(numbers.Elements(nbytes, np.dtype(np.float32)), share, self.passes)
+
+    def last(self, run, calls):
+        """The ways of the last calls of so many, and of one more."""
+        self.calls.clear()
+        for _ in range(calls):
+            run(2)
+        return self.calls
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    monkeypatch.setattr(stores, "_found", {})
+
+    def make(in_cache, past_cache):
+        made = Machine(in_cache, past_cache)
+        monkeypatch.setattr(stores, "perf_counter", lambda: made.now)
+        return made
+
+    return make
+
+
+def test_the_quicker_way_is_taken(machine):
+    quick = machine(0.003, 0.002)
+    run = quick.kind()
+    assert quick.last(run, 7) == ["in", "in", "past", "past", "in", "in", "past"]  # one untimed, and three pairs
+    assert set(quick.last(run, 100)) == {"past"}
+
+
+def test_what_saves_little_is_not_worth_a_result_in_no_cache(machine):
+    slightly = machine(0.003, 0.0027)
+    run = slightly.kind()
+    slightly.last(run, 7)
+    assert set(slightly.last(run, 100)) == {"in"}
+
+
+def test_one_disturbed_pair_decides_nothing(machine):
+    slow = machine(0.003, 0.004)
+    run = slow.kind()
+    slow.last(run, 2)
+    slow.seconds = 0.03, 0.004  # something else has kept the machine busy
+    slow.last(run, 1)
+    slow.seconds = 0.003, 0.004
+    slow.last(run, 4)
+    assert set(slow.last(run, 100)) == {"in"}
+
+
+def test_machines_change(machine):
+    changing = machine(0.003, 0.002)
+    run = changing.kind()
+    changing.last(run, 100)
+    changing.seconds = 0.002, 0.003
+    changing.last(run, 500)
+    assert set(changing.last(run, 100)) == {"in"}
+
+
+def test_what_others_found_is_where_a_new_kind_begins(machine):
+    quick = machine(0.003, 0.002)
+    for _ in range(2):
+        quick.last(quick.kind(), 7)
+    assert set(quick.last(quick.kind(), 24)) == {"past"}
+    assert quick.last(quick.kind(share=BACKWARD, nbytes=4 * MB), 2) == ["in", "in"]  # of gradients nothing is known
+    assert quick.last(quick.kind(nbytes=5 * MB), 2) == ["in", "in"]  # nor of results of another size
+
+
+def test_a_new_kind_finds_out_for_itself_later(machine):
+    quick = machine(0.003, 0.002)
+    for _ in range(2):
+        quick.last(quick.kind(), 7)
+    run = quick.kind()
+    quick.seconds = 0.002, 0.003
+    quick.last(run, 30)
+    assert set(quick.last(run, 100)) == {"in"}
+
+
+def test_what_was_found_has_a_bound(machine):
+    quick = machine(0.003, 0.002)
+    for _ in range(40):
+        quick.last(quick.kind(), 40)
+    assert [len(ratios) for ratios in stores._found.values()] == [32]
+
+
+def test_one_thread_alone_writes_into_the_cache(machine):
+    quick = machine(0.003, 0.002)
+    run = quick.kind()
+    for _ in range(40):
+        run(1)
+    assert set(quick.calls) == {"in"}
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "share", "ways"),
+    [
+        (4 * MB - 4, FORWARD, {"in"}),
+        (4 * MB, FORWARD, {"in", "past"}),
+        (16 * MB - 4, FORWARD, {"in", "past"}),
+        (16 * MB, FORWARD, {"past"}),
+        (2 * MB - 4, BACKWARD, {"in"}),
+        (2 * MB, BACKWARD, {"in", "past"}),
+        (8 * MB - 4, BACKWARD, {"in", "past"}),
+    ],
+)
+def test_sizes(nbytes, share, ways, machine):
+    same = machine(0.002, 0.002)
+    assert set(same.last(same.kind(nbytes, share), 7)) == ways
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_either_way_has_the_same_bits(axis, monkeypatch):
+    monkeypatch.setattr(stores, "_found", {})
+    monkeypatch.setattr(pace, "TEAM_BYTES", 0)  # as if the arrays were so large that all threads are used
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((8, 36, 60, 64) if axis == 1 else (8, 60, 64, 36)).astype(np.float32)
+    dy, weight, bias = rng.standard_normal(x.shape).astype(np.float32), rng.random(36), rng.random(36)
+    weight, bias = weight.astype(np.float32), bias.astype(np.float32)
+
+    def results():
+        y, mean, rstd = fastbn.batch_norm_forward(x, weight, bias, axis=axis, activation="relu")
+        back = fastbn.batch_norm_backward(dy, x, mean, rstd, weight, axis=axis, bias=bias, activation="relu")
+        evaluated = fastbn.batch_norm(x, mean, 1 / rstd**2, weight, bias, axis=axis)
+        return y, mean, rstd, *back, evaluated
+
+    with fastbn.num_threads(1):
+        expected = results()
+    with fastbn.num_threads(min(2, fastbn.get_num_threads())):
+        for _ in range(8):
+            for value, right in zip(results(), expected, strict=True):
+                np.testing.assert_array_equal(value.view(np.uint8), right.view(np.uint8))
+        if fastbn.get_num_threads() > 1:
+            assert len(stores._found) == 2  # both ways were timed, of results and of gradients
