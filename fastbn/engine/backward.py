@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastbn._quiet import cast, quietly
 from fastbn.engine import arguments, arrays, by_columns, by_runs, memory, numbers, pace, stores
 from fastbn.engine.arrays import Reading, reading
-from fastbn.engine.forward import threaded, whole_or_in_steps
+from fastbn.engine.forward import scaling, threaded, whole_or_in_steps
 from fastbn.engine.groups import Groups
 from fastbn.engine.numbers import Elements
 from fastbn.engine.operands import Extras, GradientExtras, none_if_empty
@@ -32,16 +32,20 @@ def passes(x: Array, view: View, centered: bool, through_statistics: bool = True
     """All passes of a backward over arrays like x: (threads, the fields of Gradient)."""
     family: Any = by_columns if view.columns else by_runs
 
+    if not through_statistics:
+        return _by_constants(view, x, family)
+
     def of(elements: Elements) -> by_runs.Backward:
-        if not through_statistics:
-            return _by_constants(view, elements, family)
         whole = family.backward(view, elements, centered)
         if numbers.undivided_back(view) or x.nbytes < pace.SERIAL_BYTES:
             return whole
         units = numbers.backward(view, elements, centered)[1]
         return whole_or_in_steps(whole, family.backward_in_steps(view, elements, centered), units)
 
-    return stores.either_way(numbers.of(x), 2, of)
+    def decide(elements: Elements) -> Array:
+        return numbers.backward(view, elements, centered)[0]
+
+    return stores.either_way(numbers.of(x), 2, decide, of)
 
 
 @quietly
@@ -49,9 +53,9 @@ def _inverse_square(values: Array) -> Array:
     return np.asarray(1.0 / (values * values))
 
 
-def _by_constants(view: Any, x: Elements, family: Any) -> by_runs.Backward:
+def _by_constants(view: Any, x: Array, family: Any) -> by_runs.Backward:
     """The gradients where mean and rstd are constants: dx is a multiple of dy."""
-    of_weights, scale, groups = family.backward_in_steps(view, x, True), family.scale(view, x, 0.0), view.groups
+    of_weights, scale, groups = family.backward_in_steps(view, numbers.of(x), True), scaling(x, view, 0.0), view.groups
 
     def run(threads: int, flat: Any) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = flat

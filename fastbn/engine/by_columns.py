@@ -37,9 +37,9 @@ def forward(view: View, y: Elements, centered: bool, rooted: bool, eps: float, i
 forward_in_steps = partial(forward, in_steps=True)
 
 
-def scale(view: View, y: Elements, eps: float | None) -> Forward:
-    """Normalize x, like y, with given statistics, a group each; eps None: `var` is rstd."""
-    elements, like, by_channel = y, np.empty(0, computed_in(y.dtype)), view.affine == "channel"
+def scale(view: View, elements: Elements, eps: float | None) -> Forward:
+    """Normalize x with given statistics, a group each; eps None: `var` is rstd."""
+    like, by_channel = np.empty(0, computed_in(elements.dtype)), view.affine == "channel"
     shape = view.geometry
     most, blocks = max(1, ceil_div(shape.rows, shape.fold) // numbers.LEAST_ROWS), view.blocks
     kernel, plans = Entries(columns.scale), {1: numbers.scale(view, elements, 1, 1)}

@@ -104,9 +104,9 @@ def take_roots(var: Array, eps: float) -> None:
     statistics.take_roots(var.ravel("K"), eps)
 
 
-def scale(view: View, y: Elements, eps: float | None) -> Forward:
-    """Normalize x, like y, with given statistics, a channel each, in the order of memory; eps None: `var` is rstd."""
-    plan, kernel = numbers.scale(view, y), Entries(runs.scale)
+def scale(view: View, elements: Elements, eps: float | None) -> Forward:
+    """Normalize x with given statistics, a channel each, in the order of memory; eps None: `var` is rstd."""
+    plan, kernel = numbers.scale(view, elements), Entries(runs.scale)
 
     def run(threads: int, x: Array, y: Array, w: Maybe, b: Maybe, mean: Array, var: Array, extras: Any) -> None:
         args = plan, x, y, w, b, eps, mean, var, None if extras is None else extras[:4]
@@ -172,19 +172,19 @@ def backward(view: View, x: Elements, centered: bool) -> Backward:
     return (_rows if view.affine == "element" else _channels)(view, x, centered)
 
 
-def _channels(view: View, like: Elements, centered: bool) -> Backward:
+def _channels(view: View, elements: Elements, centered: bool) -> Backward:
     """A weight a channel; where it is worth it, of some adjacent channels together."""
-    plan, _ = numbers.backward(view, like, centered)
+    plan, _ = numbers.backward(view, elements, centered)
     of_groups, of_adjacent = Entries(runs.backward), Entries(adjacent.backward)
     by_threads: dict[int, Any] = {}
-    size = numbers.blocks_of_gradients(view, like.itemsize), 2, view.weights
+    size = numbers.blocks_of_gradients(view, elements.itemsize), 2, view.weights
     collect = collecting(size)
 
     def run(threads: int, arrays: Gradient) -> None:
         dy, x, dx, w, mean, rstd, dweight, dbias, extras = arrays
         grads = np.empty(size)
         if threads not in by_threads:
-            by_threads[threads] = numbers.adjacent(view, like, threads)
+            by_threads[threads] = numbers.adjacent(view, elements, threads)
         together = by_threads[threads]
         if together is None or (extras is not None and extras.where is not None):
             of_groups(threads > 1, (plan, dy, x, dx, w, mean, rstd, grads, extras))

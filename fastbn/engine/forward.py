@@ -68,13 +68,17 @@ def passes(x: Array, view: views.View, eps: float, rooted: bool, centered: bool 
         units = view.blocks * extent(view.geometry).panels if view.columns else view.groups
         return whole_or_in_steps(whole, family.forward_in_steps(*args), units)
 
-    return stores.either_way(numbers.of(x), 1, of)
+    def decide(elements: Elements) -> Array:
+        return numbers.forward(view, elements, centered, rooted)
+
+    return stores.either_way(numbers.of(x), 1, decide, of)
 
 
 def scaling(x: Array, view: views.View, eps: float) -> by_runs.Forward:
     """As `passes`, with given statistics."""
     family: Any = by_columns if view.columns else by_runs
-    return stores.either_way(numbers.of(x), 1, lambda elements: family.scale(view, elements, eps))
+    decide, of = partial(numbers.scale, view), partial(family.scale, view, eps=eps)
+    return stores.either_way(numbers.of(x), 1, decide, of)
 
 
 def whole_or_in_steps(whole: Callable[..., None], in_steps: Callable[..., None], units: int) -> Callable[..., None]:

@@ -1,56 +1,61 @@
 """Whether results that are not much smaller than the caches are written past them.
 
 Both ways give the same bits.  Which is quicker depends on the machine: how large its last cache is, who else works in
-it, and how dear it is there to read a line before it is written.  So both are timed, in turn, and past the cache only
-wins if it saves so much that whoever reads the result next, and finds it in no cache, does not lose it again.  What was
-found of other calls holds for the first ones of a new kind.
+it, and what it costs there to read a line before it is written.  So calls are timed both ways, in turn, and past the
+cache only wins if it saves more than may be lost where the result is read next, and found in no cache.  What was found
+of other calls holds for the first ones of a new kind.
 """
 
 from collections.abc import Callable
+from math import inf, sqrt
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 from fastbn.engine import integers
-from fastbn.engine.numbers import Elements
+from fastbn.engine.numbers import Array, Elements
 
-LEAST_BYTES = 4 << 20  # of the result, or a gradient from half of it on: smaller ones are left in a cache
+LEAST_BYTES = 4 << 20  # of a result; half as many of a gradient, see `share`
 
-_PAIRS = 3  # of calls, one each way, whose median counts
+_PAIRS = 4  # of calls, one each way.  An even number, for where every other call is slow, the way comes first in half
 _WORTH_IT = 0.85  # of the time in the cache: past it, a call takes no more than this
-_KNOWN = 2 * _PAIRS  # pairs of other calls: if past the cache won in them, it is taken for new ones, too,
+_KNOWN = 2  # other kinds: if past the cache won there, it is taken for a new one, too,
 _UNTRIED = 24  # and only tried after so many calls
 _CALLS = 500  # after so many, both ways are timed again, for machines change
+_KEPT = 16  # ratios at most
 
 Run = Callable[..., None]  # of (threads, ...)
 
-_KEPT = 32  # of them at most
-_found: dict[tuple[int, int], tuple[float, ...]] = {}  # by share and size: the last ratios, past the cache to in it
+_found: dict[tuple[int, int], tuple[float, ...]] = {}  # by share and size: of the last kinds, what past the cache takes
 
 
-def either_way(elements: Elements, share: int, passes: Callable[[Elements], Run]) -> Run:
-    """`passes` over such arrays, or those over larger ones where the machine is quicker with these.
+def either_way(
+    elements: Elements, share: int, decide: Callable[[Elements], Array], passes: Callable[[Elements], Run]
+) -> Run:
+    """`passes` as for such arrays or as for larger ones, whichever is quicker here.
 
-    share: how many arrays as large as the result a call reads.
+    share: as in `integers.past_runs`, where a gradient of half as many bytes counts as large.  decide: what kernels are
+    told about either.  One thread alone, which is chosen on busy machines, always goes the way of such arrays.
     """
     in_cache, nbytes = passes(elements), share * elements.nbytes
-    if not LEAST_BYTES <= nbytes < integers.PAST_CACHE_BYTES:
+    larger = elements._replace(nbytes=integers.PAST_CACHE_BYTES)
+    if not LEAST_BYTES <= nbytes < integers.PAST_CACHE_BYTES or (decide(elements) == decide(larger)).all():
         return in_cache
-    past_cache = passes(elements._replace(nbytes=integers.PAST_CACHE_BYTES))
-    return _Either(in_cache, past_cache, (share, nbytes.bit_length()))
+    return _Either(in_cache, passes(larger), (share, nbytes.bit_length()))
 
 
 class _Either:
     """Calls of one kind, and what they have cost either way."""
 
-    __slots__ = ("first", "kind", "ratios", "untimed", "way", "ways")
+    __slots__ = ("first", "kind", "ratios", "ready", "untimed", "way", "ways")
 
     def __init__(self, in_cache: Run, past_cache: Run, kind: tuple[int, int]) -> None:
         of_others = _found.get(kind, ())
         likely = len(of_others) >= _KNOWN and median(of_others) < _WORTH_IT
         self.ways, self.kind = (in_cache, past_cache), kind
         self.way = self.ways[likely]  # the quicker one,
-        self.untimed = _UNTRIED if likely else 1  # for so many calls yet: the first one of all may compile
+        self.untimed = _UNTRIED if likely else 0  # for so many calls yet
+        self.ready = inf  # when the first timed call ended, which may have compiled: what began before it, too
         self.first = 0.0  # seconds of the first call of a pair, if there was one
         self.ratios: list[float] = []  # replaced, never changed: threads may share it
 
@@ -68,12 +73,17 @@ class _Either:
         past = (len(ratios) % 2 == 1) != (first > 0)  # either way is the first of a pair in turn
         start = perf_counter()
         self.ways[past](threads, *args)
-        seconds = perf_counter() - start
-        if first == 0:
+        end = perf_counter()
+        seconds = max(end - start, 1e-9)
+        if start < self.ready:
+            self.ready = min(self.ready, end)
+        elif first == 0:
             self.first = seconds
-            return
-        self.first = 0.0
-        self.ratios = ratios = [*ratios, seconds / first if past else first / max(seconds, 1e-9)]
+        else:
+            self.first = 0.0
+            self.ratios = ratios = [*ratios, seconds / first if past else first / seconds]
         if len(ratios) >= _PAIRS:
-            self.way, self.untimed, self.ratios = self.ways[median(ratios) < _WORTH_IT], _CALLS, []
-            _found[self.kind] = (*_found.get(self.kind, ()), *ratios)[-_KEPT:]
+            *_, low, high = sorted(ratios)[: _PAIRS // 2 + 1]
+            ratio = sqrt(low * high)
+            self.way, self.untimed, self.ratios = self.ways[ratio < _WORTH_IT], _CALLS, []
+            _found[self.kind] = (*_found.get(self.kind, ()), ratio)[-_KEPT:]
