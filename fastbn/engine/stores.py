@@ -15,7 +15,7 @@ from typing import Any
 from fastbn.engine import integers
 from fastbn.engine.numbers import Array, Elements
 
-LEAST_BYTES = 4 << 20  # of a result; half as many of a gradient, see `share`
+LEAST_BYTES = 2 << 20  # of a result, or twice as many of a gradient: smaller ones are left in a cache
 
 _PAIRS = 4  # of calls, one each way.  An even number, for where every other call is slow, the way comes first in half
 _WORTH_IT = 0.85  # of the time in the cache: past it, a call takes no more than this
@@ -37,9 +37,9 @@ def either_way(
     share: as in `integers.past_runs`, where a gradient of half as many bytes counts as large.  decide: what kernels are
     told about either.  One thread alone, which is chosen on busy machines, always goes the way of such arrays.
     """
-    in_cache, nbytes = passes(elements), share * elements.nbytes
-    larger = elements._replace(nbytes=integers.PAST_CACHE_BYTES)
-    if not LEAST_BYTES <= nbytes < integers.PAST_CACHE_BYTES or (decide(elements) == decide(larger)).all():
+    in_cache, nbytes, most = passes(elements), elements.nbytes, integers.PAST_CACHE_BYTES
+    larger = elements._replace(nbytes=most)
+    if nbytes < share * LEAST_BYTES or share * nbytes >= most or (decide(elements) == decide(larger)).all():
         return in_cache
     return _Either(in_cache, passes(larger), (share, nbytes.bit_length()))
 

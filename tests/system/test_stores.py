@@ -7,7 +7,7 @@ from internals import integers, numbers, pace, stores
 import fastbn
 
 MB = 1 << 20
-FORWARD, BACKWARD = 1, 2  # arrays that a call reads
+FORWARD, BACKWARD = 1, 2  # shares
 
 
 class Machine:
@@ -167,12 +167,12 @@ def test_one_thread_alone_writes_into_the_cache(machine):
 @pytest.mark.parametrize(
     ("nbytes", "share", "ways"),
     [
-        (4 * MB - 4, FORWARD, {"in"}),
-        (4 * MB, FORWARD, {"in", "past"}),
+        (2 * MB - 4, FORWARD, {"in"}),
+        (2 * MB, FORWARD, {"in", "past"}),
         (16 * MB - 4, FORWARD, {"in", "past"}),
         (16 * MB, FORWARD, {"past"}),
-        (2 * MB - 4, BACKWARD, {"in"}),
-        (2 * MB, BACKWARD, {"in", "past"}),
+        (4 * MB - 4, BACKWARD, {"in"}),
+        (4 * MB, BACKWARD, {"in", "past"}),
         (8 * MB - 4, BACKWARD, {"in", "past"}),
     ],
 )
