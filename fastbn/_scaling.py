@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from fastbn.engine import pace, views
 from fastbn.engine.arrays import flattened, writable
+from fastbn.engine.integers import PAST_CACHE_BYTES
 from fastbn.kernels import pixels
 from fastbn.kernels.plans import Moved, Planes, Repeating
 
 Array = NDArray[Any]
 
-_PAST_CACHE = 16 << 20  # bytes of a result: from here on it is written past the cache
 _LONG_RUN = 128  # elements: shorter ones of a channel are taken as columns
 _PERIOD = 256  # columns at least, of which the statistics are laid out
 _LEAST, _MOST = 1e-30, 1e30  # of numbers for which float32 does
@@ -123,7 +123,7 @@ def _run(kernel: Any, units: int, plan: tuple[int, ...], x: Array, y: Array, res
 
 def _in_place(x: Array, y: Array, axes: tuple[int, ...], order: tuple[int, ...], numbers: Numbers) -> None:
     place = _place(x, axes, order, numbers)
-    past_cache = int(y.nbytes >= _PAST_CACHE)
+    past_cache = int(y.nbytes >= PAST_CACHE_BYTES)
     flat, kinds = (_flat(x, order), _flat(y, order)), _kinds(x, y)
     if place.channels == 1 or place.inner >= _LONG_RUN:
         length = place.inner if place.channels > 1 else x.size
@@ -190,7 +190,7 @@ def _moved(
     )
     blocks = -(-length // pixels.POSITIONS)
     aligned = kernel is pixels.to_last or length * y.itemsize % _LINE == 0
-    past_cache = int(y.nbytes >= _PAST_CACHE and aligned)
+    past_cache = int(y.nbytes >= PAST_CACHE_BYTES and aligned)
     plan = Moved(length=length, channels=channels, blocks=blocks, past_cache=past_cache)
     flat = tuple(np.ascontiguousarray(v).reshape(-1) for v in numbers)
     _run(kernel, outer * blocks, plan, _flat(x, own), _flat(y, order), (_kinds(x, y), *flat))

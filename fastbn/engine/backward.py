@@ -31,7 +31,6 @@ class Gradients(NamedTuple):
 def passes(x: Array, view: View, centered: bool, through_statistics: bool = True) -> by_runs.Backward:
     """All passes of a backward over arrays like x: (threads, the fields of Gradient)."""
     family: Any = by_columns if view.columns else by_runs
-
     if not through_statistics:
         return _by_constants(view, x, family)
 

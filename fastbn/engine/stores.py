@@ -7,7 +7,7 @@ of other calls holds for the first ones of a new kind.
 """
 
 from collections.abc import Callable
-from math import inf, sqrt
+from math import exp, inf, log
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,7 +17,7 @@ from fastbn.engine.numbers import Array, Elements
 
 LEAST_BYTES = 2 << 20  # of a result, or twice as many of a gradient: smaller ones are left in a cache
 
-_PAIRS = 4  # of calls, one each way.  An even number, for where every other call is slow, the way comes first in half
+_PAIRS = 4  # of calls, one each way; an even number, so that a slow one of every two falls to either way as often
 _WORTH_IT = 0.85  # of the time in the cache: past it, a call takes no more than this
 _KNOWN = 2  # other kinds: if past the cache won there, it is taken for a new one, too,
 _UNTRIED = 24  # and only tried after so many calls
@@ -83,7 +83,6 @@ class _Either:
             self.first = 0.0
             self.ratios = ratios = [*ratios, seconds / first if past else first / seconds]
         if len(ratios) >= _PAIRS:
-            *_, low, high = sorted(ratios)[: _PAIRS // 2 + 1]
-            ratio = sqrt(low * high)
+            ratio = exp(median(map(log, ratios)))
             self.way, self.untimed, self.ratios = self.ways[ratio < _WORTH_IT], _CALLS, []
             _found[self.kind] = (*_found.get(self.kind, ()), ratio)[-_KEPT:]

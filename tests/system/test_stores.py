@@ -29,8 +29,14 @@ class Machine:
     def kind(self, nbytes=8 * MB, share=FORWARD, decide=lambda elements: np.array([elements.nbytes])):
         return stores.either_way(numbers.Elements(nbytes, np.dtype(np.float32)), share, decide, self.passes)
 
+    def finished(self):
+        """A kind whose trial is over."""
+        run = self.kind()
+        self.last(run, 9)
+        return run
+
     def last(self, run, calls):
-        """The ways of the last calls of so many, and of one more."""
+        """The ways that so many further calls go."""
         self.calls.clear()
         for _ in range(calls):
             run(2)
@@ -59,8 +65,7 @@ def test_the_quicker_way_is_taken(machine):
 
 def test_what_saves_little_is_not_worth_a_result_in_no_cache(machine):
     slightly = machine(0.003, 0.0027)
-    run = slightly.kind()
-    slightly.last(run, 9)
+    run = slightly.finished()
     assert set(slightly.last(run, 100)) == {"in"}
 
 
@@ -81,7 +86,8 @@ def test_every_other_call_is_slow(before, past_cache, way, machine):
     alternating = machine(0.003, past_cache)
     alternating.slower = 2.0
     run = alternating.kind()
-    for _ in range(before + 9):  # all counted, for `last` would begin anew
+    alternating.calls.extend(["another"] * before)
+    for _ in range(9):  # `last` would begin to count anew
         run(2)
     assert set(alternating.last(run, 100)) == {way}
 
@@ -132,8 +138,8 @@ def test_machines_change(machine):
 
 def test_what_others_found_is_where_a_new_kind_begins(machine):
     quick = machine(0.003, 0.002)
-    for _ in range(2):
-        quick.last(quick.kind(), 9)
+    quick.finished()
+    quick.finished()
     assert set(quick.last(quick.kind(), 24)) == {"past"}
     assert quick.last(quick.kind(share=BACKWARD, nbytes=4 * MB), 2) == ["in", "in"]  # of gradients nothing is known
     assert quick.last(quick.kind(nbytes=5 * MB), 2) == ["in", "in"]  # nor of results of another size
@@ -141,8 +147,8 @@ def test_what_others_found_is_where_a_new_kind_begins(machine):
 
 def test_a_new_kind_finds_out_for_itself_later(machine):
     quick = machine(0.003, 0.002)
-    for _ in range(2):
-        quick.last(quick.kind(), 9)
+    quick.finished()
+    quick.finished()
     run = quick.kind()
     quick.seconds = 0.002, 0.003
     quick.last(run, 24 + 9)
